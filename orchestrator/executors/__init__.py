@@ -1,0 +1,1 @@
+"""What runs stages: in this process, or on Ray."""
