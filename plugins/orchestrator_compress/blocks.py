@@ -1,0 +1,132 @@
+"""A decoder taken apart: its transformer blocks, their linear layers, and how to run one block alone.
+
+The arguments that a block receives beside the hidden states (masks, rotary embeddings, positions) are recorded once
+per batch size from a run of the whole model and replayed, block by block, so that masks which differ between blocks
+stay right and only hidden states are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CalibrationError, CompressionError
+
+# Tokens in one forward pass: enough to keep a core busy, few enough that activations stay in cache or nearly so.
+_BATCH_TOKENS = 2048
+
+
+class _BlockReached(Exception):  # noqa: N818 (it signals, nothing is wrong)
+    """End a forward pass once the first block has its input."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calls:
+    """Hold what each block receives beside its hidden states, by batch size and block index."""
+
+    arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]]
+
+    def run(self, block: nn.Module, index: int, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Run block number `index` over batches of hidden states [B, T, d]."""
+        return [self.run_one(block, index, hidden) for hidden in batches]
+
+    def run_one(self, block: nn.Module, index: int, hidden: Tensor) -> Tensor:
+        """Run block number `index` over one batch of hidden states."""
+        args, kwargs = self.arguments[len(hidden)][index]
+        with torch.no_grad():
+            output: Any = block(hidden, *args, **kwargs)
+        states: Tensor = output[0] if isinstance(output, tuple) else output
+        return states
+
+
+def decoder_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the (name, module) of each transformer block in order, or raise CompressionError where none are found."""
+    expected = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == expected:
+            return [(f"{name}.{index}", block) for index, block in enumerate(module)]
+    raise CompressionError(
+        f"{type(model).__name__} has no list of {expected} blocks (config.num_hidden_layers): only decoders with one "
+        "list of transformer blocks "
+        "can be compressed block by block"
+    )
+
+
+def block_linears(name: str, block: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers of a block by their full names, in the order of the module."""
+    return {f"{name}.{child}": module for child, module in block.named_modules() if isinstance(module, nn.Linear)}
+
+
+def capture(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], Calls]:
+    """Return the inputs of the first block for token ids [N, T], in batches, and the calls of all blocks.
+
+    Raises CalibrationError for token ids or lengths that the model cannot take.
+    """
+    _check_tokens(model, tokens)
+    batches = list(torch.split(tokens, max(1, _BATCH_TOKENS // tokens.shape[1])))
+    arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+    hidden: list[Tensor] = []
+    for batch in batches:
+        if len(batch) not in arguments:
+            arguments[len(batch)] = _arguments(model, blocks, batch)
+        hidden.append(_first_input(model, blocks[0], batch))
+    return hidden, Calls(arguments=arguments)
+
+
+def _arguments(
+    model: nn.Module, blocks: Sequence[nn.Module], batch: Tensor
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
+
+    with ExitStack() as stack, torch.no_grad():
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(record, with_kwargs=True).remove)
+        model(input_ids=batch, use_cache=False)
+    return found
+
+
+def _first_input(model: nn.Module, first: nn.Module, batch: Tensor) -> Tensor:
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _BlockReached
+
+    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model(input_ids=batch, use_cache=False)
+    except _BlockReached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def _check_tokens(model: nn.Module, tokens: Tensor) -> None:
+    if tokens.ndim != 2 or not tokens.numel():
+        raise CalibrationError(
+            f"calibration tokens have shape {list(tokens.shape)}; they must be [sequences, length], at least one of "
+            "each"
+        )
+    config: Any = model.config
+    largest = int(tokens.max())
+    if int(tokens.min()) < 0 or largest >= config.vocab_size:
+        raise CalibrationError(
+            f"calibration holds token id {largest} but the model's vocabulary has {config.vocab_size} entries: "
+            "were the tokens made with another tokenizer?"
+        )
+    context = getattr(config, "max_position_embeddings", None)
+    if context and tokens.shape[1] > context:
+        raise CalibrationError(
+            f"calibration sequences have {tokens.shape[1]} tokens but the model's context is {context}; set "
+            "sequence_length to at most that"
+        )

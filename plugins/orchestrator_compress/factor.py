@@ -1,0 +1,73 @@
+"""The triangular factor that column solvers walk along, and what is tried when it does not exist.
+
+For H + lam I positive definite, U is the upper triangular matrix with (H + lam I)^-1 = U^T U. Row j of the inverse
+that remains after columns 0..j-1 are fixed is U_jj * U[j, :], which is all that a fixed-order solver needs (Frantar
+et al. 2022, section 3.3, step 3).
+
+U is the inverse of R in H + lam I = R R^T with R upper triangular, found by one Cholesky factorization of the
+matrix in reversed order: a third of the usual "factor, invert, factor again", and without the loss of accuracy of
+the second factorization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_LARGEST_DAMP = 1.0
+_SMALLEST_RETRY = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """Name one way to solve: the arithmetic and the damping, relative to the mean of the diagonal."""
+
+    dtype: torch.dtype
+    damp: float
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} damp {self.damp:g}"
+
+
+def attempts(damp: float, first: torch.dtype = torch.float32) -> Iterator[Attempt]:
+    """Yield what to try: `first`, then float64 at the same damping, then ten times the damping each, up to 1."""
+    yield Attempt(dtype=first, damp=damp)
+    if first != torch.float64:
+        yield Attempt(dtype=torch.float64, damp=damp)
+    retry = max(10 * damp, _SMALLEST_RETRY)
+    while retry < _LARGEST_DAMP * (1 + 1e-9):
+        yield Attempt(dtype=torch.float64, damp=retry)
+        retry *= 10
+    if damp < _LARGEST_DAMP and retry / 10 < _LARGEST_DAMP * (1 - 1e-9):
+        yield Attempt(dtype=torch.float64, damp=_LARGEST_DAMP)
+
+
+def damped(hessian: Tensor, damp: float) -> tuple[Tensor, float, Tensor]:
+    """Return H + lam I, lam and the mask of dead columns, with lam = damp * mean of the live part of the diagonal.
+
+    A dead column (an input that calibration never excited) has a zero row in H. It gets the mean diagonal, so that
+    the matrix can be factored; being decoupled from all others, it is then simply rounded to nearest. Its stand-in
+    takes no part in lam, which therefore scales with H.
+    """
+    diagonal = hessian.diagonal()
+    dead = diagonal <= 0
+    live_mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
+    lam = damp * live_mean
+    system = hessian.clone()
+    system.diagonal().add_(lam)
+    system.diagonal()[dead] = live_mean or 1.0
+    return system, lam, dead
+
+
+def inverse_factor(system: Tensor) -> Tensor | None:
+    """Return the upper triangular U with system^-1 = U^T U, or None where the system is not positive definite."""
+    lower, failed = torch.linalg.cholesky_ex(system.flip(0, 1))
+    if int(failed) or not bool(torch.isfinite(lower.diagonal()).all()):
+        return None
+    upper = lower.flip(0, 1)
+    identity = torch.eye(len(system), dtype=system.dtype, device=system.device)
+    factor = torch.linalg.solve_triangular(upper, identity, upper=True)
+    return factor if bool(torch.isfinite(factor).all()) else None
