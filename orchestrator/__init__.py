@@ -18,8 +18,21 @@ if TYPE_CHECKING:
     from orchestrator.api import open_run, run
 
 __all__ = [
-    "Component", "Context", "Facts", "GangMember", "Inspection", "Ref", "Resources", "StageError",
-    "__version__", "component", "fingerprint", "hookimpl", "open_run", "run", "stage",
+    "Component",
+    "Context",
+    "Facts",
+    "GangMember",
+    "Inspection",
+    "Ref",
+    "Resources",
+    "StageError",
+    "__version__",
+    "component",
+    "fingerprint",
+    "hookimpl",
+    "open_run",
+    "run",
+    "stage",
 ]
 
 __version__ = "0.1.0"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
-import os
 import secrets
 import signal
 import sys
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
+
 from orchestrator import events
 from orchestrator.engine import Engine, Execution
 from orchestrator.errors import RecipeError
@@ -72,8 +71,15 @@ class RunResult:
 
 
 def prepare(
-    recipe: str, overrides: Sequence[str] = (), *, home: Path | str | None = None, multirun: bool = False, until: Sequence[str] = (),
-    rerun_from: Sequence[str] = (), verify: bool = False, registry: Registry | None = None,
+    recipe: str,
+    overrides: Sequence[str] = (),
+    *,
+    home: Path | str | None = None,
+    multirun: bool = False,
+    until: Sequence[str] = (),
+    rerun_from: Sequence[str] = (),
+    verify: bool = False,
+    registry: Registry | None = None,
 ) -> Prepared:
     """Compose, expand and plan a recipe; raises the error that a user should see for whatever is wrong with it."""
     place = Home.locate(home)
@@ -81,16 +87,39 @@ def prepare(
     recipes = compose(recipe, list(overrides), registry, multirun=multirun)
     pipeline = build_pipeline(recipes, registry)
     only = pipeline.ancestors(node.spec for label in until for node in pipeline.select(label)) if until else None
-    force = pipeline.descendants(node.spec for label in rerun_from for node in pipeline.select(label)) if rerun_from else set()
+    force = (
+        pipeline.descendants(node.spec for label in rerun_from for node in pipeline.select(label))
+        if rerun_from
+        else set()
+    )
     store = storage.Store(place.store, registry.types)
     plan = make_plan(pipeline, store, only=only, force=force, verify=verify)
-    return Prepared(home=place, registry=registry, recipes=recipes, pipeline=pipeline, store=store, plan=plan, force=frozenset(force))
+    return Prepared(
+        home=place,
+        registry=registry,
+        recipes=recipes,
+        pipeline=pipeline,
+        store=store,
+        plan=plan,
+        force=frozenset(force),
+    )
 
 
 def run(
-    recipe: str, overrides: Sequence[str] = (), *, home: Path | str | None = None, executor: str = "ray", multirun: bool = False,
-    until: Sequence[str] = (), rerun_from: Sequence[str] = (), verify: bool = False, local_cpus: float | None = None,
-    address: str | None = None, quiet: bool = False, json: bool = False, argv: Sequence[str] = (),
+    recipe: str,
+    overrides: Sequence[str] = (),
+    *,
+    home: Path | str | None = None,
+    executor: str = "ray",
+    multirun: bool = False,
+    until: Sequence[str] = (),
+    rerun_from: Sequence[str] = (),
+    verify: bool = False,
+    local_cpus: float | None = None,
+    address: str | None = None,
+    quiet: bool = False,
+    json: bool = False,
+    argv: Sequence[str] = (),
 ) -> RunResult:
     """Run a recipe and return its result; a failed or cancelled run returns too, with that ``status``.
 
@@ -98,7 +127,9 @@ def run(
     Raises RecipeError, InfeasibleResources and the like before anything runs.
     """
     started_s = time.time()
-    prepared = prepare(recipe, overrides, home=home, multirun=multirun, until=until, rerun_from=rerun_from, verify=verify)
+    prepared = prepare(
+        recipe, overrides, home=home, multirun=multirun, until=until, rerun_from=rerun_from, verify=verify
+    )
     engine_executor = _executor(executor, local_cpus, address, prepared.home)
     would_run = [row.node for row in prepared.plan.rows if row.action == "run"]
     if would_run:
@@ -108,12 +139,29 @@ def run(
     folder.mkdir(parents=True)
     record = _open_record(folder, identity, prepared, overrides, argv, executor, started_s)
     close_dead_runs(prepared.home)
-    info = RunInfo(run=identity, path=folder, home=prepared.home, tracking_uri=prepared.home.tracking_uri,
-                   experiment=prepared.recipes[0].experiment, json=json, quiet=quiet)
+    info = RunInfo(
+        run=identity,
+        path=folder,
+        home=prepared.home,
+        tracking_uri=prepared.home.tracking_uri,
+        experiment=prepared.recipes[0].experiment,
+        json=json,
+        quiet=quiet,
+    )
     observers = [one for made in prepared.registry.manager.hook.orchestrator_observers(run=info) for one in made]
     emitter = _Emitter(observers)
-    engine = Engine(prepared.pipeline, prepared.plan, prepared.store, engine_executor, emitter.emit, run=identity, folder=folder,
-                    force=prepared.force, fail_fast=any(one.run.fail_fast for one in prepared.recipes), record=_provenance())
+    engine = Engine(
+        prepared.pipeline,
+        prepared.plan,
+        prepared.store,
+        engine_executor,
+        emitter.emit,
+        run=identity,
+        folder=folder,
+        force=prepared.force,
+        fail_fast=any(one.run.fail_fast for one in prepared.recipes),
+        record=_provenance(),
+    )
     status = "failed"
     prepared.store.root_add(identity, keys=[], digests=[])
     try:
@@ -122,7 +170,9 @@ def run(
             status = engine.run()
     finally:
         engine_executor.stop()
-        prepared.store.root_add(identity, keys=[one.key for one in engine.executions.values() if one.manifest and one.key], digests=[])
+        prepared.store.root_add(
+            identity, keys=[one.key for one in engine.executions.values() if one.manifest and one.key], digests=[]
+        )
         seconds = time.time() - started_s
         emitter.emit(events.RunFinished(run=identity, status=status, seconds=seconds))
         result = _settle(identity, status, seconds, folder, prepared, engine, multirun, emitter)
@@ -142,7 +192,7 @@ class _Emitter:
             for observer in list(self._observers):
                 try:
                     observer.notify(event)
-                except Exception as error:  # noqa: BLE001 - a third party's listener must not cost a result
+                except Exception as error:
                     self._observers.remove(observer)
                     print(f"observer {type(observer).__name__} failed and is left out: {error!r}", file=sys.stderr)  # noqa: T201
 
@@ -150,7 +200,7 @@ class _Emitter:
         for observer in self._observers:
             try:
                 observer.close()
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:
                 print(f"observer {type(observer).__name__} failed to close: {error!r}", file=sys.stderr)  # noqa: T201
 
 
@@ -172,10 +222,25 @@ def _run_id(recipe: str) -> str:
     return f"{recipe.replace('/', '-')}-{stamp}-{secrets.token_hex(2)}"
 
 
-def _open_record(folder: Path, identity: str, prepared: Prepared, overrides: Sequence[str], argv: Sequence[str], executor: str, started_s: float) -> dict[str, Any]:
+def _open_record(
+    folder: Path,
+    identity: str,
+    prepared: Prepared,
+    overrides: Sequence[str],
+    argv: Sequence[str],
+    executor: str,
+    started_s: float,
+) -> dict[str, Any]:
     record = {
-        "run": identity, "recipe": prepared.recipes[0].name, "overrides": list(overrides), "argv": list(argv), "executor": executor,
-        "status": "running", "driver": storage.Holder.here(identity).to_json(), "started_s": started_s, "finished_s": None,
+        "run": identity,
+        "recipe": prepared.recipes[0].name,
+        "overrides": list(overrides),
+        "argv": list(argv),
+        "executor": executor,
+        "status": "running",
+        "driver": storage.Holder.here(identity).to_json(),
+        "started_s": started_s,
+        "finished_s": None,
     }
     write_json(folder / "run.json", record)
     (folder / "recipe.yaml").write_text(prepared.recipes[0].yaml, encoding="utf-8")
@@ -189,20 +254,40 @@ def _provenance() -> dict[str, Any]:
     return {"orchestrator": __version__}
 
 
-def _run_started(identity: str, prepared: Prepared, executor: str, argv: Sequence[str], info: RunInfo) -> events.RunStarted:
+def _run_started(
+    identity: str, prepared: Prepared, executor: str, argv: Sequence[str], info: RunInfo
+) -> events.RunStarted:
     first = prepared.recipes[0]
     return events.RunStarted(
-        run=identity, recipe=first.name, description=first.description, experiment=first.experiment, executor=executor, argv=list(argv),
-        home=str(prepared.home.path), tracking_uri=info.tracking_uri,
-        points=[{"index": i, "overrides": list(one.overrides), "params": one.params, "recipe_yaml": one.yaml} for i, one in enumerate(prepared.recipes)],
-        nodes=[_node_json(row.node) | {"action": row.action, "reason": row.reason, "key": row.key} for row in prepared.plan.rows],
+        run=identity,
+        recipe=first.name,
+        description=first.description,
+        experiment=first.experiment,
+        executor=executor,
+        argv=list(argv),
+        home=str(prepared.home.path),
+        tracking_uri=info.tracking_uri,
+        points=[
+            {"index": i, "overrides": list(one.overrides), "params": one.params, "recipe_yaml": one.yaml}
+            for i, one in enumerate(prepared.recipes)
+        ],
+        nodes=[
+            _node_json(row.node) | {"action": row.action, "reason": row.reason, "key": row.key}
+            for row in prepared.plan.rows
+        ],
     )
 
 
 def _node_json(node: Node) -> dict[str, Any]:
     return {
-        "spec": node.spec, "uses": node.stage.name, "version": node.stage.version, "doc": node.stage.doc.partition("\n")[0],
-        "cites": list(node.stage.cites), "config": node.payload["config"], "parents": node.parents, "workers": node.workers,
+        "spec": node.spec,
+        "uses": node.stage.name,
+        "version": node.stage.version,
+        "doc": node.stage.doc.partition("\n")[0],
+        "cites": list(node.stage.cites),
+        "config": node.payload["config"],
+        "parents": node.parents,
+        "workers": node.workers,
         "resources": {"cpus": node.decl.resources.cpus, "gpus": node.decl.resources.gpus},
         "labels": [{"point": one.point, "name": one.name, "axes": one.axes, "label": one.label} for one in node.names],
     }
@@ -228,7 +313,16 @@ def _signals(engine: Engine) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _settle(identity: str, status: str, seconds: float, folder: Path, prepared: Prepared, engine: Engine, multirun: bool, emitter: _Emitter) -> RunResult:
+def _settle(
+    identity: str,
+    status: str,
+    seconds: float,
+    folder: Path,
+    prepared: Prepared,
+    engine: Engine,
+    multirun: bool,
+    emitter: _Emitter,
+) -> RunResult:
     """Close the observers, write result.json and the report, and return the result."""
     emitter.close()
     tracked = Run.tracking(folder)
@@ -236,17 +330,42 @@ def _settle(identity: str, status: str, seconds: float, folder: Path, prepared: 
     points = []
     for index, recipe in enumerate(prepared.recipes):
         rows = list(_stage_rows(index, prepared.pipeline, engine))
-        point_status = status if status == "cancelled" or len(prepared.recipes) == 1 else (
-            "failed" if any(row["status"] in ("failed", "skipped", "cancelled") for row in rows) else "succeeded")
-        points.append({
-            "overrides": list(recipe.overrides), "run": identity, "status": point_status, "mlflow_run_id": tracked.get(str(index)),
-            "report": str(report), "seconds": round(seconds, 3), "stages": rows,
-        })
+        point_status = (
+            status
+            if status == "cancelled" or len(prepared.recipes) == 1
+            else ("failed" if any(row["status"] in ("failed", "skipped", "cancelled") for row in rows) else "succeeded")
+        )
+        points.append(
+            {
+                "overrides": list(recipe.overrides),
+                "run": identity,
+                "status": point_status,
+                "mlflow_run_id": tracked.get(str(index)),
+                "report": str(report),
+                "seconds": round(seconds, 3),
+                "stages": rows,
+            }
+        )
     failures = [
-        {"label": one.node.label, "key": one.key, "log": str(folder / "logs" / f"{one.node.spec[:12]}.log"), **(one.error or {})}
-        for one in engine.executions.values() if one.status == "failed"
+        {
+            "label": one.node.label,
+            "key": one.key,
+            "log": str(folder / "logs" / f"{one.node.spec[:12]}.log"),
+            **(one.error or {}),
+        }
+        for one in engine.executions.values()
+        if one.status == "failed"
     ]
-    result = RunResult(run=identity, status=status, seconds=round(seconds, 3), report=str(report), path=folder, points=points, multirun=multirun, failures=failures)
+    result = RunResult(
+        run=identity,
+        status=status,
+        seconds=round(seconds, 3),
+        report=str(report),
+        path=folder,
+        points=points,
+        multirun=multirun,
+        failures=failures,
+    )
     write_json(folder / "result.json", result.to_json())
     from orchestrator.report import write_report
 
@@ -270,7 +389,11 @@ def _stage_row(name: Any, one: Execution, *, first: bool, engine: Engine) -> dic
     status = one.status if first or one.status != "executed" else "cached"
     outputs: Mapping[str, Any] = engine.output_rows(one.manifest) if one.manifest else {}
     return {
-        "name": name.name, "axes": name.axes, "label": name.label, "status": "skipped" if status == "cancelled" else status, "key": one.key,
+        "name": name.name,
+        "axes": name.axes,
+        "label": name.label,
+        "status": "skipped" if status == "cancelled" else status,
+        "key": one.key,
         "seconds": round(one.seconds, 3) if status == "executed" else 0.0,
         "outputs": {output: {key: row[key] for key in ("type", "digest", "path")} for output, row in outputs.items()},
         "metrics": dict(one.manifest.metrics) if one.manifest else {},

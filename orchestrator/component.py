@@ -44,7 +44,9 @@ class Component:
         except (ImportError, AttributeError) as error:
             raise PluginError(f"component {self.kind} {self.name!r}: cannot import {self.entry!r}: {error}") from error
         if not callable(made):
-            raise PluginError(f"component {self.kind} {self.name!r}: {self.entry!r} is a {type(made).__name__}, not something to call")
+            raise PluginError(
+                f"component {self.kind} {self.name!r}: {self.entry!r} is a {type(made).__name__}, not something to call"
+            )
         return made(config if config is not None else self.config()) if self.config is not None else made()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orchestrator_storage as storage
+
 from orchestrator.component import component
 from orchestrator.errors import Cancelled, StageError
 
@@ -52,7 +53,9 @@ class Reporter:
         if step is None:
             self.final_metrics |= values
         self.history.append({"step": step, "metrics": values})
-        self._append({"event": "metrics", "metrics": {n: v for n, v in values.items() if math.isfinite(v)}, "step": step})
+        self._append(
+            {"event": "metrics", "metrics": {n: v for n, v in values.items() if math.isfinite(v)}, "step": step}
+        )
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
         """Say that ``done`` of ``total`` units are finished; cheap to call often."""
@@ -62,8 +65,19 @@ class Reporter:
             self._append({"event": "progress", "done": float(done), "total": float(total), "unit": unit})
 
     def fact(
-        self, quantity: str, value: float, unit: str, basis: str, *, subject: storage.Artifact | str | None = None,
-        phase: str = "", low: float | None = None, high: float | None = None, n: int | None = None, hardware: str = "", source: str = "",
+        self,
+        quantity: str,
+        value: float,
+        unit: str,
+        basis: str,
+        *,
+        subject: storage.Artifact | str | None = None,
+        phase: str = "",
+        low: float | None = None,
+        high: float | None = None,
+        n: int | None = None,
+        hardware: str = "",
+        source: str = "",
     ) -> None:
         """Record a measured or counted quantity; ``subject`` is an input artifact or the name of an output (default ``result``)."""
         if basis not in storage.BASES:
@@ -71,11 +85,23 @@ class Reporter:
         digest = subject.digest if isinstance(subject, storage.Artifact) else f"@{subject or 'result'}"
         if digest is None:
             raise StageError(f"fact {quantity!r}: the subject is not committed; name the output instead")
-        self.fact_rows.append({
-            "subject": digest, "stage": "", "axes": "{}", "phase": phase, "quantity": quantity, "value": float(value),
-            "low": None if low is None else float(low), "high": None if high is None else float(high),
-            "n": n, "unit": unit, "basis": basis, "hardware": hardware, "source": source,
-        })
+        self.fact_rows.append(
+            {
+                "subject": digest,
+                "stage": "",
+                "axes": "{}",
+                "phase": phase,
+                "quantity": quantity,
+                "value": float(value),
+                "low": None if low is None else float(low),
+                "high": None if high is None else float(high),
+                "n": n,
+                "unit": unit,
+                "basis": basis,
+                "hardware": hardware,
+                "source": source,
+            }
+        )
 
     @property
     def cancelled(self) -> bool:
@@ -102,8 +128,18 @@ class Reporter:
 class GangMember(Reporter):
     """One worker process of a stage; only rank 0's reports are shown."""
 
-    def __init__(self, *, rank: int, size: int, init_method: str, scratch: Path, seed: int, threads: int,
-                 events: Path | None = None, cancel: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        rank: int,
+        size: int,
+        init_method: str,
+        scratch: Path,
+        seed: int,
+        threads: int,
+        events: Path | None = None,
+        cancel: Path | None = None,
+    ) -> None:
         super().__init__(events if rank == 0 else None, cancel)
         self.rank = rank
         self.size = size
@@ -129,8 +165,12 @@ class Gang:
         context = self._context
         if self.size == 1 or self._launch is None:
             if self.size > 1:
-                raise StageError(f"this stage asks for {self.size} workers, but it runs outside an executor, which has one")
-            member = GangMember(rank=0, size=1, init_method="", scratch=context.scratch, seed=context.seed, threads=context.threads)
+                raise StageError(
+                    f"this stage asks for {self.size} workers, but it runs outside an executor, which has one"
+                )
+            member = GangMember(
+                rank=0, size=1, init_method="", scratch=context.scratch, seed=context.seed, threads=context.threads
+            )
             member.__dict__.update({name: context.__dict__[name] for name in Reporter().__dict__})
             return [function(member, *arguments)]
         results = self._launch(context, function, arguments)
@@ -144,9 +184,19 @@ class Gang:
 class Context(Reporter):
     """What a stage receives first: its seed, its scratch folder, ways to report, and constructors of outputs."""
 
-    def __init__(self, *, scratch: Path, seed: int = 0, workers: int = 1, threads: int = 1, resources: Mapping[str, Any] | None = None,
-                 axes: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None, events: Path | None = None,
-                 cancel: Path | None = None, launch: Callable[..., list[Any]] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        scratch: Path,
+        seed: int = 0,
+        workers: int = 1,
+        threads: int = 1,
+        resources: Mapping[str, Any] | None = None,
+        axes: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+        events: Path | None = None,
+        cancel: Path | None = None,
+        launch: Callable[..., list[Any]] | None = None,
+    ) -> None:
         super().__init__(events, cancel)
         self.seed = seed
         self.scratch = scratch / "work"

@@ -154,7 +154,9 @@ def _convert_enum(value: Any, annotation: type[enum.Enum], path: str) -> enum.En
     raise _refuse(path, value, describe(annotation))
 
 
-def _convert_sequence(value: Any, origin: Callable[..., Any], arms: tuple[Any, ...], path: str, components: Components) -> Any:
+def _convert_sequence(
+    value: Any, origin: Callable[..., Any], arms: tuple[Any, ...], path: str, components: Components
+) -> Any:
     if not isinstance(value, (list, tuple)):
         raise _refuse(path, value, "a list")
     if origin is tuple and arms and arms[-1] is not Ellipsis:
@@ -163,7 +165,9 @@ def _convert_sequence(value: Any, origin: Callable[..., Any], arms: tuple[Any, .
         kinds: Iterable[Any] = arms
     else:
         kinds = [arms[0] if arms else Any] * len(value)
-    return origin(convert(item, kind, f"{path}[{i}]", components) for i, (item, kind) in enumerate(zip(value, kinds, strict=True)))
+    return origin(
+        convert(item, kind, f"{path}[{i}]", components) for i, (item, kind) in enumerate(zip(value, kinds, strict=True))
+    )
 
 
 def _convert_mapping(value: Any, arms: tuple[Any, ...], path: str, components: Components) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
+
 from orchestrator import events
 from orchestrator.executors.base import Executor
 from orchestrator.key import digest
@@ -55,8 +56,18 @@ class Engine:
     """Executes the nodes of a plan; ``emit`` receives every event and must be safe to call from two threads."""
 
     def __init__(
-        self, pipeline: Pipeline, plan: Plan, store: storage.Store, executor: Executor, emit: Callable[[events.Event], None],
-        *, run: str, folder: Path, force: Iterable[str] = (), fail_fast: bool = False, record: dict[str, Any] | None = None,
+        self,
+        pipeline: Pipeline,
+        plan: Plan,
+        store: storage.Store,
+        executor: Executor,
+        emit: Callable[[events.Event], None],
+        *,
+        run: str,
+        folder: Path,
+        force: Iterable[str] = (),
+        fail_fast: bool = False,
+        record: dict[str, Any] | None = None,
     ) -> None:
         self.store = store
         self.executor = executor
@@ -115,7 +126,9 @@ class Engine:
         for one in self.executions.values():
             if one.status not in ("pending", "waiting"):
                 continue
-            if self._cancel_requested or (self.fail_fast and any(other.status == "failed" for other in self.executions.values())):
+            if self._cancel_requested or (
+                self.fail_fast and any(other.status == "failed" for other in self.executions.values())
+            ):
                 self._end(one, "cancelled" if self._cancel_requested else "skipped")
                 continue
             parents = [self.executions[spec] for spec in self._needs(one.node)]
@@ -168,15 +181,37 @@ class Engine:
         one.started_s = time.monotonic()
         short = spec[:12]
         task = Task(
-            run=self.run_id, spec=spec, key=one.key, payload=one.payload, stage=node.stage.name, version=node.stage.version,
-            entry=node.stage.entry, config=node.config, inputs=self._task_inputs(node), store=self.store.root,
-            log=self.folder / "logs" / f"{short}.log", events=self.folder / "stages" / f"{short}.{one.attempt}.jsonl",
-            cancel=self.folder / "stages" / f"{short}.cancel", seed=node.seed, workers=node.workers,
-            resources={"cpus": node.decl.resources.cpus, "gpus": node.decl.resources.gpus,
-                       "memory_gib": node.decl.resources.memory_gib, "custom": dict(node.decl.resources.custom)},
-            replace=spec in self.force, driver=self.holder.to_json(),
+            run=self.run_id,
+            spec=spec,
+            key=one.key,
+            payload=one.payload,
+            stage=node.stage.name,
+            version=node.stage.version,
+            entry=node.stage.entry,
+            config=node.config,
+            inputs=self._task_inputs(node),
+            store=self.store.root,
+            log=self.folder / "logs" / f"{short}.log",
+            events=self.folder / "stages" / f"{short}.{one.attempt}.jsonl",
+            cancel=self.folder / "stages" / f"{short}.cancel",
+            seed=node.seed,
+            workers=node.workers,
+            resources={
+                "cpus": node.decl.resources.cpus,
+                "gpus": node.decl.resources.gpus,
+                "memory_gib": node.decl.resources.memory_gib,
+                "custom": dict(node.decl.resources.custom),
+            },
+            replace=spec in self.force,
+            driver=self.holder.to_json(),
             environment={"ORCHESTRATOR_KERNELS": json.dumps(node.kernels, sort_keys=True)} if node.kernels else {},
-            record={**self.record, "label": node.label, "kernels": node.kernels, "executor": self.executor.name, "attempt": one.attempt},
+            record={
+                **self.record,
+                "label": node.label,
+                "kernels": node.kernels,
+                "executor": self.executor.name,
+                "attempt": one.attempt,
+            },
         )
         self._followed[str(task.events)] = 0
         self.emit(events.StageStarted(spec=spec, key=one.key, attempt=one.attempt, log=str(task.log)))
@@ -192,7 +227,8 @@ class Engine:
         if node.stage.facts_port:
             inputs[node.stage.facts_port] = [
                 {**row, "stage": one.label, "axes": json.dumps(one.axes, sort_keys=True)}
-                for one in node.facts_from for row in self.manifests[one.spec].facts
+                for one in node.facts_from
+                for row in self.manifests[one.spec].facts
             ]
         return inputs
 
@@ -201,12 +237,21 @@ class Engine:
         if outcome["status"] in ("executed", "cached"):
             manifest = storage.Manifest.from_json(outcome["manifest"])
             if manifest.record.get("nondeterministic"):
-                self.emit(events.Note(text=f"{one.node.label} gave other bytes than the stored result of the same key; the stored one is kept"))
+                self.emit(
+                    events.Note(
+                        text=f"{one.node.label} gave other bytes than the stored result of the same key; the stored one is kept"
+                    )
+                )
             self._finish(one, outcome["status"], manifest)
             return
         error = outcome["error"]
         if one.timed_out:
-            error = {"type": "Timeout", "message": f"the stage ran longer than timeout_s = {one.node.decl.timeout_s:g}", "hint": "raise timeout_s, or give it more resources", "traceback": ""}
+            error = {
+                "type": "Timeout",
+                "message": f"the stage ran longer than timeout_s = {one.node.decl.timeout_s:g}",
+                "hint": "raise timeout_s, or give it more resources",
+                "traceback": "",
+            }
         elif outcome["status"] == "cancelled":
             self._end(one, "cancelled" if self._cancel_requested else "failed", error)
             return
@@ -230,17 +275,31 @@ class Engine:
         self._release(one)
         self._drain()
         manifest = one.manifest
-        self.emit(events.StageFinished(
-            spec=one.node.spec, key=one.key, status=status, seconds=one.seconds, error=error,
-            outputs=self.output_rows(manifest) if manifest else {}, metrics=dict(manifest.metrics) if manifest else {},
-            figures={name: str(self.store.object_path(entry.sha256)) for name, entry in manifest.figures.items()} if manifest else {},
-            facts=list(manifest.facts) if manifest else [],
-        ))
+        self.emit(
+            events.StageFinished(
+                spec=one.node.spec,
+                key=one.key,
+                status=status,
+                seconds=one.seconds,
+                error=error,
+                outputs=self.output_rows(manifest) if manifest else {},
+                metrics=dict(manifest.metrics) if manifest else {},
+                figures={name: str(self.store.object_path(entry.sha256)) for name, entry in manifest.figures.items()}
+                if manifest
+                else {},
+                facts=list(manifest.facts) if manifest else [],
+            )
+        )
 
     def output_rows(self, manifest: storage.Manifest) -> dict[str, Any]:
         """Return a manifest's outputs as the JSON of DESIGN section 7."""
         return {
-            name: {"type": output.type, "digest": output.digest, "path": str(self.store.open(output).path), "meta": output.meta}
+            name: {
+                "type": output.type,
+                "digest": output.digest,
+                "path": str(self.store.open(output).path),
+                "meta": output.meta,
+            }
             for name, output in manifest.outputs.items()
         }
 

@@ -136,7 +136,17 @@ class RunFinished(Event):
 
 EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind
-    for kind in (RunStarted, StageStarted, StageWaiting, StageProgress, StageMetrics, StageRetried, StageFinished, Note, RunFinished)
+    for kind in (
+        RunStarted,
+        StageStarted,
+        StageWaiting,
+        StageProgress,
+        StageMetrics,
+        StageRetried,
+        StageFinished,
+        Note,
+        RunFinished,
+    )
 }
 
 

@@ -119,7 +119,10 @@ def join(left: Relation, right: Relation, where: str) -> Relation:
         if partners is None:
             raise _alone(left, row, right, shared, where)
         used.add(at)
-        joined += [Row(row.axes | partner.axes, row.wires | partner.wires, row.settings | partner.settings) for partner in partners]
+        joined += [
+            Row(row.axes | partner.axes, row.wires | partner.wires, row.settings | partner.settings)
+            for partner in partners
+        ]
     for at, rows in index.items():
         if at not in used:
             raise _alone(right, rows[0], left, shared, where)
@@ -140,7 +143,9 @@ def _alone(side: Relation, row: Row, other: Relation, shared: list[str], where: 
     )
 
 
-def own_axis(stage: str, axis: str, values: Any, config: dict[str, Any], convert_value: Any, fields: list[str]) -> Relation:
+def own_axis(
+    stage: str, axis: str, values: Any, config: dict[str, Any], convert_value: Any, fields: list[str]
+) -> Relation:
     """Make the relation of one ``each`` axis.
 
     ``convert_value(field, value)`` returns the field's typed value; ``fields`` are those that may vary. A list varies the field of
@@ -174,11 +179,16 @@ def _scalar_row(where: str, axis: str, value: Any, written: Any) -> Row:
     if not isinstance(coordinate, (bool, int, float, str, type(None))):
         raise RecipeError(f"{where}: {written!r} is not a scalar", f"label it: {where}: {{some_name: {{{axis}: ...}}}}")
     if not VALUE.fullmatch(text_of(coordinate)):
-        raise RecipeError(f"{where}: {coordinate!r} cannot stand in a label (A-Z a-z 0-9 _ . -)", f"label it: {where}: {{some_name: {{{axis}: ...}}}}")
+        raise RecipeError(
+            f"{where}: {coordinate!r} cannot stand in a label (A-Z a-z 0-9 _ . -)",
+            f"label it: {where}: {{some_name: {{{axis}: ...}}}}",
+        )
     return Row({axis: coordinate}, settings={axis: written})
 
 
-def _labelled_axis(where: str, axis: str, values: dict[str, Any], config: dict[str, Any], convert_value: Any, fields: list[str]) -> list[Row]:
+def _labelled_axis(
+    where: str, axis: str, values: dict[str, Any], config: dict[str, Any], convert_value: Any, fields: list[str]
+) -> list[Row]:
     stage = where.split(".")[1]
     rows = []
     for name, settings in values.items():
@@ -212,7 +222,8 @@ def inherit(stage: str, relation: Relation, own: Relation, axis: str) -> Relatio
 def gathered(wires: list[Wire], coordinates: Coordinates) -> list[Wire]:
     """Return the wires that do not contradict a consumer's own coordinates."""
     return [
-        wire for wire in wires
+        wire
+        for wire in wires
         if all(text_of(wire.axes[axis]) == text_of(value) for axis, value in coordinates.items() if axis in wire.axes)
     ]
 

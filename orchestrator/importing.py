@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import orchestrator_storage as storage
+
 from orchestrator.context import Context
 from orchestrator.errors import RecipeError, StageError, unknown
 from orchestrator.fingerprint import fingerprint
@@ -103,9 +104,14 @@ def _import_table(artifact: storage.Artifact, source: Path) -> None:
         storage.Table.write(artifact.path, pa.concat_tables(tables, promote_options="default"))
     elif all(path.suffix in TEXT_SUFFIXES for path in files):
         names = [path.relative_to(source).as_posix() if source.is_dir() else path.name for path in files]
-        storage.Table.write(artifact.path, pa.table({"path": names, "text": [path.read_text(encoding="utf-8") for path in files]}))
+        storage.Table.write(
+            artifact.path, pa.table({"path": names, "text": [path.read_text(encoding="utf-8") for path in files]})
+        )
     else:
-        raise StageError(f"{str(source)!r} cannot become a Table", f"a Table is made of .parquet files or of {', '.join(TEXT_SUFFIXES)} files")
+        raise StageError(
+            f"{str(source)!r} cannot become a Table",
+            f"a Table is made of .parquet files or of {', '.join(TEXT_SUFFIXES)} files",
+        )
 
 
 def _place(path: Path, target: Path, mode: str) -> None:

@@ -24,7 +24,7 @@ def encode(value: Any, where: str = "config") -> Any:
     ``metadata={"since": VERSION}`` is left out while it holds its default, so that adding it keeps old keys.
     Raises TypeError naming the place for anything that has no single encoding.
     """
-    if value is None or isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, float):
         return value + 0.0 if value else 0.0  # -0.0 and 0.0 are one setting
@@ -39,7 +39,9 @@ def encode(value: Any, where: str = "config") -> Any:
             if not isinstance(name, str):
                 raise TypeError(f"{where}: the mapping key {name!r} is {type(name).__name__}, only text can be encoded")
         return {name: encode(item, f"{where}.{name}") for name, item in value.items()}
-    raise TypeError(f"{where}: a {type(value).__name__} has no canonical encoding; use bool, int, float, str, Enum, list, dict or a dataclass")
+    raise TypeError(
+        f"{where}: a {type(value).__name__} has no canonical encoding; use bool, int, float, str, Enum, list, dict or a dataclass"
+    )
 
 
 def _encode_dataclass(value: Any, where: str) -> dict[str, Any]:

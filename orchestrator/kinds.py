@@ -122,7 +122,13 @@ class Engine(Protocol):
     def load(self, model_path: Path, model_format: str) -> None: ...
 
     def generate(
-        self, prompts: list[str], *, samples: int, temperature: float, max_new_tokens: int, seed: int,
+        self,
+        prompts: list[str],
+        *,
+        samples: int,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
         stop_token_ids: list[int] | None = None,
     ) -> list[list[Completion]]:
         """Return ``samples`` completions for each prompt; temperature 0 is greedy."""

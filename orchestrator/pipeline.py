@@ -71,7 +71,12 @@ class Node:
     @property
     def wired(self) -> list[Input]:
         """Every input in port order."""
-        return [one for held in self.inputs.values() if held is not None for one in (held if isinstance(held, list) else [held])]
+        return [
+            one
+            for held in self.inputs.values()
+            if held is not None
+            for one in (held if isinstance(held, list) else [held])
+        ]
 
     @property
     def parents(self) -> list[str]:
@@ -92,13 +97,19 @@ class Pipeline:
         """Return the nodes that a label names: a stage means its whole family, a partial label a subfamily."""
         stage, _, picks = family.parse_label(label)
         found = [
-            node for node in self.nodes.values()
-            if any(one.name == stage and family.matches(one.axes, picks) and point in (None, one.point) for one in node.names)
+            node
+            for node in self.nodes.values()
+            if any(
+                one.name == stage and family.matches(one.axes, picks) and point in (None, one.point)
+                for one in node.names
+            )
         ]
         if not found:
             if not any(stage in members for members in self.members):
                 raise unknown("stage", stage, {name for members in self.members for name in members})
-            raise unknown("member", label, {one.label for node in self.nodes.values() for one in node.names if one.name == stage})
+            raise unknown(
+                "member", label, {one.label for node in self.nodes.values() for one in node.names if one.name == stage}
+            )
         return found
 
     def ancestors(self, specs: Iterable[str]) -> set[str]:
@@ -137,7 +148,9 @@ def build_pipeline(recipes: list[Recipe], registry: Registry) -> Pipeline:
 class _Expansion:
     """The expansion of one point into a pipeline; holds each stage's family while its consumers are wired."""
 
-    def __init__(self, pipeline: Pipeline, point: int, recipe: Recipe, registry: Registry, inspections: dict[str, Inspection]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, point: int, recipe: Recipe, registry: Registry, inspections: dict[str, Inspection]
+    ) -> None:
         self.pipeline = pipeline
         self.point = point
         self.recipe = recipe
@@ -185,7 +198,9 @@ class _Expansion:
             written = decl.inputs.get(port.name)
             if written is None:
                 if not port.optional:
-                    raise RecipeError(f"stages.{decl.name}.inputs.{port.name} is missing: {decl.uses} needs a {port.type.type_name}")
+                    raise RecipeError(
+                        f"stages.{decl.name}.inputs.{port.name} is missing: {decl.uses} needs a {port.type.type_name}"
+                    )
                 continue
             if port.gather:
                 gathers[port.name] = port_wires(decl.name, port, written, self._wires)
@@ -202,19 +217,27 @@ class _Expansion:
         for row in relation.rows:
             label = family.label_of(decl.name, row.axes)
             if label in seen:
-                raise RecipeError(f"stages.{decl.name}: two members would be called {label!r}", "name the values with a mapping: {axis: {name: stage}}")
+                raise RecipeError(
+                    f"stages.{decl.name}: two members would be called {label!r}",
+                    "name the values with a mapping: {axis: {name: stage}}",
+                )
             seen.add(label)
             self._add(decl, spec, row, gathers, label)
 
     def _own_axes(self, decl: StageDecl, spec: StageSpec, relation: Relation, origins: dict[str, str]) -> Relation:
         hints = get_type_hints(spec.config, include_extras=True) if spec.config else {}
-        fields = [one.name for one in dataclasses.fields(spec.config) if one.metadata.get("identity", True)] if spec.config else []
+        fields = (
+            [one.name for one in dataclasses.fields(spec.config) if one.metadata.get("identity", True)]
+            if spec.config
+            else []
+        )
         hints |= {"seed": int, "workers": int}
         fields += (["seed"] if spec.seeded else []) + (["workers"] if spec.workers == "identity" else [])
         held = dict(decl.config)
         if decl.seed is not None:
             held["seed"] = decl.seed
         for axis, values in decl.each.items():
+
             def typed(name: str, value: Any, axis: str = axis) -> Any:
                 return convert(value, hints[name], f"stages.{decl.name}.each.{axis}", self.registry.components)
 
@@ -252,11 +275,15 @@ class _Expansion:
             if port.name in gathers:
                 wires = family.gathered(gathers[port.name], row.axes)
                 if not wires:
-                    raise RecipeError(f"{label}: port {port.name!r} gathers nothing: no member agrees with these coordinates")
+                    raise RecipeError(
+                        f"{label}: port {port.name!r} gathers nothing: no member agrees with these coordinates"
+                    )
                 inputs[port.name] = [self._input(wire) for wire in wires]
             else:
                 inputs[port.name] = self._input(row.wires[port.name]) if port.name in row.wires else None
-            for wire in gathers.get(port.name, []) if port.gather else [row.wires[port.name]] if port.name in row.wires else []:
+            for wire in (
+                gathers.get(port.name, []) if port.gather else [row.wires[port.name]] if port.name in row.wires else []
+            ):
                 self._check_type(decl, port, wire)
         node = self._make(decl, spec, row, inputs)
         merged = self.pipeline.nodes.setdefault(node.spec, node)
@@ -268,7 +295,9 @@ class _Expansion:
         made = self._node_of(wire).outputs[wire.output]
         if not issubclass(made, port.type):
             wanted = getattr(port.type, "type_name", port.type.__name__)
-            raise RecipeError(f"stages.{decl.name}.inputs.{port.name}: {wire.label} gives a {made.type_name}, {decl.uses} needs a {wanted}")
+            raise RecipeError(
+                f"stages.{decl.name}.inputs.{port.name}: {wire.label} gives a {made.type_name}, {decl.uses} needs a {wanted}"
+            )
 
     def _make(self, decl: StageDecl, spec: StageSpec, row: Row, inputs: dict[str, Input | list[Input] | None]) -> Node:
         settings = dict(row.settings)
@@ -281,12 +310,15 @@ class _Expansion:
         elif decl.config:
             raise RecipeError(f"{where}.{next(iter(decl.config))} is set, but {decl.uses} has no fields")
         payload: dict[str, Any] = {
-            "schema": KEY_SCHEMA, "stage": spec.name, "version": spec.version, "config": _encoded(config, where),
+            "schema": KEY_SCHEMA,
+            "stage": spec.name,
+            "version": spec.version,
+            "config": _encoded(config, where),
             "inputs": {name: _identity(held) for name, held in inputs.items() if held is not None},
         }
         outputs = dict(spec.outputs)
         if spec.inspect is not None:
-            inspection = self._inspect(spec, config, payload["config"])
+            inspection = self._inspect(spec, config)
             payload["inspect"] = inspection.fingerprint
             outputs |= inspection.outputs or {}
         if spec.seeded:
@@ -294,8 +326,16 @@ class _Expansion:
         if spec.workers == "identity":
             payload["workers"] = workers
         node = Node(
-            spec="", stage=spec, decl=decl, config=config, payload=payload, inputs=inputs, outputs=outputs,
-            seed=seed if spec.seeded else 0, workers=workers, kernels=self.recipe.kernels,
+            spec="",
+            stage=spec,
+            decl=decl,
+            config=config,
+            payload=payload,
+            inputs=inputs,
+            outputs=outputs,
+            seed=seed if spec.seeded else 0,
+            workers=workers,
+            kernels=self.recipe.kernels,
         )
         if spec.facts_port:
             node.facts_from = self._ancestors_named(node)
@@ -307,12 +347,13 @@ class _Expansion:
         upstream = self.pipeline.ancestors(node.parents)
         named = [
             Input(member.spec, "", label, axes)
-            for name, members in self.families.items() for member, (label, axes) in zip(members, self.labels[name], strict=False)
+            for name, members in self.families.items()
+            for member, (label, axes) in zip(members, self.labels[name], strict=False)
             if member.spec in upstream
         ]
         return sorted(named, key=lambda one: one.label)
 
-    def _inspect(self, spec: StageSpec, config: Any, encoded: Any) -> Inspection:
+    def _inspect(self, spec: StageSpec, config: Any) -> Inspection:
         assert spec.inspect is not None
         # Paths are no part of the identity but do decide what is looked at, so the whole config is the cache's key here.
         at = f"{spec.name}:{config!r}"
@@ -339,7 +380,7 @@ def _order(recipe: Recipe, specs: dict[str, StageSpec]) -> list[str]:
     needs: dict[str, list[str]] = {}
     for name, decl in recipe.stages.items():
         written = [label for held in decl.inputs.values() for label in _labels_in(held)]
-        needs[name] = [stage for stage in dict.fromkeys(family.parse_label(label)[0] for label in written)]
+        needs[name] = list(dict.fromkeys(family.parse_label(label)[0] for label in written))
         for stage in needs[name]:
             if stage not in specs:
                 raise unknown("stage", stage, [one for one in specs if one != name], f"stages.{name}.inputs")
@@ -358,7 +399,7 @@ def _order(recipe: Recipe, specs: dict[str, StageSpec]) -> list[str]:
                 done.add(name)
                 order.append(name)
             elif step in on_path:
-                raise RecipeError(f"the stages form a cycle: {' -> '.join([*on_path[on_path.index(step):], step])}")
+                raise RecipeError(f"the stages form a cycle: {' -> '.join([*on_path[on_path.index(step) :], step])}")
             else:
                 stack.append((step, iter(needs[step])))
                 on_path.append(step)

@@ -26,7 +26,15 @@ class PlanRow:
     def to_json(self) -> list[dict[str, Any]]:
         """Return one object per name of the node."""
         return [
-            {"name": one.name, "axes": one.axes, "label": one.label, "spec": self.node.spec, "key": self.key, "action": self.action, "reason": self.reason}
+            {
+                "name": one.name,
+                "axes": one.axes,
+                "label": one.label,
+                "spec": self.node.spec,
+                "key": self.key,
+                "action": self.action,
+                "reason": self.reason,
+            }
             for one in self.node.names
         ]
 
@@ -62,8 +70,11 @@ def key_payload(node: Node, manifests: Mapping[str, Manifest]) -> dict[str, Any]
     """Return the payload of the node's key: its spec's payload with digests for its inputs and facts."""
     payload = dict(node.payload)
     payload["inputs"] = {
-        name: [[one.label, one.axes, output_of(one, manifests).digest] for one in held] if isinstance(held, list) else output_of(held, manifests).digest
-        for name, held in node.inputs.items() if held is not None
+        name: [[one.label, one.axes, output_of(one, manifests).digest] for one in held]
+        if isinstance(held, list)
+        else output_of(held, manifests).digest
+        for name, held in node.inputs.items()
+        if held is not None
     }
     if node.stage.facts_port:
         payload["facts"] = [[one.label, one.axes, manifests[one.spec].facts_digest] for one in node.facts_from]
@@ -75,7 +86,14 @@ def output_of(one: Input, manifests: Mapping[str, Manifest]) -> Output:
     return manifests[one.spec].outputs[one.output]
 
 
-def make_plan(pipeline: Pipeline, store: Store, *, only: Iterable[str] | None = None, force: Iterable[str] = (), verify: bool = False) -> Plan:
+def make_plan(
+    pipeline: Pipeline,
+    store: Store,
+    *,
+    only: Iterable[str] | None = None,
+    force: Iterable[str] = (),
+    verify: bool = False,
+) -> Plan:
     """Look up every node whose inputs are known.
 
     ``only`` limits the plan to these specs, ``force`` runs these whatever is stored, ``verify`` re-hashes every object that is used.
@@ -87,7 +105,9 @@ def make_plan(pipeline: Pipeline, store: Store, *, only: Iterable[str] | None = 
     for spec, node in pipeline.nodes.items():
         if spec not in wanted:
             continue
-        if any(parent not in manifests for parent in node.parents) or any(one.spec not in manifests for one in node.facts_from):
+        if any(parent not in manifests for parent in node.parents) or any(
+            one.spec not in manifests for one in node.facts_from
+        ):
             rows.append(PlanRow(node, None, "run", "inputs not computed yet", certain=False))
             continue
         key = digest(key_payload(node, manifests))

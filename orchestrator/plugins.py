@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orchestrator_storage as storage
 import pluggy
 
-import orchestrator_storage as storage
 from orchestrator import hooks
 from orchestrator.component import Component, select
 from orchestrator.errors import PluginError
@@ -64,7 +64,11 @@ class Registry:
     def explain_missing(self, what: str) -> str:
         """Say which broken plugins might have offered something that is not there."""
         names = ", ".join(record.name for record in self.broken())
-        return f" ({what} may come from a plugin that failed to load: {names}; see `orchestrate list plugins`)" if names else ""
+        return (
+            f" ({what} may come from a plugin that failed to load: {names}; see `orchestrate list plugins`)"
+            if names
+            else ""
+        )
 
 
 def load_registry(*, safe: bool | None = None) -> Registry:
@@ -74,8 +78,12 @@ def load_registry(*, safe: bool | None = None) -> Registry:
     registry = Registry(manager)
     from orchestrator import builtin
 
-    _take(registry, "orchestrator", builtin, PluginRecord(
-        name="orchestrator", distribution=DISTRIBUTION, version=_own_version(), status="ok", builtin=True))
+    _take(
+        registry,
+        "orchestrator",
+        builtin,
+        PluginRecord(name="orchestrator", distribution=DISTRIBUTION, version=_own_version(), status="ok", builtin=True),
+    )
     safe = os.environ.get("ORCHESTRATOR_SAFE") == "1" if safe is None else safe
     for entry in _entry_points():
         builtin_entry = entry.dist is not None and entry.dist.name == DISTRIBUTION
@@ -121,8 +129,10 @@ def _names(variable: str) -> set[str]:
 
 def _load(registry: Registry, entry: importlib.metadata.EntryPoint, builtin: bool, blocked: str) -> None:
     facts = {
-        "name": entry.name, "builtin": builtin,
-        "distribution": entry.dist.name if entry.dist else "?", "version": entry.dist.version if entry.dist else "?",
+        "name": entry.name,
+        "builtin": builtin,
+        "distribution": entry.dist.name if entry.dist else "?",
+        "version": entry.dist.version if entry.dist else "?",
     }
     if blocked:
         registry.plugins.append(PluginRecord(**facts, status="blocked", error=blocked))
@@ -131,7 +141,7 @@ def _load(registry: Registry, entry: importlib.metadata.EntryPoint, builtin: boo
         _take(registry, entry.name, entry.load(), PluginRecord(**facts, status="ok"))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001 - whatever a foreign import raises is reported, never fatal
+    except BaseException as error:
         if os.environ.get("ORCHESTRATOR_STRICT_PLUGINS") == "1":
             raise PluginError(f"plugin {entry.name!r} failed to load: {type(error).__name__}: {error}") from error
         registry.plugins.append(PluginRecord(**facts, status="error", error=f"{type(error).__name__}: {error}"))
@@ -142,7 +152,10 @@ def _take(registry: Registry, name: str, plugin: Any, record: PluginRecord) -> N
     api = str(getattr(plugin, "orchestrator_api", ""))
     if api.partition(".")[0] != hooks.API_VERSION:
         stated = f"is written for plugin API {api!r}" if api else "does not state orchestrator_api"
-        raise PluginError(f"plugin {name!r} {stated}; this version offers {hooks.API_VERSION!r}", f'state orchestrator_api = "{hooks.API_VERSION}"')
+        raise PluginError(
+            f"plugin {name!r} {stated}; this version offers {hooks.API_VERSION!r}",
+            f'state orchestrator_api = "{hooks.API_VERSION}"',
+        )
     _check_hooks(name, plugin)
     registry.manager.register(plugin, name=name)
     try:
@@ -157,7 +170,9 @@ def _take(registry: Registry, name: str, plugin: Any, record: PluginRecord) -> N
     registry.types.update(types)
     registry.recipe_paths += paths
     registry.plugins.append(record)
-    registry.owners.update({f"stage {one}": name for one in stages} | {f"component {'/'.join(one)}": name for one in components})
+    registry.owners.update(
+        {f"stage {one}": name for one in stages} | {f"component {'/'.join(one)}": name for one in components}
+    )
 
 
 def _check_hooks(name: str, plugin: Any) -> None:
@@ -169,9 +184,13 @@ def _check_hooks(name: str, plugin: Any) -> None:
             from orchestrator.errors import near
 
             raise PluginError(f"plugin {name!r} implements the unknown hook {attribute!r}", near(attribute, known))
-        with_default = [one.name for one in inspect.signature(value).parameters.values() if one.default is not one.empty]
+        with_default = [
+            one.name for one in inspect.signature(value).parameters.values() if one.default is not one.empty
+        ]
         if with_default:
-            raise PluginError(f"plugin {name!r}: {attribute} gives {with_default[0]!r} a default; pluggy never fills such an argument")
+            raise PluginError(
+                f"plugin {name!r}: {attribute} gives {with_default[0]!r} a default; pluggy never fills such an argument"
+            )
 
 
 def _collect(registry: Registry, name: str, plugin: Any) -> Any:
@@ -187,8 +206,12 @@ def _collect(registry: Registry, name: str, plugin: Any) -> Any:
     for kind, component_name in components:
         if kind not in known_kinds:
             raise PluginError(f"plugin {name!r}: component {component_name!r} has the unknown kind {kind!r}")
-    for what, new, held in (("stage", stages, registry.stages), ("component", components, registry.components),
-                            ("kind", kinds, registry.kinds), ("artifact type", types, registry.types)):
+    for what, new, held in (
+        ("stage", stages, registry.stages),
+        ("component", components, registry.components),
+        ("kind", kinds, registry.kinds),
+        ("artifact type", types, registry.types),
+    ):
         twice = sorted(map(str, set(new) & set(held)))
         if twice:
             raise PluginError(f"plugin {name!r} offers the {what} {twice[0]}, which another plugin already offers")

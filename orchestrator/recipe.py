@@ -95,7 +95,14 @@ class Recipe:
 def search_paths(registry: Registry) -> list[Path]:
     """Return the folders in which recipes are looked for, first hit first."""
     package = Path(__file__).parent
-    builtin = next((folder for folder in (package / "recipes", package.parent / "recipes") if (folder / "quickstart.yaml").is_file()), None)
+    builtin = next(
+        (
+            folder
+            for folder in (package / "recipes", package.parent / "recipes")
+            if (folder / "quickstart.yaml").is_file()
+        ),
+        None,
+    )
     folders = [Path("recipes").absolute(), *([builtin] if builtin else []), *registry.recipe_paths]
     unique: list[Path] = []
     for folder in folders:
@@ -209,7 +216,10 @@ def _expand(tokens: list[str], multirun: bool) -> Iterator[list[Any]]:
         try:
             parsed = parser.parse_override(token)
         except HydraException as error:
-            raise RecipeError(f"the override {token!r} does not parse: {str(error).splitlines()[0]}", "write it as stages.NAME.field=value") from error
+            raise RecipeError(
+                f"the override {token!r} does not parse: {str(error).splitlines()[0]}",
+                "write it as stages.NAME.field=value",
+            ) from error
         if not parsed.is_sweep_override():
             choices.append([token])
             continue
@@ -267,7 +277,9 @@ def _apply(tree: DictConfig, override: Any) -> None:
         else:
             OmegaConf.update(tree, key, _plain(override.value()), merge=False, force_add=True)
     except (OmegaConfBaseException, KeyError, TypeError) as error:
-        raise RecipeError(f"the override {override.input_line!r} cannot be applied: {str(error).splitlines()[0]}") from error
+        raise RecipeError(
+            f"the override {override.input_line!r} cannot be applied: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -302,7 +314,9 @@ def _validate(name: str, file: Path, tree: dict[str, Any], overrides: tuple[str,
             raise unknown("top-level key", str(key), TOP_LEVEL)
     for path, _ in _leaves(tree, ""):
         if "_target_" in path.split("."):
-            raise RecipeError(f"{path}: _target_ is refused; a recipe names registered stages with 'uses', never import paths")
+            raise RecipeError(
+                f"{path}: _target_ is refused; a recipe names registered stages with 'uses', never import paths"
+            )
     stages = tree.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise RecipeError("the recipe has no stages", "write them under 'stages:', each with 'uses: STAGE'")
@@ -310,9 +324,16 @@ def _validate(name: str, file: Path, tree: dict[str, Any], overrides: tuple[str,
         if tree.get(key) is not None and type(tree[key]) is not kind:
             raise RecipeError(f"{key} is {tree[key]!r}, expected {'a mapping' if kind is dict else kind.__name__}")
     return Recipe(
-        name=name, path=file, tree=tree, overrides=overrides,
-        description=tree.get("description") or "", experiment=tree.get("experiment") or name, seed=tree.get("seed") or 0,
-        vars=tree.get("vars") or {}, kernels=tree.get("kernels") or {}, run=build(RunSettings, tree.get("run") or {}, "run", {}),
+        name=name,
+        path=file,
+        tree=tree,
+        overrides=overrides,
+        description=tree.get("description") or "",
+        experiment=tree.get("experiment") or name,
+        seed=tree.get("seed") or 0,
+        vars=tree.get("vars") or {},
+        kernels=tree.get("kernels") or {},
+        run=build(RunSettings, tree.get("run") or {}, "run", {}),
         stages={str(one): _declare(str(one), written) for one, written in stages.items()},
     )
 
@@ -337,4 +358,6 @@ def _declare(name: str, written: Any) -> StageDecl:
             raise RecipeError(f"{path}.timeout_s is {reserved['timeout_s']!r}, expected seconds above 0")
         reserved["timeout_s"] = float(reserved["timeout_s"])
     reserved["resources"] = build(Resources, reserved.get("resources", {}), f"{path}.resources", {})
-    return StageDecl(name=name, config={key: value for key, value in written.items() if key not in RESERVED}, **reserved)
+    return StageDecl(
+        name=name, config={key: value for key, value in written.items() if key not in RESERVED}, **reserved
+    )

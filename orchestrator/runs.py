@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orchestrator_storage as storage
+
 from orchestrator.errors import RecipeError, unknown
 from orchestrator.family import matches, parse_label
 from orchestrator.home import Home
@@ -66,7 +67,12 @@ class Run:
         stage, output, picks = parse_label(label)
         rows = [row for row in self.stages() if row["name"] == stage and matches(row["axes"], picks)]
         if not rows:
-            raise unknown("stage", label, {row["label"] for row in self.stages()} | {row["name"] for row in self.stages()}, f"run {self.id}")
+            raise unknown(
+                "stage",
+                label,
+                {row["label"] for row in self.stages()} | {row["name"] for row in self.stages()},
+                f"run {self.id}",
+            )
         return Selection(rows, output)
 
 
@@ -105,11 +111,16 @@ class Selection:
 
     def _single(self) -> dict[str, Any]:
         if len(self.rows) != 1:
-            raise RecipeError(f"{len(self.rows)} members are selected, this needs one", "pick: " + ", ".join(row["label"] for row in self.rows[:5]))
+            raise RecipeError(
+                f"{len(self.rows)} members are selected, this needs one",
+                "pick: " + ", ".join(row["label"] for row in self.rows[:5]),
+            )
         return self.rows[0]
 
     def _output(self, row: dict[str, Any], output: str | None) -> dict[str, Any]:
-        name = output or self.output or ("result" if "result" in row["outputs"] else next(iter(row["outputs"]), "result"))
+        name = (
+            output or self.output or ("result" if "result" in row["outputs"] else next(iter(row["outputs"]), "result"))
+        )
         if name not in row["outputs"]:
             raise unknown("output", name, row["outputs"], row["label"])
         return dict(row["outputs"][name])

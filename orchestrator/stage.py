@@ -129,8 +129,17 @@ def stage(
     def describe(function: Function) -> Function:
         config, ports, outputs = _read_signature(name, function, caller)
         function.__stage__ = StageSpec(  # type: ignore[attr-defined]
-            name=name, version=version, function=function, config=config, ports=ports, outputs=outputs,
-            doc=inspection.getdoc(function) or "", cites=tuple(cites), seeded=seeded, inspect=inspect, workers=workers,
+            name=name,
+            version=version,
+            function=function,
+            config=config,
+            ports=ports,
+            outputs=outputs,
+            doc=inspection.getdoc(function) or "",
+            cites=tuple(cites),
+            seeded=seeded,
+            inspect=inspect,
+            workers=workers,
             workers_allowed=workers_allowed or workers == "identity",
         )
         return function

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
+
 from orchestrator.context import Context
 from orchestrator.convert import build
 from orchestrator.key import digest, encode
@@ -32,8 +33,15 @@ class StageRun:
 
 
 def run_stage(
-    function: Callable[..., Any], config: Any = None, *, inputs: Mapping[str, Any] | None = None, home: Path,
-    seed: int = 0, workers: int = 1, cpus: float = 1.0, facts: list[dict[str, Any]] | None = None,
+    function: Callable[..., Any],
+    config: Any = None,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    home: Path,
+    seed: int = 0,
+    workers: int = 1,
+    cpus: float = 1.0,
+    facts: list[dict[str, Any]] | None = None,
     axes: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> StageRun:
     """Run one stage function on artifacts and commit its outputs to a store under ``home``.
@@ -51,17 +59,38 @@ def run_stage(
     payload = {"stage": spec.name, "config": encode(config), "inputs": identity, "seed": seed}
     key = digest(payload)
     started_s = time.time()
-    context = Context(scratch=store.scratch(key), seed=seed, workers=workers, threads=max(1, int(cpus)), axes=axes, launch=_launch_local)
+    context = Context(
+        scratch=store.scratch(key),
+        seed=seed,
+        workers=workers,
+        threads=max(1, int(cpus)),
+        axes=axes,
+        launch=_launch_local,
+    )
     arguments = {name: Facts(list(facts or [])) if port.facts else given.get(name) for name, port in spec.ports.items()}
     returned = function(context, *(() if spec.config is None else (config,)), **arguments)
     outputs = dict(zip(spec.outputs, returned if hasattr(returned, "_fields") else (returned,), strict=True))
     manifest = store.commit(
-        key=key, spec=key, stage=spec.name, version=spec.version, payload=payload, outputs=outputs, facts=context.fact_rows,
-        metrics=context.final_metrics, figures=context.figures, record={}, replace=True,
+        key=key,
+        spec=key,
+        stage=spec.name,
+        version=spec.version,
+        payload=payload,
+        outputs=outputs,
+        facts=context.fact_rows,
+        metrics=context.final_metrics,
+        figures=context.figures,
+        record={},
+        replace=True,
     )
     return StageRun(
-        outputs={name: store.open(output) for name, output in manifest.outputs.items()}, metrics=dict(manifest.metrics),
-        history=context.history, facts=list(manifest.facts), figures=dict(context.figures), seconds=time.time() - started_s, manifest=manifest,
+        outputs={name: store.open(output) for name, output in manifest.outputs.items()},
+        metrics=dict(manifest.metrics),
+        history=context.history,
+        facts=list(manifest.facts),
+        figures=dict(context.figures),
+        seconds=time.time() - started_s,
+        manifest=manifest,
     )
 
 

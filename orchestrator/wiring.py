@@ -31,7 +31,10 @@ def port_relation(stage: str, port: Port, written: Any, resolve: Resolve) -> Rel
     for value, label in values:
         for wire in resolve(label, where):
             if axis in wire.axes:
-                raise RecipeError(f"{where}: {label!r} already has an axis {axis!r}", f"name the new axis: {port.name}: {{another_name: [...]}}")
+                raise RecipeError(
+                    f"{where}: {label!r} already has an axis {axis!r}",
+                    f"name the new axis: {port.name}: {{another_name: [...]}}",
+                )
             rows.append(Row({axis: value, **wire.axes}, {port.name: wire}))
     _refuse_equal(where, "the list", rows)
     return Relation(f"{port.name} ({', '.join(label for _, label in values)})", rows)
@@ -48,7 +51,11 @@ def port_wires(stage: str, port: Port, written: Any, resolve: Resolve) -> list[W
             head, picks = family.parse_label(label)[0], family.parse_label(label)[2]
             for wire in resolve(label, where):
                 kept = replace(wire, axes=family.drop(wire.axes, picks))
-                wires.append(replace(kept, label=family.label_of(str(name), kept.axes)) if picks else family.relabel(wire, head, str(name)))
+                wires.append(
+                    replace(kept, label=family.label_of(str(name), kept.axes))
+                    if picks
+                    else family.relabel(wire, head, str(name))
+                )
     else:
         labels = [written] if isinstance(written, str) else written
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -67,7 +74,10 @@ def _named_axis(where: str, port: str, written: Any) -> tuple[str, list[tuple[st
     held = written
     if isinstance(written, dict):
         if len(written) != 1:
-            raise RecipeError(f"{where} has {len(written)} entries, expected one that names the axis", f"write {port}: {{axis: {{name: stage, ...}}}}")
+            raise RecipeError(
+                f"{where} has {len(written)} entries, expected one that names the axis",
+                f"write {port}: {{axis: {{name: stage, ...}}}}",
+            )
         axis, held = next(iter(written.items()))
         if not family.AXIS.fullmatch(str(axis)):
             raise RecipeError(f"{where}: the axis name {axis!r} does not match [a-z][a-z0-9_]*")
@@ -93,5 +103,8 @@ def _refuse_equal(where: str, what: str, rows: list[Row]) -> None:
     for row in rows:
         label = family.label_of("", row.axes)
         if label in seen:
-            raise RecipeError(f"{where}: {what} gives two artifacts with equal coordinates {label!r}", "name them: {axis: {name: stage, ...}}")
+            raise RecipeError(
+                f"{where}: {what} gives two artifacts with equal coordinates {label!r}",
+                "name them: {axis: {name: stage, ...}}",
+            )
         seen.add(label)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
+
 from orchestrator.context import Context
 from orchestrator.errors import Cancelled, OrchestratorError, StoreError
 from orchestrator.plugins import installed
@@ -91,7 +92,9 @@ def watch(driver: dict[str, Any] | None) -> threading.Event:
     def look() -> None:
         while not stop.wait(WATCH_INTERVAL_S):
             if holder.alive() is False:
-                os._exit(70)  # the driver is dead: nobody will commit or clean up after us, and a successor waits for our lock
+                os._exit(
+                    70
+                )  # the driver is dead: nobody will commit or clean up after us, and a successor waits for our lock
 
     threading.Thread(target=look, name="driver-watch", daemon=True).start()
     return stop
@@ -114,7 +117,7 @@ def execute(task: Task, launch: Callable[..., list[Any]] | None = None) -> dict[
         return {"status": "executed", "manifest": manifest.to_json(), "seconds": time.time() - started_s}
     except Cancelled as error:
         return {"status": "cancelled", "error": describe(error), "seconds": time.time() - started_s}
-    except Exception as error:  # noqa: BLE001 - whatever a stage raises travels as data: its class may not exist in the driver
+    except Exception as error:
         return {"status": "failed", "error": describe(error), "seconds": time.time() - started_s}
     finally:
         stop.set()
@@ -145,27 +148,58 @@ class _scratch_lock:  # noqa: N801 - reads as a verb at its one use
         self._file.close()
 
 
-def _run(task: Task, store: storage.Store, launch: Callable[..., list[Any]] | None, started_s: float) -> storage.Manifest:
+def _run(
+    task: Task, store: storage.Store, launch: Callable[..., list[Any]] | None, started_s: float
+) -> storage.Manifest:
     function = load_entry(task.entry)
     spec = spec_of(function)
     scratch = store.scratch(task.key)
     arguments, axes = _open_inputs(task, store, spec)
     context = Context(
-        scratch=scratch, seed=task.seed, workers=task.workers, threads=threads_of(task.resources), resources=task.resources,
-        axes=axes, events=task.events, cancel=task.cancel, launch=launch and functools.partial(launch, task),
+        scratch=scratch,
+        seed=task.seed,
+        workers=task.workers,
+        threads=threads_of(task.resources),
+        resources=task.resources,
+        axes=axes,
+        events=task.events,
+        cancel=task.cancel,
+        launch=launch and functools.partial(launch, task),
     )
     config = () if spec.config is None else (task.config,)
     returned = function(context, *config, **arguments)
-    outputs = dict(zip(spec.outputs, returned if len(spec.outputs) > 1 or _is_named(returned) else (returned,), strict=True))
+    outputs = dict(
+        zip(spec.outputs, returned if len(spec.outputs) > 1 or _is_named(returned) else (returned,), strict=True)
+    )
     for name, artifact in outputs.items():
         if not isinstance(artifact, storage.Artifact):
-            raise StoreError(f"stage {task.stage!r} returned a {type(artifact).__name__} as output {name!r}", "return what ctx.new(...) or ctx.table(...) made")
+            raise StoreError(
+                f"stage {task.stage!r} returned a {type(artifact).__name__} as output {name!r}",
+                "return what ctx.new(...) or ctx.table(...) made",
+            )
     context.check_cancelled()
     return store.commit(
-        key=task.key, spec=task.spec, stage=task.stage, version=task.version, payload=task.payload, outputs=outputs,
-        facts=context.fact_rows, metrics=context.final_metrics, figures=context.figures, replace=task.replace,
-        record={**task.record, "run": task.run, "started_s": started_s, "seconds": time.time() - started_s, "log": str(task.log),
-                "workers": task.workers, "resources": task.resources, "host": platform.node(), "python": platform.python_version()},
+        key=task.key,
+        spec=task.spec,
+        stage=task.stage,
+        version=task.version,
+        payload=task.payload,
+        outputs=outputs,
+        facts=context.fact_rows,
+        metrics=context.final_metrics,
+        figures=context.figures,
+        replace=task.replace,
+        record={
+            **task.record,
+            "run": task.run,
+            "started_s": started_s,
+            "seconds": time.time() - started_s,
+            "log": str(task.log),
+            "workers": task.workers,
+            "resources": task.resources,
+            "host": platform.node(),
+            "python": platform.python_version(),
+        },
     )
 
 

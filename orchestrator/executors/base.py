@@ -33,7 +33,9 @@ class NodeShape:
         """How many processes with these resources fit here at once."""
         asked = _amounts(resources)
         offered = {"cpus": self.cpus, "gpus": self.gpus, "memory_gib": self.memory_gib, **self.custom}
-        return min((math.floor(offered.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()), default=math.inf)
+        return min(
+            (math.floor(offered.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()), default=math.inf
+        )
 
 
 class Executor(Protocol):
@@ -81,7 +83,8 @@ def prove_feasible(nodes: Iterable[Node], shapes: list[NodeShape]) -> None:
         each = f"{node.workers} workers with {asked} each" if node.workers > 1 else asked
         there = "; ".join(f"{shape.name}: {_offer(shape)}" for shape in shapes[:8])
         fix = (
-            f"at most {int(room)} such workers fit: set stages.{node.decl.name}.workers={int(room)}" if room >= 1
+            f"at most {int(room)} such workers fit: set stages.{node.decl.name}.workers={int(room)}"
+            if room >= 1
             else f"set stages.{node.decl.name}.resources to what one machine has, or join a larger cluster with --address"
         )
         raise InfeasibleResources(f"stage {node.label} asks for {each}, which can never be placed on {there}", fix)
@@ -93,5 +96,10 @@ def _amounts(resources: Resources) -> dict[str, float]:
 
 
 def _offer(shape: NodeShape) -> str:
-    parts = [f"{shape.cpus:g} cpus", f"{shape.gpus:g} gpus", f"{shape.memory_gib:.1f} memory_gib", *(f"{n:g} {k}" for k, n in shape.custom.items())]
+    parts = [
+        f"{shape.cpus:g} cpus",
+        f"{shape.gpus:g} gpus",
+        f"{shape.memory_gib:.1f} memory_gib",
+        *(f"{n:g} {k}" for k, n in shape.custom.items()),
+    ]
     return ", ".join(parts)

@@ -21,27 +21,47 @@ JOIN_TIMEOUT_S = 10.0
 def member_of(context: Context, rank: int, init_method: str) -> GangMember:
     """Make the member of a rank from the stage's context."""
     return GangMember(
-        rank=rank, size=context.workers, init_method=init_method, scratch=context.scratch, seed=context.seed,
-        threads=context.threads, events=context.events_path, cancel=context.cancel_path,
+        rank=rank,
+        size=context.workers,
+        init_method=init_method,
+        scratch=context.scratch,
+        seed=context.seed,
+        threads=context.threads,
+        events=context.events_path,
+        cancel=context.cancel_path,
     )
 
 
-def run_member(member: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...], driver: dict[str, Any] | None) -> dict[str, Any]:
+def run_member(
+    member: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...], driver: dict[str, Any] | None
+) -> dict[str, Any]:
     """Run one rank and return its result or its error as data; called in the worker process."""
     made = GangMember(**member)
     watch(driver)
     set_threads(made.threads)
     try:
         result = function(made, *arguments)
-    except Exception as error:  # noqa: BLE001 - travels as data: the class may not survive the way back
+    except Exception as error:
         return {"rank": made.rank, "error": describe(error)}
-    return {"rank": made.rank, "result": result, "report": {"metrics": made.final_metrics, "history": made.history, "facts": made.fact_rows}}
+    return {
+        "rank": made.rank,
+        "result": result,
+        "report": {"metrics": made.final_metrics, "history": made.history, "facts": made.fact_rows},
+    }
 
 
 def member_fields(member: GangMember, context: Context) -> dict[str, Any]:
     """Return what :func:`run_member` needs to make the member again in another process."""
-    return {"rank": member.rank, "size": member.size, "init_method": member.init_method, "scratch": member.scratch, "seed": member.seed,
-            "threads": member.threads, "events": context.events_path, "cancel": context.cancel_path}
+    return {
+        "rank": member.rank,
+        "size": member.size,
+        "init_method": member.init_method,
+        "scratch": member.scratch,
+        "seed": member.seed,
+        "threads": member.threads,
+        "events": context.events_path,
+        "cancel": context.cancel_path,
+    }
 
 
 def collect(replies: list[dict[str, Any]]) -> list[Any]:
@@ -53,23 +73,37 @@ def collect(replies: list[dict[str, Any]]) -> list[Any]:
         if error["type"] == "Cancelled":
             raise Cancelled(error["message"])
         detail = error["traceback"] or error["hint"]
-        raise StageError(f"worker {failed[0]['rank']} of {len(replies)} raised {error['type']}: {error['message']}", detail)
+        raise StageError(
+            f"worker {failed[0]['rank']} of {len(replies)} raised {error['type']}: {error['message']}", detail
+        )
     return [(reply["result"], reply["report"]) for reply in replies]
 
 
-def _process(replies: Any, member: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...], driver: dict[str, Any] | None) -> None:
+def _process(
+    replies: Any,
+    member: dict[str, Any],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    driver: dict[str, Any] | None,
+) -> None:
     replies.put(run_member(member, function, arguments, driver))
 
 
-def launch_processes(context: Context, function: Callable[..., Any], arguments: tuple[Any, ...], driver: dict[str, Any] | None) -> list[Any]:
+def launch_processes(
+    context: Context, function: Callable[..., Any], arguments: tuple[Any, ...], driver: dict[str, Any] | None
+) -> list[Any]:
     """Run ``function`` in ``context.workers`` spawned processes; the first failure ends them all."""
-    spawn = mp.get_context("spawn")  # forked processes inherit threads of numerical libraries in the middle of their work
+    spawn = mp.get_context(
+        "spawn"
+    )  # forked processes inherit threads of numerical libraries in the middle of their work
     replies = spawn.Queue()
     init_method = f"file://{context.scratch}/rendezvous-{uuid.uuid4().hex}"
     processes = []
     for rank in range(context.workers):
         fields = member_fields(member_of(context, rank, init_method), context)
-        processes.append(spawn.Process(target=_process, args=(replies, fields, function, arguments, driver), daemon=True))
+        processes.append(
+            spawn.Process(target=_process, args=(replies, fields, function, arguments, driver), daemon=True)
+        )
     for process in processes:
         process.start()
     received: list[dict[str, Any]] = []
@@ -79,9 +113,13 @@ def launch_processes(context: Context, function: Callable[..., Any], arguments: 
                 received.append(replies.get(timeout=POLL_INTERVAL_S))
             except queue.Empty:
                 answered = {reply["rank"] for reply in received}
-                dead = [rank for rank, one in enumerate(processes) if one.exitcode not in (None, 0) and rank not in answered]
+                dead = [
+                    rank for rank, one in enumerate(processes) if one.exitcode not in (None, 0) and rank not in answered
+                ]
                 if dead:
-                    raise StageError(f"worker {dead[0]} of {len(processes)} died with exit code {processes[dead[0]].exitcode}") from None
+                    raise StageError(
+                        f"worker {dead[0]} of {len(processes)} died with exit code {processes[dead[0]].exitcode}"
+                    ) from None
             if received and "error" in received[-1]:
                 break
         return collect(received)

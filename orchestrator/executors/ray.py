@@ -80,12 +80,23 @@ class RayExecutor:
         try:
             outcome: dict[str, Any] = self._ray.get(reference)
         except self._ray.exceptions.TaskCancelledError:
-            return {"status": "cancelled", "error": {"type": "Cancelled", "message": "the stage was stopped", "hint": "", "traceback": ""}, "seconds": 0.0}
+            return {
+                "status": "cancelled",
+                "error": {"type": "Cancelled", "message": "the stage was stopped", "hint": "", "traceback": ""},
+                "seconds": 0.0,
+            }
         except self._ray.exceptions.RayError as error:
             message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            return {"status": "failed", "seconds": 0.0, "error": {
-                "type": type(error).__name__, "message": f"the worker process died: {message}",
-                "hint": "out of memory and a crash in native code look alike; the stage's log has its last words", "traceback": ""}}
+            return {
+                "status": "failed",
+                "seconds": 0.0,
+                "error": {
+                    "type": type(error).__name__,
+                    "message": f"the worker process died: {message}",
+                    "hint": "out of memory and a crash in native code look alike; the stage's log has its last words",
+                    "traceback": "",
+                },
+            }
         return outcome
 
     def _start(self) -> None:
@@ -110,7 +121,10 @@ class RayExecutor:
             ray.init(**settings)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             where = f"the cluster at {self._address}" if self._address else "a local Ray instance"
-            raise InfeasibleResources(f"{where} cannot be used: {str(error).strip().splitlines()[0]}", "try --executor local, or another --address") from error
+            raise InfeasibleResources(
+                f"{where} cannot be used: {str(error).strip().splitlines()[0]}",
+                "try --executor local, or another --address",
+            ) from error
         self._ray = ray
         if self._address is not None and self._home is not None:
             self._prove_home()
@@ -121,12 +135,20 @@ class RayExecutor:
 
         probe = self._ray.remote(num_cpus=0, max_retries=0)(_sees)
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        seen = self._ray.get([
-            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(self._home)) for node in nodes
-        ])
+        seen = self._ray.get(
+            [
+                probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                    str(self._home)
+                )
+                for node in nodes
+            ]
+        )
         blind = [node["NodeManagerHostname"] for node, sees in zip(nodes, seen, strict=True) if not sees]
         if blind:
-            raise InfeasibleResources(f"the home {str(self._home)!r} is not reachable from: {', '.join(blind)}", "put ORCHESTRATOR_HOME on a file system that every node mounts")
+            raise InfeasibleResources(
+                f"the home {str(self._home)!r} is not reachable from: {', '.join(blind)}",
+                "put ORCHESTRATOR_HOME on a file system that every node mounts",
+            )
 
 
 def _sees(path: str) -> bool:
@@ -137,7 +159,13 @@ def _shape(node: dict[str, Any]) -> NodeShape:
     offered = dict(node["Resources"])
     known = ("CPU", "GPU", "memory", "object_store_memory")
     custom = {name: amount for name, amount in offered.items() if name not in known and not name.startswith("node:")}
-    return NodeShape(node["NodeManagerHostname"], offered.get("CPU", 0.0), offered.get("GPU", 0.0), offered.get("memory", 0.0) / GIB, custom)
+    return NodeShape(
+        node["NodeManagerHostname"],
+        offered.get("CPU", 0.0),
+        offered.get("GPU", 0.0),
+        offered.get("memory", 0.0) / GIB,
+        custom,
+    )
 
 
 def _options(resources: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +219,14 @@ class _Worker:
             port = probe.getsockname()[1]
         return ray.get_runtime_context().get_node_id(), [int(one) for one in ray.get_gpu_ids()], address, port
 
-    def run(self, member: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...], task: Task, paths: list[str]) -> dict[str, Any]:
+    def run(
+        self,
+        member: dict[str, Any],
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        task: Task,
+        paths: list[str],
+    ) -> dict[str, Any]:
         """Run the member's function with its output in the stage's log."""
         sys.path[:] = [*paths, *(one for one in sys.path if one not in paths)]
         with _output_to(task.log):
@@ -204,16 +239,30 @@ def launch_actors(task: Task, context: Context, function: Callable[..., Any], ar
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    bundle = {"CPU": task.resources["cpus"], "GPU": task.resources["gpus"], "memory": task.resources["memory_gib"] * GIB, **task.resources["custom"]}
-    group = placement_group([{name: amount for name, amount in bundle.items() if amount}] * task.workers, strategy="PACK")
+    bundle = {
+        "CPU": task.resources["cpus"],
+        "GPU": task.resources["gpus"],
+        "memory": task.resources["memory_gib"] * GIB,
+        **task.resources["custom"],
+    }
+    group = placement_group(
+        [{name: amount for name, amount in bundle.items() if amount}] * task.workers, strategy="PACK"
+    )
     try:
         if not group.wait(GANG_WAIT_S):
             # Ray leaves such a group pending without a word.
             free = ray.available_resources()
-            raise StageError(f"{task.workers} workers with {bundle} could not be placed within {GANG_WAIT_S:.0f} s; free now: {free}")
+            raise StageError(
+                f"{task.workers} workers with {bundle} could not be placed within {GANG_WAIT_S:.0f} s; free now: {free}"
+            )
         options = {"num_cpus": task.resources["cpus"], "num_gpus": task.resources["gpus"], "max_restarts": 0}
         actors = [
-            ray.remote(_Worker).options(**options, scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)).remote()
+            ray.remote(_Worker)
+            .options(
+                **options,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+            )
+            .remote()
             for index in range(task.workers)
         ]
         places = ray.get([actor.where.remote() for actor in actors])
@@ -230,7 +279,9 @@ def launch_actors(task: Task, context: Context, function: Callable[..., Any], ar
             try:
                 replies.append(ray.get(ready[0]))
             except ray.exceptions.RayError as error:
-                raise StageError(f"worker {rank} of {task.workers} died: {str(error).strip().splitlines()[0]}") from error
+                raise StageError(
+                    f"worker {rank} of {task.workers} died: {str(error).strip().splitlines()[0]}"
+                ) from error
             if "error" in replies[-1]:
                 break
         return collect(replies)
