@@ -1,8 +1,8 @@
 """Random numbers by counter: the draw for a token depends on what it is for, not on what else is in the batch.
 
-Every completion has a 64-bit stream named by (seed, prompt, sample index); number ``i`` of the stream is a pure function
-of the name and ``i`` (SplitMix64, Steele, Lea and Flood 2014). So batches can be split, merged and compacted at will, and a
-run that is killed needs no generator state to go on.
+Every completion has a 64-bit stream named by (seed, prompt, sample index); number ``i`` of the stream is a pure
+function of the name and ``i`` (SplitMix64, Steele, Lea and Flood 2014). So batches can be split, merged and compacted
+at will, and a run that is killed needs no generator state to go on.
 """
 
 from __future__ import annotations

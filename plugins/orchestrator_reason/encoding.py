@@ -34,8 +34,8 @@ def encode_pair(tokenizer: Any, problem: Problem, end_token_id: int) -> tuple[li
 def require_clean_border(tokenizer: Any, problems: Sequence[Problem]) -> None:
     """Raise ``ValueError`` if a token would span prompt and answer, or if an answer does not survive encoding.
 
-    Training joins the pieces, generation starts from the prompt alone; where the tokenizer would merge across the border
-    the model would be asked to continue a text that it has never seen.
+    Training joins the pieces, generation starts from the prompt alone; where the tokenizer would merge across the
+    border the model would be asked to continue a text that it has never seen.
     """
     for problem in problems:
         prompt, answer = encode(tokenizer, problem.prompt), encode(tokenizer, problem.answer)

@@ -20,10 +20,10 @@ ROWS_AT_ONCE = 1024
 
 
 class TorchEngine:
-    """Generate with a transformers-like module; the same prompt, seed and sample index give the same draws in any batch.
+    """Generate with a transformers-like module; equal prompt, seed and sample index give equal draws in any batch.
 
-    ``usage`` counts since `load`: ``prompt_tokens`` (of every completion), ``cached_tokens`` (the part of them that was not
-    computed again because samples share one prefill), ``completion_tokens`` (end tokens included), ``calls`` (one a
+    ``usage`` counts since `load`: ``prompt_tokens`` (of every completion), ``cached_tokens`` (the part of them that was
+    not computed again because samples share one prefill), ``completion_tokens`` (end tokens included), ``calls`` (one a
     completion), and the seconds ``prefill_s`` and ``decode_s``.
     """
 
@@ -71,8 +71,9 @@ class TorchEngine:
     ) -> list[list[Completion]]:
         """Return ``samples`` completions for each prompt, in order; temperature 0 is greedy.
 
-        A completion's ids and log probabilities include the end token, its text does not. Equal prompts in one call draw
-        equal completions. Raises ``ValueError`` for an empty prompt, or where prompt and completion exceed the context.
+        A completion's ids and log probabilities include the end token, its text does not. Equal prompts in one call
+        draw equal completions. Raises ``ValueError`` for an empty prompt, or where prompt and completion exceed the
+        context.
         """
         if self.module is None:
             raise ValueError("the engine has no model; call load(path, format) first")

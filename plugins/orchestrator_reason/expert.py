@@ -1,8 +1,8 @@
 """Expert iteration: sample from the policy, keep what the verifier accepts, fine-tune on it, repeat.
 
-Anthony et al. 2017 (arXiv:1705.08439) with a verifier as the expert; as in rejection-sampling fine-tuning (arXiv:2308.01825)
-the kept samples are distinct, and only groups that are neither all right nor all wrong are kept: those are the problems at
-the edge of what the policy can do. It needs no advantage, no ratio and no reference model.
+Anthony et al. 2017 (arXiv:1705.08439) with a verifier as the expert; as in rejection-sampling fine-tuning
+(arXiv:2308.01825) the kept samples are distinct, and only groups that are neither all right nor all wrong are kept:
+those are the problems at the edge of what the policy can do. It needs no advantage, no ratio and no reference model.
 """
 
 from __future__ import annotations

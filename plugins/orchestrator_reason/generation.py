@@ -1,8 +1,8 @@
 """Sample continuations with a key-value cache: shared prefill, batch compaction, a log probability for every token.
 
-All samples of a prompt share one prefill; rows that have ended leave the batch, so a step costs what the living rows cost.
-Random numbers come from `orchestrator_reason.drawing`: a completion does not depend on its neighbours in the batch beyond the
-rounding of matrix products.
+All samples of a prompt share one prefill; rows that have ended leave the batch, so a step costs what the living rows
+cost. Random numbers come from `orchestrator_reason.drawing`: a completion does not depend on its neighbours in the
+batch beyond the rounding of matrix products.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Timing:
 def choose(logits: torch.Tensor, temperature: float, draws: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose a token in each row of ``logits`` [B, V]; return ids [B] and their log probabilities [B].
 
-    With ``draws`` (float64 [B] in [0, 1)) the choice inverts the distribution function at ``temperature``; without, it is
-    the most likely token, whose log probability is reported at temperature 1.
+    With ``draws`` (float64 [B] in [0, 1)) the choice inverts the distribution function at ``temperature``; without,
+    it is the most likely token, whose log probability is reported at temperature 1.
     """
     if draws is None:
         logprobs = torch.log_softmax(logits.float(), dim=-1)
@@ -84,8 +84,8 @@ def generate(
 ) -> list[list[Generated]]:
     """Continue every prompt ``samples`` times, until a stop token or ``max_new_tokens``.
 
-    ``streams`` is uint64 [len(prompts), samples], or None for greedy decoding; ``use_cache=False`` computes every step from
-    the first token again (the reference that the tests compare with).
+    ``streams`` is uint64 [len(prompts), samples], or None for greedy decoding; ``use_cache=False`` computes every
+    step from the first token again (the reference that the tests compare with).
     """
     timing = timing or Timing()
     generated = [[Generated() for _ in range(samples)] for _ in prompts]

@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from orchestrator_reason.likelihood import backward_response_loss
+from orchestrator_reason.settings import OptimizerSettings
 
 BETAS = (0.9, 0.95)
-
-
-class OptimizerSettings(Protocol):
-    """The fields that `SupervisedSettings` and `ExpertSettings` share."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def final_lr_share(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def clip_norm(self) -> float: ...
-    @property
-    def micro_batch(self) -> int | None: ...
 
 
 def learning_rate_at(step: int, total: int, settings: OptimizerSettings) -> float:
     """Return the rate of update ``step`` (from 0): linear warm-up, then cosine down to ``final_lr_share`` at ``total``.
 
-    The first update is already warmed: Adam's first step has the size of the rate whatever the gradient, and at the full
-    rate it can throw a trained policy away.
+    The first update is already warmed: Adam's first step has the size of the rate whatever the gradient, and at the
+    full rate it can throw a trained policy away.
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
@@ -59,7 +43,7 @@ class Learner:
         )
 
     def update(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, float]:
-        """Take one step on the mean response loss of ``pairs``; return ``loss``, ``grad_norm`` and ``learning_rate``."""
+        """Take one step on the mean response loss; return ``loss``, ``grad_norm`` and ``learning_rate``."""
         rate = learning_rate_at(self.updates, self.total_updates, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -1,9 +1,10 @@
 """Teacher-forced log probabilities of responses, and the supervised loss on them.
 
-A batch is rectangular: prompts padded on the left, responses padded on the right, so that the border between them is one
-column and the head is computed on response positions alone. Letters: B rows, P prompt columns, R response columns, V
-vocabulary. ``logits[:, t]`` predicts the token at ``t + 1``, so the R columns before the last give the response. Masks come
-from lengths, never from comparing ids with a pad token: where pad and end token are the same id, that would hide the end.
+A batch is rectangular: prompts padded on the left, responses padded on the right, so that the border between them is
+one column and the head is computed on response positions alone. Letters: B rows, P prompt columns, R response
+columns, V vocabulary. ``logits[:, t]`` predicts the token at ``t + 1``, so the R columns before the last give the
+response. Masks come from lengths, never from comparing ids with a pad token: where pad and end token are the same id,
+that would hide the end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Batch:
 
 
 def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int = 0, extra_pads: int = 0) -> Batch:
-    """Build a batch from (prompt ids, response ids); ``extra_pads`` adds columns on the left (results do not change)."""
+    """Build a batch from (prompt ids, response ids); ``extra_pads`` adds columns on the left, changing no result."""
     prompt_width = max(len(prompt) for prompt, _ in pairs) + extra_pads
     response_width = max(len(response) for _, response in pairs)
     input_ids = torch.full((len(pairs), prompt_width + response_width), pad_token_id, dtype=torch.int64)

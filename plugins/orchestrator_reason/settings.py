@@ -14,18 +14,31 @@ def _check_positive(settings: Any, *names: str) -> None:
         _require(getattr(settings, name) >= 1, name, getattr(settings, name), "at least 1")
 
 
-def _check_optimizer(settings: Any) -> None:
-    _require(settings.learning_rate > 0, "learning_rate", settings.learning_rate, "above 0")
-    _require(settings.warmup_steps >= 0, "warmup_steps", settings.warmup_steps, "at least 0")
-    _require(0 <= settings.final_lr_share <= 1, "final_lr_share", settings.final_lr_share, "between 0 and 1")
-    _require(settings.weight_decay >= 0, "weight_decay", settings.weight_decay, "at least 0")
-    _require(settings.clip_norm > 0, "clip_norm", settings.clip_norm, "above 0")
-    micro = settings.micro_batch
-    _require(micro is None or micro >= 1, "micro_batch", micro, "null or at least 1")
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """One AdamW run: warm-up, cosine to ``final_lr_share`` of the rate, clipping; ``micro_batch`` saves memory only."""
+
+    batch: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    final_lr_share: float = 0.1
+    clip_norm: float = 1.0
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        _require(0 <= self.final_lr_share <= 1, "final_lr_share", self.final_lr_share, "between 0 and 1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0")
+        micro = self.micro_batch
+        _require(micro is None or micro >= 1, "micro_batch", micro, "null or at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedSettings:
+class SupervisedSettings(OptimizerSettings):
     """Supervised fine-tuning on fresh demonstrations, ended when held-out greedy accuracy reaches ``stop_at``."""
 
     stop_at: float = 0.4
@@ -33,22 +46,19 @@ class SupervisedSettings:
     check_problems: int = 256
     max_steps: int = 400
     batch: int = 128
-    micro_batch: int | None = None
     learning_rate: float = 2e-3
     warmup_steps: int = 30
-    final_lr_share: float = 0.1
     weight_decay: float = 0.01
-    clip_norm: float = 1.0
     checkpoint_every: int = 20
 
     def __post_init__(self) -> None:
-        _check_positive(self, "check_every", "check_problems", "max_steps", "batch", "checkpoint_every")
+        super().__post_init__()
+        _check_positive(self, "check_every", "check_problems", "max_steps", "checkpoint_every")
         _require(0 < self.stop_at <= 1, "stop_at", self.stop_at, "above 0 and at most 1")
-        _check_optimizer(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertSettings:
+class ExpertSettings(OptimizerSettings):
     """Expert iteration: sample, keep what the verifier accepts, train on it, repeat."""
 
     rounds: int = 12
@@ -59,12 +69,9 @@ class ExpertSettings:
     buffer: int = 20_000
     updates: int = 2
     batch: int = 512
-    micro_batch: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     warmup_steps: int = 5
-    final_lr_share: float = 0.1
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
     check_every: int = 2
     check_problems: int = 256
     eval_problems: int = 512
@@ -72,10 +79,8 @@ class ExpertSettings:
     checkpoint_every: int = 2
 
     def __post_init__(self) -> None:
-        _check_positive(
-            self, "rounds", "prompts", "keep_per_prompt", "buffer", "updates", "batch", "check_every", "check_problems",
-            "eval_problems", "eval_samples", "checkpoint_every",
-        )
+        super().__post_init__()
+        _check_positive(self, "rounds", "prompts", "keep_per_prompt", "buffer", "updates", "checkpoint_every")
+        _check_positive(self, "check_every", "check_problems", "eval_problems", "eval_samples")
         _require(self.samples >= 2, "samples", self.samples, "at least 2, or no group could be mixed")
         _require(self.temperature > 0, "temperature", self.temperature, "above 0, or all samples would be equal")
-        _check_optimizer(self)

@@ -55,7 +55,9 @@ class SortTask:
         share = 1 / HELDOUT_ONE_IN if split == "heldout" else 1 - 1 / HELDOUT_ONE_IN
         limit = int(0.5 * share * 10**self.digits)
         if not 0 <= count <= limit:
-            raise ValueError(f"count is {count}; {self.name} gives 0 to {limit} {split} problems: ask for fewer or use more digits")
+            raise ValueError(
+                f"count is {count}; {self.name} gives 0 to {limit} {split} problems: ask for fewer or use more digits"
+            )
         stream = random.Random(f"{self.name}/{split}/{seed}")
         drawn: dict[str, Problem] = {}
         while len(drawn) < count:
@@ -67,7 +69,8 @@ class SortTask:
     def problem(self, prompt: str) -> Problem:
         """Build the problem of a prompt such as ``"9024:"``."""
         digits = prompt[:-1]
-        return Problem(id=f"{self.name}/{digits}", prompt=prompt, answer="".join(sorted(digits)), complexity=self.digits)
+        answer = "".join(sorted(digits))
+        return Problem(id=f"{self.name}/{digits}", prompt=prompt, answer=answer, complexity=self.digits)
 
     def verify(self, problem: Problem, answer: str) -> float:
         """Return 1.0 if the answer is exactly the sorted digits of the prompt, else 0.0."""

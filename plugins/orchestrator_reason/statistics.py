@@ -10,7 +10,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson(successes: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Return Wilson's score interval for a proportion (Wilson 1927, eq. 4); ``(0, 1)`` where there is no observation."""
+    """Return Wilson's score interval for a proportion (Wilson 1927); ``(0, 1)`` without observations."""
     if not 0 <= successes <= total:
         raise ValueError(f"successes is {successes} of {total}; it must be between 0 and the total")
     if total == 0:
@@ -28,7 +28,9 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     Chen et al. 2021 (arXiv:2107.03374), eq. 1.
     """
     if not (0 <= correct <= samples and 1 <= k <= samples):
-        raise ValueError(f"samples {samples}, correct {correct}, k {k}: need 0 <= correct <= samples and 1 <= k <= samples")
+        raise ValueError(
+            f"samples {samples}, correct {correct}, k {k}: need 0 <= correct <= samples and 1 <= k <= samples"
+        )
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 

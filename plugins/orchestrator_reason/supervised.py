@@ -1,7 +1,8 @@
 """Supervised fine-tuning on fresh demonstrations, ended where reinforcement has the most to work with.
 
-Every step draws new problems, so nothing is seen twice and held-out accuracy measures the rule, not memory. Training stops
-at a greedy accuracy of ``stop_at``: a policy that is always right or always wrong gives groups without a signal.
+Every step draws new problems, so nothing is seen twice and held-out accuracy measures the rule, not memory. Training
+stops at a greedy accuracy of ``stop_at``: a policy that is always right or always wrong gives groups without a
+signal.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ Report = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedResult:
-    """``curve`` has one row a step (``step``, ``loss``, ``grad_norm``, ``learning_rate``, at checks ``greedy_accuracy``).
+    """What a run of `fine_tune` did; ``curve`` has one row a step.
 
-    ``stopped`` tells whether ``stop_at`` was reached; ``tokens`` counts prompt and response tokens trained on,
-    ``generated_tokens`` those of the checks; ``seconds`` adds up over interruptions.
+    A row holds ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and, at checks, ``greedy_accuracy``. ``stopped`` tells
+    whether ``stop_at`` was reached; ``tokens`` counts prompt and response tokens trained on, ``generated_tokens`` those of
+    the checks; ``seconds`` adds up over interruptions.
     """
 
     curve: list[dict[str, float]]
@@ -52,8 +54,9 @@ def fine_tune(
 ) -> SupervisedResult:
     """Train ``module`` in place until held-out greedy accuracy reaches ``stop_at``, or for ``max_steps``.
 
-    With ``folder`` the state is saved there every ``checkpoint_every`` steps and an earlier state is taken up: a run that
-    was killed ends with the weights of one that was not. ``report`` is called after each step and may raise to end.
+    With ``folder`` the state is saved there every ``checkpoint_every`` steps and an earlier state is taken up: a run
+    that was killed ends with the weights of one that was not. ``report`` is called after each step and may raise to
+    end.
     """
     end_token = end_token_ids(module.config)[0]
     engine = TorchEngine().use(module, tokenizer)

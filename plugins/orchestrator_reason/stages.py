@@ -1,0 +1,133 @@
+"""The stages of the reason family: thin adapters over `supervised` and `expert`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from orchestrator_storage import Model
+
+from orchestrator import Context, Ref, stage
+from orchestrator_reason.settings import ExpertSettings, SupervisedSettings
+
+FLOP_SOURCE = "6 a parameter and trained token, 2 a parameter and sampled token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(SupervisedSettings):
+    """What a stage `reason.sft` may set in a recipe."""
+
+    task: Annotated[str, Ref("task")] = "sort12"
+    eval_problems: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval_problems < 1:
+            raise ValueError(f"eval_problems is {self.eval_problems}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertIterationConfig(ExpertSettings):
+    """What a stage `reason.expert_iteration` may set in a recipe."""
+
+    task: Annotated[str, Ref("task")] = "sort12"
+
+
+@stage("reason.sft", version="1", seeded=True)
+def sft(ctx: Context, config: SFTConfig, model: Model) -> Model:
+    """Fine-tune a model on fresh demonstrations of a task until its held-out greedy accuracy reaches `stop_at`."""
+    from orchestrator_reason.curves import supervised_figure
+    from orchestrator_reason.drawing import stream
+    from orchestrator_reason.measure import greedy_accuracy
+    from orchestrator_reason.supervised import fine_tune
+
+    task = ctx.component("task", config.task)
+    module, tokenizer, engine = _load(ctx, model)
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        ctx.check_cancelled()
+        ctx.log_metrics(metrics, step)
+        ctx.progress(step, config.max_steps, "step")
+
+    result = fine_tune(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
+    problems = task.problems("heldout", config.eval_problems, stream("sft/eval", ctx.seed))
+    accuracy = greedy_accuracy(engine, task, problems)
+    ctx.progress(config.max_steps, config.max_steps, "step")
+    ctx.log_metrics(
+        _named("greedy_accuracy", accuracy)
+        | {"steps": result.steps, "stopped": float(result.stopped), "loss": result.curve[-1]["loss"], "n": accuracy.n}
+    )
+    ctx.log_figure("learning_curve", supervised_figure(result.curve, config.stop_at))
+    return _finish(ctx, model, module, result, seconds_name="sft_s")
+
+
+@stage("reason.expert_iteration", version="1", cites=["arXiv:1705.08439", "arXiv:2308.01825"], seeded=True)
+def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model) -> Model:
+    """Improve a model by sampling, keeping what the verifier accepts, and fine-tuning on it, round by round."""
+    from orchestrator_reason.curves import attempts_figure, expert_figure
+    from orchestrator_reason.drawing import stream
+    from orchestrator_reason.expert import improve
+    from orchestrator_reason.measure import greedy_accuracy, sampled_accuracy
+
+    task = ctx.component("task", config.task)
+    module, tokenizer, engine = _load(ctx, model)
+    problems = task.problems("heldout", config.eval_problems, stream("expert/eval", ctx.seed))
+    sample_seed = stream("expert/eval/samples", ctx.seed)
+
+    def measure() -> tuple[Any, dict[str, float]]:
+        sampled = sampled_accuracy(engine, task, problems, samples=config.eval_samples, seed=sample_seed)
+        return greedy_accuracy(engine, task, problems), sampled
+
+    def report(index: int, metrics: dict[str, float]) -> None:
+        ctx.check_cancelled()
+        ctx.log_metrics(metrics, index)
+        ctx.progress(index, config.rounds, "round")
+
+    before, sampled_before = measure()
+    result = improve(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
+    after, sampled_after = measure()
+    metrics = _named("greedy_accuracy_before", before) | _named("greedy_accuracy_after", after) | {"n": after.n}
+    metrics |= {f"{name}_before": value for name, value in sampled_before.items()}
+    metrics |= {f"{name}_after": value for name, value in sampled_after.items()}
+    ctx.log_metrics(metrics)
+    ctx.log_figure("learning_curve", expert_figure(result.curve, before.value))
+    ctx.log_figure("pass_at_k", attempts_figure(_by_attempts(sampled_before), _by_attempts(sampled_after)))
+    ctx.fact("verified", result.verified, "1", "counted", phase="rl")
+    return _finish(ctx, model, module, result, seconds_name="rl_s")
+
+
+def _load(ctx: Context, model: Model) -> tuple[Any, Any, Any]:
+    """Return the module, its tokenizer, and an engine that generates from the module as it is trained."""
+    from tokenizers import Tokenizer
+
+    from orchestrator_reason.engine import TorchEngine
+
+    module = ctx.component("model_loader", model.format).load(model.path).requires_grad_(True)
+    tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
+    return module, tokenizer, TorchEngine().use(module, tokenizer)
+
+
+def _named(name: str, accuracy: Any) -> dict[str, float]:
+    return {name: accuracy.value, f"{name}_low": accuracy.low, f"{name}_high": accuracy.high}
+
+
+def _by_attempts(sampled: dict[str, float]) -> dict[int, float]:
+    """Return k -> pass@k; one attempt is the mean."""
+    return {1 if name == "mean_at_1" else int(name.rpartition("_")[2]): value for name, value in sampled.items()}
+
+
+def _finish(ctx: Context, model: Model, module: Any, result: Any, *, seconds_name: str) -> Model:
+    """Write the trained model and record what it is and what it took."""
+    from orchestrator_reason.export import write_dense
+
+    made = ctx.new(Model, format="dense")
+    size = write_dense(module, model.path, made.path)
+    phase = seconds_name.removesuffix("_s")
+    flop = size.parameters * (6.0 * result.tokens + 2.0 * result.generated_tokens)
+    ctx.fact(seconds_name, result.seconds, "s", "measured", phase=phase)
+    ctx.fact("train_tokens", result.tokens, "token", "counted", phase=phase)
+    ctx.fact("generated_tokens", result.generated_tokens, "token", "counted", phase=phase)
+    ctx.fact("flop", flop, "flop", "counted", phase=phase, source=FLOP_SOURCE)
+    ctx.fact("parameters", size.parameters, "1", "counted")
+    ctx.fact("nonzero", size.nonzero, "1", "counted")
+    ctx.fact("stored_bytes", size.stored_bytes, "byte", "counted")
+    ctx.fact("bits_per_parameter", size.bits_per_parameter, "bit", "counted")
+    return made
