@@ -124,12 +124,13 @@ def improve(
         for update in range(settings.updates if buffer else 0):
             batch = _draw(buffer, settings.batch, stream("expert/batch", seed, index, update))
             metrics |= learner.update(batch)
-        if (index + 1) % settings.check_every == 0 or index + 1 == settings.rounds:
+        checked = (index + 1) % settings.check_every == 0 or index + 1 == settings.rounds
+        if checked:
             metrics["greedy_accuracy"] = greedy_accuracy(engine, task, checks).value
         counted["generated"] += int(engine.usage["completion_tokens"] - before["completion_tokens"])
         counted["verified"] += int(engine.usage["calls"] - before["calls"])
         curve.append({"step": index + 1, **metrics})
-        if folder is not None and ((index + 1) % settings.checkpoint_every == 0 or index + 1 == settings.rounds):
+        if folder is not None and checked:
             seconds = time.perf_counter() - started
             state = {"learner": learner.state(), "curve": curve, "seconds": seconds, "round": index + 1}
             save_state(folder, learner.tensors(), state | {"counted": counted, "buffer": buffer})

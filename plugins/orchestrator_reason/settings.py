@@ -49,11 +49,10 @@ class SupervisedSettings(OptimizerSettings):
     learning_rate: float = 2e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01
-    checkpoint_every: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "check_every", "check_problems", "max_steps", "checkpoint_every")
+        _check_positive(self, "check_every", "check_problems", "max_steps")
         _require(0 < self.stop_at <= 1, "stop_at", self.stop_at, "above 0 and at most 1")
 
 
@@ -76,11 +75,10 @@ class ExpertSettings(OptimizerSettings):
     check_problems: int = 256
     eval_problems: int = 512
     eval_samples: int = 8
-    checkpoint_every: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "rounds", "prompts", "keep_per_prompt", "buffer", "updates", "checkpoint_every")
+        _check_positive(self, "rounds", "prompts", "keep_per_prompt", "buffer", "updates")
         _check_positive(self, "check_every", "check_problems", "eval_problems", "eval_samples")
         _require(self.samples >= 2, "samples", self.samples, "at least 2, or no group could be mixed")
         _require(self.temperature > 0, "temperature", self.temperature, "above 0, or all samples would be equal")

@@ -29,9 +29,9 @@ Report = Callable[[int, dict[str, float]], None]
 class SupervisedResult:
     """What a run of `fine_tune` did; ``curve`` has one row a step.
 
-    A row holds ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and, at checks, ``greedy_accuracy``. ``stopped`` tells
-    whether ``stop_at`` was reached; ``tokens`` counts prompt and response tokens trained on, ``generated_tokens`` those of
-    the checks; ``seconds`` adds up over interruptions.
+    A row holds ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and, at checks, ``greedy_accuracy``. ``stopped``
+    tells whether ``stop_at`` was reached; ``tokens`` counts prompt and response tokens trained on, ``generated_tokens``
+    those of the checks; ``seconds`` adds up over interruptions.
     """
 
     curve: list[dict[str, float]]
@@ -54,7 +54,7 @@ def fine_tune(
 ) -> SupervisedResult:
     """Train ``module`` in place until held-out greedy accuracy reaches ``stop_at``, or for ``max_steps``.
 
-    With ``folder`` the state is saved there every ``checkpoint_every`` steps and an earlier state is taken up: a run
+    With ``folder`` the state is saved there at every check and an earlier state is taken up: a run
     that was killed ends with the weights of one that was not. ``report`` is called after each step and may raise to
     end.
     """
@@ -75,13 +75,14 @@ def fine_tune(
         problems = task.problems("train", settings.batch, stream("sft/step", seed, learner.updates))
         metrics = learner.update([encode_pair(tokenizer, problem, end_token) for problem in problems])
         step = learner.updates
-        if step % settings.check_every == 0 or step == settings.max_steps:
+        checked = step % settings.check_every == 0 or step == settings.max_steps
+        if checked:
             before = engine.usage["completion_tokens"]
             metrics["greedy_accuracy"] = greedy_accuracy(engine, task, checks).value
             generated += int(engine.usage["completion_tokens"] - before)
             stopped = metrics["greedy_accuracy"] >= settings.stop_at
         curve.append({"step": step, **metrics})
-        if folder is not None and (stopped or step % settings.checkpoint_every == 0):
+        if folder is not None and checked:
             seconds = time.perf_counter() - started
             state = {"learner": learner.state(), "curve": curve, "seconds": seconds, "generated": generated}
             save_state(folder, learner.tensors(), state | {"stopped": stopped})
