@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def ids_of(groups: list[list[Completion]]) -> list[list[list[int]]]:
 
 
 def test_text_ids_and_reasons_agree(new_module: NewModule, tokenizer: Tokenizer) -> None:
-    """The text is the ids without a last stop token; `stop` means that there is one, `length` that the limit was met."""
+    """The text leaves a last stop token out; `stop` means that there is one, `length` that the limit was met."""
     reasons = set()
     for one in (one for group in sampled(TorchEngine().use(new_module(), tokenizer), PROMPTS) for one in group):
         ended = one.token_ids[-1] % 9 == 0
@@ -102,16 +103,10 @@ def test_bad_requests_say_what_is_wrong(new_module: NewModule, tokenizer: Tokeni
 
 def test_end_tokens_come_from_the_config() -> None:
     """One id or several; none is an error that says where to set it."""
-
-    class Config:
-        eos_token_id: Any = [3, 4]
-
-    assert end_token_ids(Config) == [3, 4]
-    Config.eos_token_id = 5
-    assert end_token_ids(Config) == [5]
-    Config.eos_token_id = None
+    assert end_token_ids(SimpleNamespace(eos_token_id=[3, 4])) == [3, 4]
+    assert end_token_ids(SimpleNamespace(eos_token_id=5)) == [5]
     with pytest.raises(ValueError, match=r"config\.json"):
-        end_token_ids(Config)
+        end_token_ids(SimpleNamespace(eos_token_id=None))
 
 
 class Scripted:

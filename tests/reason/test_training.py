@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ EXPERT = ExpertSettings(
 )
 
 
-class Killed(RuntimeError):
+class KilledError(RuntimeError):
     """Stands for the process that dies."""
 
 
@@ -53,7 +54,7 @@ def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[7] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert rates[11] == pytest.approx(0.1)
-    assert all(one > other for one, other in zip(rates[3:], rates[4:], strict=False))
+    assert all(one > other for one, other in pairwise(rates[3:]))
 
 
 def test_one_update_equals_adamw_written_out(new_module: NewModule) -> None:
@@ -96,11 +97,11 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(
 
     def die(step: int, _metrics: dict[str, float]) -> None:
         if step == kill_at:
-            raise Killed
+            raise KilledError
 
     whole, first, second = new_module(), new_module(), new_module()
     expected = fine_tune(whole, tokenizer, TASK, SFT, seed=3)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fine_tune(first, tokenizer, TASK, SFT, seed=3, folder=tmp_path, report=die)
     resumed = fine_tune(second, tokenizer, TASK, SFT, seed=3, folder=tmp_path)
 
@@ -124,7 +125,7 @@ def test_interrupted_expert_iteration_ends_with_the_same_weights(
 
     def die(index: int, _metrics: dict[str, float]) -> None:
         if index == kill_at:
-            raise Killed
+            raise KilledError
 
     task = Generous(SortConfig(digits=4))
     task.max_new_tokens = 40
@@ -133,7 +134,7 @@ def test_interrupted_expert_iteration_ends_with_the_same_weights(
     for module in (whole, first, second):
         module.config.eos_token_id = stops
     expected = improve(whole, tokenizer, task, EXPERT, seed=3)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         improve(first, tokenizer, task, EXPERT, seed=3, folder=tmp_path, report=die)
     resumed = improve(second, tokenizer, task, EXPERT, seed=3, folder=tmp_path)
 
@@ -216,7 +217,7 @@ def test_selection_keeps_distinct_correct_samples_of_mixed_groups(tokenizer: Tok
     groups = [
         [completion(problems[0], right=True)] * 3,
         [completion(problems[1], right=False)] * 3,
-        [completion(problems[2], right=True), completion(problems[2], right=True), completion(problems[2], right=False)],
+        [completion(problems[2], right=right) for right in (True, True, False)],
         [completion(problems[3], right=True, tag=tag) for tag in (5, 6, 7)]
         + [completion(problems[3], right=True, reason="length")],
     ]
