@@ -8,20 +8,19 @@ thread has a last try, and what is missing then is completed by ``replay`` or by
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from orchestrator.events import Event, RunStarted
 from orchestrator.home import Home, RunInfo
-from orchestrator.observers.dead_runs import close_dead_runs, driver_is_dead
 from orchestrator.observers.mlflow_store import prepare_environment
 from orchestrator.observers.mlflow_writer import Writer, open_markers
-
-__all__ = ["MLflowObserver", "close_dead_runs", "replay"]
 
 #: Metrics are gathered this long before they are written together.
 GATHER_S = 1.0
@@ -78,6 +77,7 @@ class MLflowObserver:
                     if not tries and not helped:
                         helped = complete_dead_runs(self._run.home, self._run.tracking_uri) is not None
                     if closing:
+                        self._attach_report()
                         break
                     self._closing.wait(RETRY_S[min(tries, len(RETRY_S)) - 1] if tries else GATHER_S)
         except Exception as error:
@@ -98,6 +98,10 @@ class MLflowObserver:
         self._writer, self._offset, self._trouble = writer, writer.offset, ""
         return True
 
+    def _attach_report(self) -> None:
+        if self._writer is not None:
+            self._writer.add_report(self._run.path / "report.html")
+
 
 def replay(run_path: Path) -> bool:
     """Complete the tracking of a run from its journal; return whether its end is written. Twice is the same as once.
@@ -108,7 +112,7 @@ def replay(run_path: Path) -> bool:
     with FileLock(run_path / "tracking.lock", timeout=0):
         writer = Writer(run_path, home, home.tracking_uri)
         writer.sync()
-        if not writer.complete and driver_is_dead(run_path):
+        if not writer.complete and _driver_is_dead(run_path):
             writer.finish("killed")
         return writer.complete
 
@@ -120,13 +124,36 @@ def complete_dead_runs(home: Home, tracking_uri: str) -> list[str]:
     """
     completed = []
     for path, marker in open_markers(home):
-        if marker.tracking_uri != tracking_uri or not driver_is_dead(path):
+        if marker.tracking_uri != tracking_uri or not _driver_is_dead(path):
             continue
-        try:
-            if replay(path):
-                completed.append(path.name)
-        except Timeout:
-            continue  # another process is at it
-        except Exception as error:
-            _logger.warning("the tracking of run %s is still incomplete: %s", path.name, error)
+        if _replay_quietly(path):
+            completed.append(path.name)
     return completed
+
+
+def kill_tracked_runs(home: Home, run_paths: Iterable[Path]) -> None:
+    """Close the MLflow runs of runs whose driver was killed; those that cannot be reached now stay for later."""
+    for path, _ in open_markers(home):
+        if path in set(run_paths):
+            _replay_quietly(path)
+
+
+def _replay_quietly(run_path: Path) -> bool:
+    try:
+        return replay(run_path)
+    except Timeout:
+        return False  # another process is at it
+    except Exception as error:
+        _logger.warning("the tracking of run %s is still incomplete: %s", run_path.name, error)
+        return False
+
+
+def _driver_is_dead(run_path: Path) -> bool:
+    """Tell whether the process that drove a run is gone for certain; one on another host counts as alive."""
+    from orchestrator_storage import Holder
+
+    try:
+        driver = json.loads((run_path / "run.json").read_text()).get("driver")
+    except (OSError, ValueError):
+        return False
+    return bool(driver) and Holder.from_json(driver).alive() is False
