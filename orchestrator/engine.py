@@ -85,6 +85,7 @@ class Engine:
         self._cancel_requested = False
         self._followed: dict[str, int] = {}
         self._follow_stop = threading.Event()
+        self._drain_lock = threading.Lock()
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         (folder / "stages").mkdir(parents=True, exist_ok=True)
 
@@ -101,7 +102,6 @@ class Engine:
                 self._start_ready()
                 for spec, outcome in self.executor.poll(POLL_S):
                     self._take_outcome(self.executions[spec], outcome)
-                self._watch_running()
                 if not self._running():
                     self._rest()
         finally:
@@ -149,9 +149,11 @@ class Engine:
             one.payload = key_payload(one.node, self.manifests)
             one.key = digest(one.payload)
         if spec not in self.force:
-            manifest = self._planned.get(spec) or self.store.lookup(one.key)
+            manifest = self._planned.get(spec)
+            if manifest is None or manifest.key != one.key:
+                manifest = self.store.lookup(one.key)
             self._note_problems()
-            if manifest is not None and manifest.key == one.key:
+            if manifest is not None:
                 self._finish(one, "cached", manifest)
                 return
         if any(other.key == one.key and other.status == "running" for other in self.executions.values()):
@@ -204,7 +206,7 @@ class Engine:
             },
             replace=spec in self.force,
             driver=self.holder.to_json(),
-            environment={"ORCHESTRATOR_KERNELS": json.dumps(node.kernels, sort_keys=True)} if node.kernels else {},
+            environment={"ORCHESTRATOR_KERNELS": json.dumps(node.kernels, sort_keys=True)},
             record={
                 **self.record,
                 "label": node.label,
@@ -342,8 +344,6 @@ class Engine:
         for path in list(self._followed):
             with self._drain_lock:
                 self._drain_file(path)
-
-    _drain_lock = threading.Lock()
 
     def _drain_file(self, path: str) -> None:
         file = Path(path)

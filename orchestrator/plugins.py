@@ -47,7 +47,7 @@ class Registry:
     stages: dict[str, StageSpec] = field(default_factory=dict)
     components: dict[tuple[str, str], Component] = field(default_factory=dict)
     kinds: dict[str, type] = field(default_factory=lambda: dict(KINDS))
-    types: dict[str, type[storage.Artifact]] = field(default_factory=lambda: dict(storage.ARTIFACT_TYPES))
+    types: dict[str, type[storage.Artifact]] = field(default_factory=lambda: dict(storage.BUILTIN_TYPES))
     recipe_paths: list[Path] = field(default_factory=list)
     plugins: list[PluginRecord] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)

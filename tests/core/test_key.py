@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -62,7 +64,9 @@ def test_int_and_float_are_different_settings() -> None:
 def test_golden_key() -> None:
     """The key of a fixed payload never changes between versions: it would recompute every result of every user."""
     payload = {"schema": 1, "stage": "x", "config": encode(Config()), "inputs": {"model": "ab" * 32}, "ratio": 0.1, "text": "é"}
-    assert digest(payload) == "c0ffee"  # replaced below by the recorded golden value
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert digest(payload) == hashlib.sha256(text.encode()).hexdigest()
+    assert digest(payload) == "c7aed1dcdf3f5251bdf6a4cd368d46a28f02bda19023cfa67abf7ce4dde12e67"
 
 
 plain = st.recursive(
