@@ -69,12 +69,7 @@ def write_checkpoint(
     CheckpointError where the source is not a dense safetensors checkpoint that holds those layers.
     """
     destination.mkdir(parents=True, exist_ok=True)
-    config = read_json(source / "config.json")
-    if config.get("quantization_config"):
-        raise CheckpointError(
-            f"{source.name} is quantized already (quantization_config in config.json); compress the dense model it "
-            "came from"
-        )
+    config = dense_config(source)
     dense = read_tensors(source)
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -93,6 +88,17 @@ def write_checkpoint(
     (destination / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _copy_companions(source, destination)
     return _size(destination / WEIGHTS_FILE, dense, weights)
+
+
+def dense_config(source: Path) -> dict[str, Any]:
+    """Return config.json of a dense checkpoint; raises CheckpointError where it is missing or says quantized."""
+    config = read_json(source / "config.json")
+    if config.get("quantization_config"):
+        raise CheckpointError(
+            f"{source.name} is quantized already (quantization_config in config.json); compress the dense model it "
+            "came from"
+        )
+    return config
 
 
 def packed_tensors(name: str, weight: QuantizedWeight) -> dict[str, Tensor]:
