@@ -14,11 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def token_windows(stream: np.ndarray, sequences: int, length: int) -> Tensor:
-    """Cut up to `sequences` disjoint windows of `length` tokens from a stream [n], evenly spread; int64 [sequences,
-    length].
+    """Cut up to `sequences` disjoint windows of `length` tokens from a stream [n], evenly spread.
 
-    A stream too short for that many gives as many as it holds, with a warning. Raises CalibrationError where it
-    holds none.
+    The result is int64 [sequences, length]. A stream too short for that many gives as many as it holds, with a
+    warning. Raises CalibrationError where it holds none.
     """
     available = len(stream) // length
     if available == 0:

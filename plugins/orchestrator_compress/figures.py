@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 
 def error_by_layer(layers: pa.Table, title: str) -> Figure:
-    """Draw each kind of layer as a line over the blocks: relative output error, or relative weight error without
-    tokens.
-    """
+    """Draw each kind of layer as a line over blocks: relative output error, or weight error without tokens."""
     rows = layers.to_pylist()
     measured = all(row["relative_dense"] is not None for row in rows)
     column, label = (
