@@ -109,7 +109,7 @@ def compress_model(
                     on_layer(len(records), len(chosen), record)
         # The block changes only now: until its last input is collected, its layers see each other's dense outputs.
         for name, linear in linears.items():
-            linear.weight.data = weights[name].dequantize(linear.weight.dtype)
+            linear.weight.data = weights[name].dequantize(linear.weight.dtype).to(linear.weight.device)
         if streams is not None:
             streams.own = streams.calls.run(block, index, streams.own)
     place = {name: number for number, name in enumerate(chosen)}

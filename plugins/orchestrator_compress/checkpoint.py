@@ -105,12 +105,12 @@ def packed_tensors(name: str, weight: QuantizedWeight) -> dict[str, Tensor]:
     """Return the tensors that store one layer, by their names in the checkpoint."""
     bits = weight.grid.bits
     tensors = {
-        f"{name}.weight_packed": torch.from_numpy(pack_rows(weight.codes.numpy(), bits)),
-        f"{name}.weight_scale": weight.scales,
+        f"{name}.weight_packed": torch.from_numpy(pack_rows(weight.codes.cpu().numpy(), bits)),
+        f"{name}.weight_scale": weight.scales.cpu(),
         f"{name}.weight_shape": torch.tensor(weight.codes.shape, dtype=torch.int64),
     }
     if weight.zeros is not None:
-        zeros = pack_rows(np.ascontiguousarray(weight.zeros.numpy().T), bits)
+        zeros = pack_rows(np.ascontiguousarray(weight.zeros.cpu().numpy().T), bits)
         tensors[f"{name}.weight_zero_point"] = torch.from_numpy(np.ascontiguousarray(zeros.T))
     return tensors
 
