@@ -1,0 +1,104 @@
+"""What a ledger says in words: the headline rows, the three numbers, the claim that may be made, and every assumption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator_evaluate.columns import UNITS
+from orchestrator_evaluate.ledger import Variant
+from orchestrator_evaluate.product import Product
+from orchestrator_evaluate.scopes import Conditions
+
+
+def headline(variants: Sequence[Variant], metric: str) -> list[dict[str, Any]]:
+    """Return one small row per variant: accuracy with its interval, cost with unit, and the basis of the cost."""
+    made = []
+    for variant in variants:
+        cost = variant.figure(metric)
+        made.append(
+            {
+                "variant": variant.name,
+                "scope": variant.scope,
+                "accuracy": variant.figure("value").value,
+                "low": variant.figure("low").value,
+                "high": variant.figure("high").value,
+                "matched": variant.matched,
+                "cost": cost.value,
+                "cost_text": _cost_text(variant, metric),
+                "unit": UNITS[metric],
+                "basis": cost.basis,
+            }
+        )
+    return made
+
+
+def _cost_text(variant: Variant, metric: str) -> str:
+    """Write a cost, as a bound where nothing was solved."""
+    cost = variant.figure(metric).value
+    if cost is not None:
+        return f"{cost:.3g}"
+    bounded = variant.solved_cost is not None and variant.solved_cost.value is None
+    return variant.solved_cost.text() if bounded and variant.solved_cost is not None else "not available"
+
+
+def three_numbers(here: Product, target: Product | None) -> dict[str, float]:
+    """Return the headline: measured here, modelled at target, and the excluded factor of the wider scope."""
+    widest = target or here
+    return {
+        "measured_here": here.value,
+        "modelled_at_target": 1.0 if target is None else target.value,
+        "excluded": widest.excluded,
+    }
+
+
+def claim(here: Product, target: Product | None, hardware: Any) -> str:
+    """Return the only sentence that the ledger lets one say."""
+    if target is None:
+        return f"{_lower(here)} here, measured, at matched quality, under the assumptions listed"
+    what = {"usd_per_solved_at_volume": "USD per solved at volume", "usd_per_solved": "USD per solved"}.get(target.metric, target.metric)
+    if target.value <= 1:
+        return f"no counted rung lowers the modelled {what} at {hardware.name}; {here.value:.3g} x is measured here"
+    return (
+        f"{target.value:.3g} x lower modelled {what} at {hardware.name}, of which {here.value:.3g} x is measured here, "
+        "at matched quality, under the assumptions listed"
+    )
+
+
+def _lower(product: Product) -> str:
+    return f"{product.value:.3g} x lower {product.metric}" if product.value > 1 else f"no lower {product.metric}"
+
+
+def assumptions(hardware: Any, conditions: Conditions, margin: float, variants: Sequence[Variant]) -> list[str]:
+    """Return every price, efficiency and condition that the figures rest on, and what is left out."""
+    if conditions.mode == "own":
+        price = f"own: device {conditions.device_capex_usd or hardware.device_capex_usd:g} USD plus the network, over {hardware.life_h:g} h at {hardware.utilization:g}"
+    elif conditions.usd_per_device_hour is not None:
+        price = f"rent: {conditions.usd_per_device_hour:g} USD per device-hour, set by the recipe; the network is inside"
+    else:
+        price = (
+            f"rent: {hardware.usd_per_device_hour:g} USD per device-hour of {hardware.price_date} ({hardware.price_source}); "
+            "the network is inside"
+        )
+    context = "the mean length of the variant's calls" if conditions.context is None else f"{conditions.context:g} tokens"
+    lines = [
+        f"target {hardware.name}: {hardware.devices} x {hardware.accelerator}; {hardware.basis}: {hardware.source}",
+        price,
+        f"here: {conditions.cpu_usd_per_hour:g} USD per hour of this machine, assumed; the verifier's CPU seconds cost the same in both scopes",
+        f"efficiencies at target, assumed: {hardware.eff_compute:g} of peak flop/s, {hardware.eff_memory:g} of memory bandwidth, "
+        f"{conditions.launch_s:g} s of launch per forward pass",
+        f"serving: batch {conditions.batch}, context {context}, one device a replica, utilization {conditions.utilization:g}; "
+        f"a cached prompt token costs {conditions.cached_price_ratio:g} of a computed one",
+        f"training at target: {conditions.train_steps:,} simulated steps; one-off costs are spread over {conditions.volume:,.0f} solved problems",
+        f"matched quality: paired lower bound of the accuracy difference above -{margin:g}, 95 % bootstrap over problems",
+        "compression at target is not modelled and left out; fine-tuning there is its counted flop on one device",
+        "intervals cover the choice of problems, not the noise of timing",
+    ]
+    if any(variant.figure("decode_tokens_per_s").basis == "assumed" for variant in variants):
+        lines.append(
+            "compressed weights are taken to be read at their stored bytes; no kernel was timed to do so, hence their costs at "
+            "target are assumed and enter no product"
+        )
+    if conditions.weights_read == "dense":
+        lines.append("compressed weights are read as dense bf16 at target, because no kernel was timed to skip bytes")
+    return lines
