@@ -59,7 +59,9 @@ def vote(texts: Sequence[str], mean_logprobs: Sequence[float]) -> int:
     the one drawn first. The order of the samples matters for nothing else.
     """
     if not texts or len(texts) != len(mean_logprobs):
-        raise ValueError(f"{len(texts)} texts and {len(mean_logprobs)} log probabilities: a vote needs one of each per sample")
+        raise ValueError(
+            f"{len(texts)} texts and {len(mean_logprobs)} log probabilities: a vote needs one of each per sample"
+        )
     ballots: defaultdict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(texts):
         ballots[text].append(index)
@@ -142,7 +144,7 @@ def evaluate_engine(
     max_new_tokens: int,
     seed: int,
     batch: int,
-    after_batch: Callable[[int, int], None] = lambda done, total: None,
+    after_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Outcome], Measured]:
     """Generate for every problem with a loaded engine, judge, and count.
 
@@ -176,10 +178,9 @@ def evaluate_engine(
         }
         for row, (problem, verdict) in enumerate(zip(group, verdicts, strict=True)):
             counts = {name: values[row] for name, values in shares.items()}
-            outcomes.append(
-                Outcome(problem_id=problem.id, complexity=problem.complexity, judged=verdict, **counts)
-            )
-        after_batch(start + len(group), len(problems))
+            outcomes.append(Outcome(problem_id=problem.id, complexity=problem.complexity, judged=verdict, **counts))
+        if after_batch is not None:
+            after_batch(start + len(group), len(problems))
     used = {name: engine.usage.get(name, 0) - start_usage.get(name, 0) for name in (*COUNTERS, "prefill_s", "decode_s")}
     return outcomes, Measured(
         counts={name: round(used[name]) for name in COUNTERS},

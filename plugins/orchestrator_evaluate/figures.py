@@ -25,13 +25,22 @@ def pareto(variants: Sequence[Variant], metric: str = "usd_per_solved") -> Any:
         panels = figure.subplots(1, len(scopes), sharey=True, squeeze=False)[0]
         for panel, scope in zip(panels, scopes, strict=True):
             shown = _one_per_quality(variants, scope)
-            _pareto_panel(panel, [one for one in shown if one.figure(metric).value], styles, metric)
+            priced = [one for one in shown if one.figure(metric).value]
+            scale, unit = _scale(max((one.figure(metric).value or 0.0 for one in priced), default=1.0), UNITS[metric])
+            _pareto_panel(panel, priced, styles, metric, scale)
             title = TITLES[scope] + (f" {shown[0].hardware}" if scope == "target" else "")
             panel.set_title(title)
             missing = [_short(one.quality.axes, one.quality.label) for one in shown if not one.figure(metric).value]
             if missing:
-                panel.text(0.02, 0.02, "nothing solved: " + ", ".join(missing), transform=panel.transAxes, fontsize=7.5, color=MUTED)
-            panel.set_xlabel(f"{metric.replace('_', ' ').replace('usd', 'USD')} (log)")
+                panel.text(
+                    0.02,
+                    0.02,
+                    "nothing solved: " + ", ".join(missing),
+                    transform=panel.transAxes,
+                    fontsize=7.5,
+                    color=MUTED,
+                )
+            panel.set_xlabel(unit)
         panels[0].set_ylabel("accuracy on held-out problems")
         figure.legend(handles=_legend(variants, styles), loc="outside right center")
         note(figure, "bars: 95 % intervals over problems; line: Pareto front; hollow: cost rests on an assumption")
@@ -47,21 +56,36 @@ def _one_per_quality(variants: Sequence[Variant], scope: str) -> list[Variant]:
     return list(seen.values())
 
 
-def _pareto_panel(panel: Any, shown: Sequence[Variant], styles: dict[str, tuple[str, str]], metric: str) -> None:
+def _pareto_panel(
+    panel: Any, shown: Sequence[Variant], styles: dict[str, tuple[str, str]], metric: str, scale: float
+) -> None:
     panel.grid(visible=True)
     panel.set_xscale("log")
     for variant in shown:
         colour, marker = styles[variant.quality.label]
-        x, y = variant.figure(metric).value, variant.figure("value").value
+        x, y = variant.figure(metric).value * scale, variant.figure("value").value
         low, high = variant.figure("low").value, variant.figure("high").value
         left, right = variant.figure(f"{metric}_low").value, variant.figure(f"{metric}_high").value
-        across = None if left is None or right is None else [[max(0.0, x - left)], [max(0.0, right - x)]]
+        across = (
+            None if left is None or right is None else [[max(0.0, x - left * scale)], [max(0.0, right * scale - x)]]
+        )
         hollow = variant.figure(metric).basis == "assumed"
         panel.errorbar(
-            x, y, yerr=[[y - low], [high - y]], xerr=across, fmt=marker, markersize=6.5, color=colour, elinewidth=1.1,
-            markerfacecolor="white" if hollow else colour, markeredgecolor=colour, markeredgewidth=1.4, alpha=0.95, zorder=3,
+            x,
+            y,
+            yerr=[[y - low], [high - y]],
+            xerr=across,
+            fmt=marker,
+            markersize=6.5,
+            color=colour,
+            elinewidth=1.1,
+            markerfacecolor="white" if hollow else colour,
+            markeredgecolor=colour,
+            markeredgewidth=1.4,
+            alpha=0.95,
+            zorder=3,
         )
-    front = _front([(one.figure(metric).value, one.figure("value").value) for one in shown])
+    front = _front([(one.figure(metric).value * scale, one.figure("value").value) for one in shown])
     if len(front) > 1:
         panel.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1.0, alpha=0.45, zorder=2)
     if shown:
@@ -114,7 +138,9 @@ def _legend(variants: Sequence[Variant], styles: dict[str, tuple[str, str]]) -> 
         colours[first], markers[rest] = styles[variant.quality.label]
     handles = [Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in colours.items()]
     if len(markers) > 1:
-        handles += [Line2D([], [], color=MUTED, marker=marker, linestyle="", label=name) for name, marker in markers.items()]
+        handles += [
+            Line2D([], [], color=MUTED, marker=marker, linestyle="", label=name) for name, marker in markers.items()
+        ]
     return handles
 
 
@@ -125,30 +151,61 @@ def waterfall(products: Sequence[Product]) -> Any:
         panels = figure.subplots(1, len(products), squeeze=False)[0]
         for panel, product in zip(panels, products, strict=True):
             _waterfall_panel(panel, product)
-        note(figure, "a factor is the cost of the last counted rung over this one's; hatched: excluded; intervals: 95 % over problems")
+        note(
+            figure,
+            "a factor is the cost of the last counted rung over this one's; hatched: excluded; intervals: 95 % over problems",
+        )
     return figure
 
 
 def _waterfall_panel(panel: Any, product: Product) -> None:
     costs = [rung.cost for rung in product.rungs if rung.cost]
-    scale, unit = _scale(max(costs) if costs else 1.0)
+    scale, unit = _scale(max(costs) if costs else 1.0, UNITS[product.metric])
     top = max(costs) * scale if costs else 1.0
     for position, rung in enumerate(product.rungs):
         if not rung.cost:
-            panel.text(position, 0.02 * top, "unbounded" if rung.state == "excluded" else "none", ha="center", color=MUTED, fontsize=7.5)
+            panel.text(
+                position,
+                0.02 * top,
+                "unbounded" if rung.state == "excluded" else "none",
+                ha="center",
+                color=MUTED,
+                fontsize=7.5,
+            )
             continue
         height = rung.cost * scale
         excluded = rung.state == "excluded"
         colour = {"baseline": NEUTRAL, "counted": GOOD, "idle": REFUSED, "excluded": "white"}[rung.state]
-        panel.bar(position, height, width=0.62, color=colour, edgecolor=MUTED if excluded else colour, hatch="////" if excluded else None)
+        panel.bar(
+            position,
+            height,
+            width=0.62,
+            color=colour,
+            edgecolor=MUTED if excluded else colour,
+            hatch="////" if excluded else None,
+        )
         if rung.before and not excluded and position:
-            panel.plot([position - 1.31 + 0.62, position - 0.31], [rung.before * scale] * 2, color=MUTED, linewidth=0.8, linestyle=":")
-        panel.text(position, height + 0.02 * top, _factor_text(rung), ha="center", va="bottom", fontsize=8, color=MUTED if excluded else INK)
+            panel.plot(
+                [position - 1.31 + 0.62, position - 0.31],
+                [rung.before * scale] * 2,
+                color=MUTED,
+                linewidth=0.8,
+                linestyle=":",
+            )
+        panel.text(
+            position,
+            height + 0.02 * top,
+            _factor_text(rung),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=MUTED if excluded else INK,
+        )
     panel.set_xticks(range(len(product.rungs)), [_rung_label(rung) for rung in product.rungs])
     panel.set_ylim(0, top * 1.28)
     panel.grid(visible=True, axis="y")
     panel.tick_params(axis="x", length=0)
-    panel.set_ylabel(f"{unit}{UNITS[product.metric]}")
+    panel.set_ylabel(unit)
     where = TITLES[product.scope] + (f" {product.rungs[0].variant.hardware}" if product.scope == "target" else "")
     panel.set_title(f"{where}: {product.value:.3g} x")
 
@@ -170,12 +227,14 @@ def _rung_label(rung: Any) -> str:
     return f"{label}\n(excluded)" if rung.state == "excluded" else label
 
 
-def _scale(largest: float) -> tuple[float, str]:
-    """Return a power of a thousand that brings costs near 1, and its prefix."""
-    for scale, prefix in ((1.0, ""), (1e3, "m"), (1e6, "u"), (1e9, "n")):
+def _scale(largest: float, unit: str) -> tuple[float, str]:
+    """Return a factor that brings costs near 1, and how to write the unit then."""
+    for scale, how_many in ((1.0, ""), (1e3, "1,000 "), (1e6, "million "), (1e9, "billion ")):
         if largest * scale >= 1:
-            return scale, prefix
-    return 1e12, "p"
+            return scale, unit.replace("/", f" per {how_many}") + (
+                f" (x {scale:g})" if "/" not in unit and scale > 1 else ""
+            )
+    return 1e12, unit.replace("/", " per trillion ")
 
 
 def topologies(variants: Sequence[Variant]) -> Any:
@@ -186,7 +245,9 @@ def topologies(variants: Sequence[Variant]) -> Any:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
         positions = range(len(rows))
         totals = [(one.figure("step_s").value or 0.0) * 1e3 for one in rows]
-        exposed = [total * (one.figure("network_time_share").value or 0.0) for total, one in zip(totals, rows, strict=True)]
+        exposed = [
+            total * (one.figure("network_time_share").value or 0.0) for total, one in zip(totals, rows, strict=True)
+        ]
         ideal = [total - hidden for total, hidden in zip(totals, exposed, strict=True)]
         left.barh(positions, ideal, height=0.55, color=NEUTRAL, label="without network cost")
         left.barh(positions, exposed, left=ideal, height=0.55, color=SERIES[1], label="added by the network")

@@ -101,7 +101,12 @@ def _price(
     }
     fixed = total(*(figures.get(name, NOTHING) for name in ("train_usd", "compress_usd", "rl_usd")))
     variant = Variant(
-        scope=scope, axes=axes, quality=quality, training=training, hardware=offer.hardware, figures=figures,
+        scope=scope,
+        axes=axes,
+        quality=quality,
+        training=training,
+        hardware=offer.hardware,
+        figures=figures,
         fixed_usd=fixed.value or 0.0,
     )
     if price_in.value is None or price_out.value is None:
@@ -109,12 +114,19 @@ def _price(
     verifier, _ = inputs.facts.observed(quality.model_digest, "verifier_s", quality.axes, quality.label)
     verifier_usd = (verifier.value or 0.0) / len(quality.problem_ids) * conditions.cpu_usd_per_hour / 3600
     attempts = attempt_usd(
-        quality.prompt_tokens, quality.cached_tokens, quality.completion_tokens, usd_per_mtok_in=price_in.value,
-        usd_per_mtok_out=price_out.value, cached_price_ratio=conditions.cached_price_ratio, verifier_usd=verifier_usd,
+        quality.prompt_tokens,
+        quality.cached_tokens,
+        quality.completion_tokens,
+        usd_per_mtok_in=price_in.value,
+        usd_per_mtok_out=price_out.value,
+        cached_price_ratio=conditions.cached_price_ratio,
+        verifier_usd=verifier_usd,
     )
     solved = cost_per_solved(attempts, quality.solved, seed=conditions.seed)
     basis = weakest(price_in.basis, price_out.basis)
-    spent = kwh_of_tokens(float((quality.prompt_tokens - quality.cached_tokens).sum()), float(quality.completion_tokens.sum()), offer)
+    spent = kwh_of_tokens(
+        float((quality.prompt_tokens - quality.cached_tokens).sum()), float(quality.completion_tokens.sum()), offer
+    )
     right = float(quality.solved.sum())
     figures |= {
         "usd_per_attempt": Amount(float(attempts.mean()), basis),
@@ -143,7 +155,10 @@ def _quality_figures(inputs: Inputs, quality: Quality) -> dict[str, Amount]:
     n, solved = len(quality.problem_ids), int(quality.solved.sum())
     interval = wilson_interval(solved, n)
     perplexity = inputs.perplexity.get(quality.model_digest)
-    size = {name: inputs.facts.of(quality.model_digest, name) for name in ("parameters", "nonzero", "stored_bytes", "bits_per_parameter")}
+    size = {
+        name: inputs.facts.of(quality.model_digest, name)
+        for name in ("parameters", "nonzero", "stored_bytes", "bits_per_parameter")
+    }
     return {
         "value": Amount(solved / n, "measured"),
         "low": Amount(interval.low, "measured"),
@@ -158,7 +173,9 @@ def _quality_figures(inputs: Inputs, quality: Quality) -> dict[str, Amount]:
     }
 
 
-def compare(variants: Sequence[Variant], baselines: Mapping[str, Variant], margin: float, conditions: Conditions) -> list[Variant]:
+def compare(
+    variants: Sequence[Variant], baselines: Mapping[str, Variant], margin: float, conditions: Conditions
+) -> list[Variant]:
     """Compare each variant with the baseline of its scope on the same problems.
 
     ``matched`` is non-inferiority: the paired lower bound of the accuracy difference lies above -margin. Variants that share
@@ -169,9 +186,14 @@ def compare(variants: Sequence[Variant], baselines: Mapping[str, Variant], margi
     compared = []
     for variant in variants:
         baseline = baselines.get(variant.scope)
-        changes = {axis: value for axis, value in variant.axes.items() if baseline is None or baseline.axes.get(axis) != value}
+        changes = {
+            axis: value for axis, value in variant.axes.items() if baseline is None or baseline.axes.get(axis) != value
+        }
         if variant.quality.label == reference.label:
-            delta, matched = PairedDifference(delta=0.0, low=0.0, high=0.0, n=len(reference.problem_ids), p_value=1.0), True
+            delta, matched = (
+                PairedDifference(delta=0.0, low=0.0, high=0.0, n=len(reference.problem_ids), p_value=1.0),
+                True,
+            )
         else:
             if variant.quality.label not in deltas:
                 deltas[variant.quality.label] = paired_difference(

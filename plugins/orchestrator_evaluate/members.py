@@ -76,7 +76,9 @@ def read_quality(label: str, axes: Axes, table: Any) -> Quality:
     ids = tuple(columns["problem_id"])
     digests = set(columns["model_digest"])
     if not ids or len(set(ids)) != len(ids):
-        raise ValueError(f"quality {label!r} has {len(ids)} rows and {len(set(ids))} problems: it needs one row per problem")
+        raise ValueError(
+            f"quality {label!r} has {len(ids)} rows and {len(set(ids))} problems: it needs one row per problem"
+        )
     if len(digests) != 1:
         raise ValueError(f"quality {label!r} speaks of {len(digests)} models: it needs exactly one")
     zeros = [0] * len(ids)

@@ -35,7 +35,9 @@ class Window:
         return self.inputs[: len(self.inputs) - len(self.labels) + 1]
 
 
-def windows(tokens: Sequence[int], prefix: int, length: int, context_len: int = 1, document: int = 0) -> Iterator[Window]:
+def windows(
+    tokens: Sequence[int], prefix: int, length: int, context_len: int = 1, document: int = 0
+) -> Iterator[Window]:
     """Split a document into windows of at most ``length`` inputs in which each token is predicted once.
 
     The first window is the prefix token and the first ``length`` tokens; each later one predicts ``length - context_len + 1``
@@ -96,7 +98,7 @@ def log_likelihoods(
     *,
     batch: int,
     device: str = "cpu",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Any:
     """Return the summed log likelihood of each document in nats, float64 [documents].
 
@@ -132,7 +134,8 @@ def log_likelihoods(
         totals = scores.view(labels.shape).double().sum(dim=1).numpy()
         for part, total in zip(group, totals, strict=True):
             sums[part.document] += total
-        progress(start + len(group), len(order))
+        if progress is not None:
+            progress(start + len(group), len(order))
     return sums
 
 
@@ -179,7 +182,12 @@ def summarize(log_likelihood: Any, tokens: Any, size_bytes: Any, words: Any, *, 
     loss = -np.asarray(log_likelihood, dtype=np.float64)
     figures = perplexities(log_likelihood, tokens, size_bytes, words)
     summary: dict[str, float] = {}
-    units = {"token_perplexity": tokens, "byte_perplexity": size_bytes, "word_perplexity": words, "bits_per_byte": size_bytes}
+    units = {
+        "token_perplexity": tokens,
+        "byte_perplexity": size_bytes,
+        "word_perplexity": words,
+        "bits_per_byte": size_bytes,
+    }
     for name, unit in units.items():
         count = np.asarray(unit, dtype=np.float64)
 

@@ -48,7 +48,9 @@ def device_rate(
             raise ValueError(f"rent mode needs a positive price per device-hour, not {usd_per_device_hour}")
         return usd_per_device_hour
     if usd_per_device_hour is not None:
-        raise ValueError("own mode was given a rent: it already pays for the devices; leave the rent out or set mode: rent")
+        raise ValueError(
+            "own mode was given a rent: it already pays for the devices; leave the rent out or set mode: rent"
+        )
     if device_capex_usd is None:
         raise ValueError("own mode needs device_capex_usd")
     capital = (device_capex_usd + (network_capex_usd or 0.0) / devices) / (life_h * utilization)
@@ -159,7 +161,9 @@ def decode_step_s(
     return operation_time_s(2 * parameters * serving.batch, read, **machine) + serving.launch_s
 
 
-def prefill_s(parameters: float, weight_bytes: float, prompt_tokens: float, serving: Serving, **machine: float) -> float:
+def prefill_s(
+    parameters: float, weight_bytes: float, prompt_tokens: float, serving: Serving, **machine: float
+) -> float:
     """Return the modelled time in which ``serving.batch`` prompts of ``prompt_tokens`` tokens pass through the model once."""
     flop = 2 * parameters * serving.batch * prompt_tokens
     return operation_time_s(flop, weight_bytes, **machine) + serving.launch_s

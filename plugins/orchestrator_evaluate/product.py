@@ -96,7 +96,8 @@ def find(variants: Sequence[Variant], scope: str, wanted: Change, changed: Chang
     agreeing = [
         variant
         for variant in mine
-        if all(axis in present and present[axis] == value for axis, value in variant.axes.items()) and needed <= variant.axes.keys()
+        if all(axis in present and present[axis] == value for axis, value in variant.axes.items())
+        and needed <= variant.axes.keys()
     ]
     widest = max((len(variant.axes) for variant in agreeing), default=0)
     agreeing = [variant for variant in agreeing if len(variant.axes) == widest]
@@ -110,7 +111,9 @@ def _refuse_unknown_axes(variants: Sequence[Variant], change: Change) -> None:
     axes = {axis for variant in variants for axis in variant.axes}
     for axis in change:
         if axis not in axes:
-            raise ValueError(f"axis {axis!r} of baseline or ladder is not an axis of any variant: {', '.join(sorted(axes)) or 'none'}")
+            raise ValueError(
+                f"axis {axis!r} of baseline or ladder is not an axis of any variant: {', '.join(sorted(axes)) or 'none'}"
+            )
 
 
 def _names(variants: Sequence[Variant]) -> str:
@@ -149,7 +152,13 @@ def walk(
     last, cumulative = start, 1.0
     rungs = [
         Rung(
-            change={}, variant=start, state="baseline", reason="", before=None, cost=start.figure(metric).value, factor=None,
+            change={},
+            variant=start,
+            state="baseline",
+            reason="",
+            before=None,
+            cost=start.figure(metric).value,
+            factor=None,
             basis=start.figure(metric).basis,
         )
     ]
@@ -163,7 +172,11 @@ def walk(
             assert rung.factor is not None
             cumulative *= rung.factor
             current, last = {**current, **change}, here
-        low, high = (None, None) if idle or rung.factor is None else factor_interval(rung_pair(rungs, rung), metric, volume, seed)
+        low, high = (
+            (None, None)
+            if idle or rung.factor is None
+            else factor_interval(rung_pair(rungs, rung), metric, volume, seed)
+        )
         rungs.append(replace(rung, cumulative=cumulative, alone=_ratio(start, alone, metric), low=low, high=high))
     return _product(scope, metric, rungs)
 
@@ -188,9 +201,16 @@ def _rung(change: Change, last: Variant, here: Variant, metric: str, *, idle: bo
         return Rung(state="excluded", reason=reason, factor=None, **common)
     if not here.matched:
         delta = here.figure("delta_low").value
-        return Rung(state="excluded", reason=f"quality may be inferior (paired lower bound {delta:+.3f})", factor=factor, **common)
+        return Rung(
+            state="excluded",
+            reason=f"quality may be inferior (paired lower bound {delta:+.3f})",
+            factor=factor,
+            **common,
+        )
     if basis in HEARSAY:
-        return Rung(state="excluded", reason=f"the cost is {basis}, not modelled from a timed kernel", factor=factor, **common)
+        return Rung(
+            state="excluded", reason=f"the cost is {basis}, not modelled from a timed kernel", factor=factor, **common
+        )
     return Rung(state="counted", reason="", factor=factor, **common)
 
 
@@ -229,7 +249,9 @@ def _product(scope: str, metric: str, rungs: Sequence[Rung]) -> Product:
     known = [one for one in alone if one is not None]
     interaction = value / math.prod(known) if counted and len(known) == len(alone) else None
     excluded = math.prod(rung.factor for rung in rungs if rung.state == "excluded" and rung.factor is not None)
-    return Product(scope=scope, metric=metric, rungs=tuple(rungs), value=value, excluded=excluded, interaction=interaction)
+    return Product(
+        scope=scope, metric=metric, rungs=tuple(rungs), value=value, excluded=excluded, interaction=interaction
+    )
 
 
 def product_rows(product: Product) -> list[dict[str, Any]]:
@@ -247,7 +269,10 @@ def product_rows(product: Product) -> list[dict[str, Any]]:
             "factor_high": Amount(rung.high, rung.basis),
             "cumulative": Amount(rung.cumulative, running),
             "alone": Amount(rung.alone, rung.basis),
-            **{name: Amount(rung.variant.figure(name).value, delta_basis) for name in ("paired_delta", "delta_low", "delta_high")},
+            **{
+                name: Amount(rung.variant.figure(name).value, delta_basis)
+                for name in ("paired_delta", "delta_low", "delta_high")
+            },
         }
         row: dict[str, Any] = {
             "scope": product.scope,

@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 from orchestrator_evaluate.amounts import NOTHING, Amount, times, total, weakest
 from orchestrator_evaluate.members import FactBook, Quality, Training
-from orchestrator_evaluate.pricing import JOULE_PER_KWH, Serving, decode_step_s, device_rate, network_time_share, prefill_s
+from orchestrator_evaluate.pricing import (
+    JOULE_PER_KWH,
+    Serving,
+    decode_step_s,
+    device_rate,
+    network_time_share,
+    prefill_s,
+)
 
 BF16_BYTES = 2
 Scope = Literal["here", "target"]
@@ -97,7 +104,9 @@ def offer_target(facts: FactBook, quality: Quality, training: Training, hardware
         "flop": _modelled(training.number("flop_per_step"), conditions.train_steps),
         "step_s": _modelled(step_s),
         "exposed_comm_s": _modelled(training.seconds("exposed_communication_ps")),
-        "network_time_share": _modelled(network_time_share(step_s, ideal_s) if step_s and ideal_s is not None else None),
+        "network_time_share": _modelled(
+            network_time_share(step_s, ideal_s) if step_s and ideal_s is not None else None
+        ),
         "device_hours": hours,
         "train_usd": times(hours, rate),
         "rl_usd": _modelled(tuned.value, rate / 3600 / (hardware.peak_flops * hardware.eff_compute)),
@@ -107,7 +116,11 @@ def offer_target(facts: FactBook, quality: Quality, training: Training, hardware
         **serving,
     }
     return Offer(
-        hardware=hardware.name, usd_per_device_hour=rate, prefill=prefill, decode=decode, figures=figures,
+        hardware=hardware.name,
+        usd_per_device_hour=rate,
+        prefill=prefill,
+        decode=decode,
+        figures=figures,
         power_w=hardware.power_w * hardware.pue if hardware.power_w > 0 else None,
     )
 
@@ -183,7 +196,9 @@ def target_rates(
     decode = serving.batch / decode_step_s(parameters, weights.value, cache, serving, **machine)
     prefill = NOTHING
     if prompt > 0:
-        prefill = Amount(serving.batch * prompt / prefill_s(parameters, weights.value, prompt, serving, **machine), basis)
+        prefill = Amount(
+            serving.batch * prompt / prefill_s(parameters, weights.value, prompt, serving, **machine), basis
+        )
     conditions_of_rates = {
         "batch": Amount(float(serving.batch), "assumed"),
         "context": Amount(context, "counted" if conditions.context is None else "assumed"),

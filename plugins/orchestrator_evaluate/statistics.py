@@ -89,7 +89,9 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1).
     """
     if not (0 <= correct <= samples and 1 <= k <= samples):
-        raise ValueError(f"pass@{k} from {correct} right of {samples}: needs 0 <= correct <= samples and 1 <= k <= samples")
+        raise ValueError(
+            f"pass@{k} from {correct} right of {samples}: needs 0 <= correct <= samples and 1 <= k <= samples"
+        )
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 

@@ -2,13 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator_evaluate.columns import UNITS
-from orchestrator_evaluate.ledger import Variant
-from orchestrator_evaluate.product import Product
+from orchestrator_evaluate.ledger import Inputs, Variant, compare, price_variants
+from orchestrator_evaluate.perplexity import perplexities
+from orchestrator_evaluate.product import Change, Product, baseline_of, walk
 from orchestrator_evaluate.scopes import Conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A finished ledger: compared variants, one product per scope, and what may be said of them."""
+
+    inputs: Inputs
+    variants: list[Variant]
+    products: list[Product]
+    margin: float
+
+    @property
+    def target(self) -> Product | None:
+        """The product at the target; None without a training member."""
+        return self.products[1] if len(self.products) > 1 else None
+
+    def metrics(self) -> dict[str, float]:
+        """Return the three numbers, the best cost of each scope, and the training bills' range."""
+        found = three_numbers(self.products[0], self.target)
+        for product in self.products:
+            cost = product.final.figure(product.metric).value
+            if cost is not None:
+                found[f"{product.metric}_{product.scope}"] = cost
+        bills = [one.figure("train_usd").value for one in self.variants if one.scope == "target"]
+        known = [bill for bill in bills if bill is not None]
+        return found | ({"train_usd_least": min(known), "train_usd_most": max(known)} if known else {})
+
+    def data(self) -> dict[str, Any]:
+        """Return the small JSON beside the table: headline rows, the three numbers, the claim and the assumptions."""
+        inputs, here = self.inputs, self.products[0]
+        return {
+            "headline": headline(self.variants, here.metric),
+            "three_numbers": three_numbers(here, self.target),
+            "claim": claim(here, self.target, inputs.hardware),
+            "margin": self.margin,
+            "conditions": asdict(inputs.conditions),
+            "hardware": asdict(inputs.hardware),
+            "assumptions": assumptions(inputs.hardware, inputs.conditions, self.margin, self.variants),
+            "interaction": {one.scope: one.interaction for one in self.products},
+        }
+
+
+def account(inputs: Inputs, baseline: Change, ladder: Sequence[Change], *, metric: str, margin: float) -> Account:
+    """Price, compare and walk the ladder in every scope that has variants.
+
+    Raises:
+        ValueError: what :func:`price_variants` and :func:`walk` refuse.
+    """
+    priced = price_variants(inputs)
+    scopes = [scope for scope in ("here", "target") if any(one.scope == scope for one in priced)]
+    baselines = {scope: baseline_of(priced, scope, baseline) for scope in scopes}
+    variants = compare(priced, baselines, margin, inputs.conditions)
+    conditions = inputs.conditions
+    products = [
+        walk(variants, scope, baseline, ladder, metric=metric, volume=conditions.volume, seed=conditions.seed)
+        for scope in scopes
+    ]
+    return Account(inputs=inputs, variants=variants, products=products, margin=margin)
+
+
+def perplexity_by_model(tables: Sequence[Any]) -> Mapping[str, float]:
+    """Return model digest -> token perplexity, from tables of ``evaluate.perplexity`` (pyarrow)."""
+    found = {}
+    for table in tables:
+        columns = table.to_pydict()
+        sums = (columns[name] for name in ("log_likelihood", "tokens", "bytes", "words"))
+        found[columns["model_digest"][0]] = perplexities(*sums).token_perplexity
+    return found
 
 
 def headline(variants: Sequence[Variant], metric: str) -> list[dict[str, Any]]:
@@ -56,7 +126,9 @@ def claim(here: Product, target: Product | None, hardware: Any) -> str:
     """Return the only sentence that the ledger lets one say."""
     if target is None:
         return f"{_lower(here)} here, measured, at matched quality, under the assumptions listed"
-    what = {"usd_per_solved_at_volume": "USD per solved at volume", "usd_per_solved": "USD per solved"}.get(target.metric, target.metric)
+    what = {"usd_per_solved_at_volume": "USD per solved at volume", "usd_per_solved": "USD per solved"}.get(
+        target.metric, target.metric
+    )
     if target.value <= 1:
         return f"no counted rung lowers the modelled {what} at {hardware.name}; {here.value:.3g} x is measured here"
     return (
@@ -74,13 +146,17 @@ def assumptions(hardware: Any, conditions: Conditions, margin: float, variants: 
     if conditions.mode == "own":
         price = f"own: device {conditions.device_capex_usd or hardware.device_capex_usd:g} USD plus the network, over {hardware.life_h:g} h at {hardware.utilization:g}"
     elif conditions.usd_per_device_hour is not None:
-        price = f"rent: {conditions.usd_per_device_hour:g} USD per device-hour, set by the recipe; the network is inside"
+        price = (
+            f"rent: {conditions.usd_per_device_hour:g} USD per device-hour, set by the recipe; the network is inside"
+        )
     else:
         price = (
             f"rent: {hardware.usd_per_device_hour:g} USD per device-hour of {hardware.price_date} ({hardware.price_source}); "
             "the network is inside"
         )
-    context = "the mean length of the variant's calls" if conditions.context is None else f"{conditions.context:g} tokens"
+    context = (
+        "the mean length of the variant's calls" if conditions.context is None else f"{conditions.context:g} tokens"
+    )
     lines = [
         f"target {hardware.name}: {hardware.devices} x {hardware.accelerator}; {hardware.basis}: {hardware.source}",
         price,

@@ -57,8 +57,19 @@ def training(topology: str) -> Training:
 def fact(subject: str, quantity: str, value: float, basis: str, stage: str = "", **axes: Any) -> dict[str, Any]:
     """One row of facts.v1."""
     return {
-        "subject": subject, "stage": stage, "axes": json.dumps(axes), "phase": "", "quantity": quantity, "value": value,
-        "low": None, "high": None, "n": None, "unit": "", "basis": basis, "hardware": "", "source": "",
+        "subject": subject,
+        "stage": stage,
+        "axes": json.dumps(axes),
+        "phase": "",
+        "quantity": quantity,
+        "value": value,
+        "low": None,
+        "high": None,
+        "n": None,
+        "unit": "",
+        "basis": basis,
+        "hardware": "",
+        "source": "",
     }
 
 
@@ -95,7 +106,9 @@ def facts(**overrides: float) -> list[dict[str, Any]]:
     return [{**row, "value": overrides.get(row["quantity"], row["value"])} for row in rows]
 
 
-def inputs(conditions: Conditions | None = None, rows: list[dict[str, Any]] | None = None, **solved: tuple[float, float]) -> Inputs:
+def inputs(
+    conditions: Conditions | None = None, rows: list[dict[str, Any]] | None = None, **solved: tuple[float, float]
+) -> Inputs:
     """The whole case; ``solved`` replaces a model's shares at 1 and 8 samples."""
     qualities = []
     for name, (_, _, one, eight, _) in MODELS.items():

@@ -92,7 +92,12 @@ class FakeEngine:
     right: int
     usage: dict[str, float] = field(
         default_factory=lambda: {
-            "prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 7, "calls": 1, "prefill_s": 1.0, "decode_s": 2.0,
+            "prompt_tokens": 5,
+            "cached_tokens": 0,
+            "completion_tokens": 7,
+            "calls": 1,
+            "prefill_s": 1.0,
+            "decode_s": 2.0,
         }
     )
 
@@ -132,7 +137,15 @@ def test_counts_of_problems_add_up_to_the_engine() -> None:
         engine = FakeEngine(right=3)
         before = dict(engine.usage)
         outcomes, measured = evaluate_engine(
-            engine, SortTask(), problems(7), samples=4, temperature=1.0, rule="majority", max_new_tokens=9, seed=0, batch=batch
+            engine,
+            SortTask(),
+            problems(7),
+            samples=4,
+            temperature=1.0,
+            rule="majority",
+            max_new_tokens=9,
+            seed=0,
+            batch=batch,
         )
         for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "calls"):
             assert sum(getattr(outcome, name) for outcome in outcomes) == engine.usage[name] - before[name]
@@ -147,8 +160,16 @@ def test_progress_reaches_the_end() -> None:
     """The last report says all are done."""
     seen: list[tuple[int, int]] = []
     evaluate_engine(
-        FakeEngine(right=1), SortTask(), problems(5), samples=1, temperature=0.0, rule="majority", max_new_tokens=9, seed=0,
-        batch=2, after_batch=lambda done, total: seen.append((done, total)),
+        FakeEngine(right=1),
+        SortTask(),
+        problems(5),
+        samples=1,
+        temperature=0.0,
+        rule="majority",
+        max_new_tokens=9,
+        seed=0,
+        batch=2,
+        after_batch=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
@@ -156,7 +177,14 @@ def test_progress_reaches_the_end() -> None:
 def test_summary_reports_the_vote_beside_pass_at_k() -> None:
     """3 of 4 samples right everywhere: accuracy 1, pass@1 .75, pass@2 1, clustered error 0 between equal problems."""
     outcomes, _ = evaluate_engine(
-        FakeEngine(right=3), SortTask(), problems(10), samples=4, temperature=1.0, rule="majority", max_new_tokens=9, seed=0,
+        FakeEngine(right=3),
+        SortTask(),
+        problems(10),
+        samples=4,
+        temperature=1.0,
+        rule="majority",
+        max_new_tokens=9,
+        seed=0,
         batch=4,
     )
     metrics = summarize(outcomes)

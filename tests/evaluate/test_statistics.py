@@ -89,7 +89,7 @@ def test_mcnemar_agrees_with_the_binomial_test(first: int, second: int) -> None:
 
 
 def test_pass_at_k_matches_the_published_anchor() -> None:
-    """n = 10, c = 3: .3, .533333, .916667, 1."""
+    """N = 10, c = 3: .3, .533333, .916667, 1."""
     got = [pass_at_k(10, 3, k) for k in (1, 2, 5, 8)]
     assert got == pytest.approx([0.3, 0.5333333333, 0.9166666667, 1.0])
 
