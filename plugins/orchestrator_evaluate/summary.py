@@ -157,23 +157,33 @@ def assumptions(hardware: Any, conditions: Conditions, margin: float, variants: 
     context = (
         "the mean length of the variant's calls" if conditions.context is None else f"{conditions.context:g} tokens"
     )
+    efficiencies = (
+        f"efficiencies at target, assumed: {hardware.eff_compute:g} of peak flop/s, {hardware.eff_memory:g} of memory "
+        f"bandwidth, {conditions.launch_s:g} s of launch per forward pass"
+    )
+    serving = (
+        f"serving: batch {conditions.batch}, context {context}, one device a replica, utilization "
+        f"{conditions.utilization:g}; a cached prompt token costs {conditions.cached_price_ratio:g} of a computed one"
+    )
+    training = (
+        f"training at target: {conditions.train_steps:,} simulated steps; one-off costs are spread over "
+        f"{conditions.volume:,.0f} solved problems"
+    )
     lines = [
         f"target {hardware.name}: {hardware.devices} x {hardware.accelerator}; {hardware.basis}: {hardware.source}",
         price,
-        f"here: {conditions.cpu_usd_per_hour:g} USD per hour of this machine, assumed; the verifier's CPU seconds cost the same in both scopes",
-        f"efficiencies at target, assumed: {hardware.eff_compute:g} of peak flop/s, {hardware.eff_memory:g} of memory bandwidth, "
-        f"{conditions.launch_s:g} s of launch per forward pass",
-        f"serving: batch {conditions.batch}, context {context}, one device a replica, utilization {conditions.utilization:g}; "
-        f"a cached prompt token costs {conditions.cached_price_ratio:g} of a computed one",
-        f"training at target: {conditions.train_steps:,} simulated steps; one-off costs are spread over {conditions.volume:,.0f} solved problems",
+        f"here: {conditions.cpu_usd_per_hour:g} USD per hour of this machine, assumed; the verifier's CPU costs the same at target",
+        efficiencies,
+        serving,
+        training,
         f"matched quality: paired lower bound of the accuracy difference above -{margin:g}, 95 % bootstrap over problems",
         "compression at target is not modelled and left out; fine-tuning there is its counted flop on one device",
         "intervals cover the choice of problems, not the noise of timing",
     ]
     if any(variant.figure("decode_tokens_per_s").basis == "assumed" for variant in variants):
         lines.append(
-            "compressed weights are taken to be read at their stored bytes; no kernel was timed to do so, hence their costs at "
-            "target are assumed and enter no product"
+            "compressed weights are taken to be read at their stored bytes; no kernel was timed to do so, hence their costs "
+            "at target are assumed and enter no product"
         )
     if conditions.weights_read == "dense":
         lines.append("compressed weights are read as dense bf16 at target, because no kernel was timed to skip bytes")
