@@ -29,6 +29,7 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ("train_usd", "USD"),
     ("compress_usd", "USD"),
     ("rl_usd", "USD"),
+    ("served_parameters", "1"),
     ("batch", "1"),
     ("context", "token"),
     ("prefill_tokens_per_s", "token/s"),

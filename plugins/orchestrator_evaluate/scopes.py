@@ -6,6 +6,7 @@ recipe: step times are simulated, token rates modelled. No figure of one scope i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,9 +29,10 @@ Scope = Literal["here", "target"]
 class Conditions:
     """The assumptions under which a table is priced; all of them are printed beside it.
 
-    ``context`` None means the mean length of the variant's own calls. ``weights_read`` says what a modelled decode step reads
-    of compressed weights for which no kernel was timed: ``stored`` bytes (then the figure is assumed, and counts for nothing
-    in the product) or the ``dense`` bf16 bytes.
+    ``context`` None means the mean length of the variant's own calls. ``train_steps`` None means as many simulated steps as
+    ``tokens_per_parameter`` asks for (20: Hoffmann et al. 2022). ``weights_read`` says what a modelled decode step reads of
+    compressed weights for which no kernel was timed: ``stored`` bytes (then the figure is assumed, and counts for nothing in
+    the product) or the ``dense`` bf16 bytes.
     """
 
     mode: Literal["rent", "own"] = "rent"
@@ -38,7 +40,7 @@ class Conditions:
     device_capex_usd: float | None = None
     network_capex_usd: float | None = None
     cpu_usd_per_hour: float = 0.10
-    train_steps: int = 100_000
+    train_steps: int | None = None
     volume: float = 1e6
     batch: int = 64
     context: float | None = None
@@ -46,6 +48,7 @@ class Conditions:
     launch_s: float = 1e-5
     cached_price_ratio: float = 0.0
     weights_read: Literal["stored", "dense"] = "stored"
+    tokens_per_parameter: float = 20.0
     seed: int = 0
 
 
@@ -93,15 +96,17 @@ def offer_target(facts: FactBook, quality: Quality, training: Training, hardware
     network = training.number("network_capex_usd")
     rate = target_rate(hardware, conditions, network, devices)
     step_s, ideal_s = training.seconds("step_ps"), training.seconds("step_ps_infinite")
-    hours = _modelled(step_s, devices * conditions.train_steps / 3600)
+    steps = training_steps(training, conditions)
+    scale = size_scale(facts, quality, training)
+    hours = NOTHING if steps is None else _modelled(step_s, devices * steps / 3600)
     history = facts.history(quality.model_digest)
     tuned = total(*(facts.of(history[name], "flop") for name in ("sft_s", "rl_s") if name in history))
     device_capex = conditions.device_capex_usd or hardware.device_capex_usd
     known = network is not None and device_capex > 0
-    prefill, decode, serving = target_rates(facts, quality, hardware, conditions)
+    prefill, decode, serving = target_rates(facts, quality, hardware, conditions, scale)
     figures = {
-        "train_tokens": _modelled(training.number("tokens_per_step"), conditions.train_steps),
-        "flop": _modelled(training.number("flop_per_step"), conditions.train_steps),
+        "train_tokens": _modelled(training.number("tokens_per_step"), steps),
+        "flop": _modelled(training.number("flop_per_step"), steps),
         "step_s": _modelled(step_s),
         "exposed_comm_s": _modelled(training.seconds("exposed_communication_ps")),
         "network_time_share": _modelled(
@@ -109,7 +114,7 @@ def offer_target(facts: FactBook, quality: Quality, training: Training, hardware
         ),
         "device_hours": hours,
         "train_usd": times(hours, rate),
-        "rl_usd": _modelled(tuned.value, rate / 3600 / (hardware.peak_flops * hardware.eff_compute)),
+        "rl_usd": _modelled(tuned.value, scale * rate / 3600 / (hardware.peak_flops * hardware.eff_compute)),
         "kwh_train": times(hours, hardware.power_w * hardware.pue / 1000) if hardware.power_w > 0 else NOTHING,
         "network_capex_usd": _modelled(network),
         "network_capex_share": _modelled(network / (devices * device_capex + network) if known and network else None),
@@ -123,6 +128,28 @@ def offer_target(facts: FactBook, quality: Quality, training: Training, hardware
         figures=figures,
         power_w=hardware.power_w * hardware.pue if hardware.power_w > 0 else None,
     )
+
+
+def training_steps(training: Training, conditions: Conditions) -> float | None:
+    """Return the steps priced: those of the recipe, or what tokens per parameter ask for; None where the step does not say."""
+    if conditions.train_steps is not None:
+        return float(conditions.train_steps)
+    parameters, tokens = training.number("parameters"), training.number("tokens_per_step")
+    if not parameters or not tokens:
+        return None
+    return float(math.ceil(conditions.tokens_per_parameter * parameters / tokens))
+
+
+def size_scale(facts: FactBook, quality: Quality, training: Training) -> float:
+    """Return how many times larger the model of the simulated step is than the one measured here.
+
+    A recipe may ask what a larger model of the same family would send; the target then trains and serves that model. Counts
+    within 1 % are taken as equal: they differ by what each side counts as a parameter.
+    """
+    simulated, own = training.number("parameters"), facts.of(quality.model_digest, "parameters").value
+    if not simulated or not own or abs(simulated / own - 1) < 0.01:
+        return 1.0
+    return simulated / own
 
 
 def target_rate(hardware: Any, conditions: Conditions, network_capex_usd: float | None, devices: int) -> float:
@@ -172,9 +199,13 @@ def weight_bytes_read(facts: FactBook, subject: str, weights_read: str) -> Amoun
 
 
 def target_rates(
-    facts: FactBook, quality: Quality, hardware: Any, conditions: Conditions
+    facts: FactBook, quality: Quality, hardware: Any, conditions: Conditions, scale: float = 1.0
 ) -> tuple[Amount, Amount, dict[str, Amount]]:
-    """Model prefill and decode tokens per second of one device; also return the batch and context they hold for."""
+    """Model prefill and decode tokens per second of one device; also return the batch and context they hold for.
+
+    ``scale`` enlarges the model at equal bits per parameter; key-value bytes per token grow with depth times width, which
+    is the power 2/3 of the parameters where the aspect stays.
+    """
     subject = quality.model_digest
     weights = weight_bytes_read(facts, subject, conditions.weights_read)
     parameters = facts.of(subject, "parameters").value
@@ -191,15 +222,15 @@ def target_rates(
         "bytes_per_s": hardware.memory_bytes_per_s,
         "eff_memory": hardware.eff_memory,
     }
-    cache = facts.of(subject, "kv_bytes_per_token").value or 0.0
+    cache = (facts.of(subject, "kv_bytes_per_token").value or 0.0) * scale ** (2 / 3)
+    parameters, read = parameters * scale, weights.value * scale
     basis = weakest("modelled", weights.basis)
-    decode = serving.batch / decode_step_s(parameters, weights.value, cache, serving, **machine)
+    decode = serving.batch / decode_step_s(parameters, read, cache, serving, **machine)
     prefill = NOTHING
     if prompt > 0:
-        prefill = Amount(
-            serving.batch * prompt / prefill_s(parameters, weights.value, prompt, serving, **machine), basis
-        )
+        prefill = Amount(serving.batch * prompt / prefill_s(parameters, read, prompt, serving, **machine), basis)
     conditions_of_rates = {
+        "served_parameters": Amount(parameters, "modelled"),
         "batch": Amount(float(serving.batch), "assumed"),
         "context": Amount(context, "counted" if conditions.context is None else "assumed"),
     }
@@ -214,6 +245,6 @@ def kwh_of_tokens(uncached: float, completed: float, offer: Offer) -> Amount:
     return Amount(seconds * offer.power_w / JOULE_PER_KWH, weakest(offer.prefill.basis, offer.decode.basis))
 
 
-def _modelled(value: float | None, factor: float = 1.0) -> Amount:
+def _modelled(value: float | None, factor: float | None = 1.0) -> Amount:
     """Return a modelled amount, or nothing."""
-    return NOTHING if value is None else Amount(value * factor, "modelled")
+    return NOTHING if value is None or factor is None else Amount(value * factor, "modelled")

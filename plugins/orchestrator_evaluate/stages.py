@@ -5,9 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
-from orchestrator_storage import Model, Table, Thoughts, Tokens
-
 from orchestrator import Context, Facts, Ref, StageError, stage
+from orchestrator_storage import Model, Table, Thoughts, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,8 @@ class LedgerConfig:
     device_capex_usd: float | None = None
     network_capex_usd: float | None = None
     cpu_usd_per_hour: float = 0.10
-    train_steps: int = 100_000
+    train_steps: int | None = None
+    tokens_per_parameter: float = 20.0
     volume: float = 1e9
     batch: int = 64
     context: float | None = None
@@ -111,7 +111,7 @@ class LedgerConfig:
             )
         if not 0 < self.utilization <= 1:
             raise ValueError(f"utilization is {self.utilization}; it must lie in (0, 1]")
-        for name in ("margin", "cpu_usd_per_hour", "train_steps", "volume", "batch"):
+        for name in ("margin", "cpu_usd_per_hour", "tokens_per_parameter", "volume", "batch"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
 

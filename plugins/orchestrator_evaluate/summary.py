@@ -131,9 +131,10 @@ def claim(here: Product, target: Product | None, hardware: Any) -> str:
     )
     if target.value <= 1:
         return f"no counted rung lowers the modelled {what} at {hardware.name}; {here.value:.3g} x is measured here"
+    measured = f"of which {here.value:.3g} x measured here" if here.value <= target.value else f"{here.value:.3g} x measured here"
     return (
-        f"{target.value:.3g} x lower modelled {what} at {hardware.name}, of which {here.value:.3g} x is measured here, "
-        "at matched quality, under the assumptions listed"
+        f"{target.value:.3g} x lower modelled {what} at {hardware.name}, {measured}, at matched quality, under the "
+        "assumptions listed"
     )
 
 
@@ -165,10 +166,12 @@ def assumptions(hardware: Any, conditions: Conditions, margin: float, variants: 
         f"serving: batch {conditions.batch}, context {context}, one device a replica, utilization "
         f"{conditions.utilization:g}; a cached prompt token costs {conditions.cached_price_ratio:g} of a computed one"
     )
-    training = (
-        f"training at target: {conditions.train_steps:,} simulated steps; one-off costs are spread over "
-        f"{conditions.volume:,.0f} solved problems"
+    steps = (
+        f"{conditions.tokens_per_parameter:g} tokens per parameter in simulated steps"
+        if conditions.train_steps is None
+        else f"{conditions.train_steps:,} simulated steps"
     )
+    training = f"training at target: {steps}; one-off costs are spread over {conditions.volume:,.0f} solved problems"
     lines = [
         f"target {hardware.name}: {hardware.devices} x {hardware.accelerator}; {hardware.basis}: {hardware.source}",
         price,
@@ -180,6 +183,13 @@ def assumptions(hardware: Any, conditions: Conditions, margin: float, variants: 
         "compression at target is not modelled and left out; fine-tuning there is its counted flop on one device",
         "intervals cover the choice of problems, not the noise of timing",
     ]
+    scaled = [one for one in variants if _is_scaled(one)]
+    if scaled:
+        served = scaled[0].figure("served_parameters").value
+        lines.append(
+            f"the target trains and serves the model of the simulated step, {served:.3g} parameters, at this model's bits per "
+            "parameter; its quality and its tokens per problem are taken to be those measured here"
+        )
     if any(variant.figure("decode_tokens_per_s").basis == "assumed" for variant in variants):
         lines.append(
             "compressed weights are taken to be read at their stored bytes; no kernel was timed to do so, hence their costs "
@@ -188,3 +198,8 @@ def assumptions(hardware: Any, conditions: Conditions, margin: float, variants: 
     if conditions.weights_read == "dense":
         lines.append("compressed weights are read as dense bf16 at target, because no kernel was timed to skip bytes")
     return lines
+
+
+def _is_scaled(variant: Variant) -> bool:
+    served, own = variant.figure("served_parameters").value, variant.figure("parameters").value
+    return served is not None and own is not None and served != own

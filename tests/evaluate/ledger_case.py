@@ -46,6 +46,9 @@ def training(topology: str) -> Training:
     columns = {
         "topology": topology,
         "devices": 1024,
+        "parameters": 1_000_000,
+        "tokens_per_step": 8192 * 1024,
+        "flop_per_step": 6 * 1_000_000 * 8192 * 1024,
         "step_ps": STEP_PS[topology],
         "step_ps_infinite": 7_000_000_000,
         "exposed_communication_ps": STEP_PS[topology] - 7_000_000_000,
