@@ -18,14 +18,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from orchestrator.component import Component
 from orchestrator.convert import build as build_config
-from orchestrator.errors import OrchestratorError, PluginError, RecipeError, near
+from orchestrator.errors import OrchestratorError, PluginError, near
 from orchestrator.key import digest, encode
 from orchestrator.plugins import PluginRecord, Registry, load_registry
-from orchestrator.stage import StageSpec
+from orchestrator.stage import StageSpec, spec_of
 
 #: Modules that listing and planning must not load: each costs a noticeable part of a second, or a device.
 HEAVY = (
@@ -204,10 +204,10 @@ def check_recipe(name: str, registry: Registry) -> str:
 
 
 def _pipeline_specs(name: str, registry: Registry) -> list[str]:
-    from orchestrator.pipeline import build
+    from orchestrator.pipeline import build_pipeline
     from orchestrator.recipe import compose
 
-    return list(build(compose(name, [], registry), registry).nodes)
+    return list(build_pipeline(compose(name, [], registry), registry).nodes)
 
 
 def check_imports(offer: Offer) -> str:
@@ -292,3 +292,70 @@ def _same_bytes(first: dict[str, Any], second: dict[str, Any]) -> str:
     if differing:
         raise Broken(f"{', '.join(differing[:5])} differ between two runs; times, paths, seeds or hash order got into the artifact")
     return f"{len(first)} outputs equal in 2 runs"
+
+
+class PluginContract:
+    """Subclass it in a test module and set ``plugin``: every check of ``orchestrate check-plugin`` becomes a test."""
+
+    plugin: ClassVar[str]
+    #: False leaves out the checks that run stages.
+    execute: ClassVar[bool] = True
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Make one test of each check; called by pytest."""
+        if "contract_check" in metafunc.fixturenames:
+            try:
+                checks = list(list_checks(find_offer(self.plugin), execute=self.execute))
+            except PluginError as error:
+                checks = [("loads", f"plugin {self.plugin}", functools.partial(_raise, error))]
+            metafunc.parametrize("contract_check", checks, ids=[f"{subject}: {check}" for check, subject, _ in checks])
+
+    def test_contract(self, contract_check: tuple[str, str, Callable[[], str]]) -> None:
+        """The plugin keeps this rule."""
+        _expect(_perform(*contract_check))
+
+
+class StageContract:
+    """Subclass it and set ``stage`` (and ``config``; override ``inputs``): the contract of one stage, installed or not."""
+
+    stage: ClassVar[Callable[..., Any]]
+    config: ClassVar[Any] = None
+
+    def inputs(self, folder: Path) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+        """Return the artifacts to run on; write them below ``folder``."""
+        return {}
+
+    def test_signature(self) -> None:
+        """Name, version, docstring and settings are as the contract asks."""
+        _expect(_perform("signature and settings", "", functools.partial(check_stage, self._spec(), load_registry())))
+
+    def test_reference(self) -> None:
+        """Workers find the function by its import path."""
+        _expect(_perform("travels by reference", "", functools.partial(check_reference, self._spec())))
+
+    def test_same_input_same_bytes(self, tmp_path: Path) -> None:
+        """Two runs in two homes give the same bytes."""
+        from orchestrator.testing import run_stage
+
+        function = type(self).stage
+        made = []
+        for name in ("first", "second"):
+            run = run_stage(function, self.config, inputs=self.inputs(tmp_path / name), home=tmp_path / name / "home")
+            made.append({output: one.digest for output, one in run.outputs.items()})
+        _same_bytes(made[0], made[1])
+
+    def _spec(self) -> StageSpec:
+        return spec_of(type(self).stage)
+
+
+def _raise(error: Exception) -> str:
+    raise error
+
+
+def _expect(done: Check) -> None:
+    if done.status == "skipped":
+        import pytest
+
+        pytest.skip(done.detail)
+    if done.status == "failed":
+        raise Broken(f"{done.subject}: {done.check}: {done.detail}".lstrip(": "))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import click
 
-from orchestrator.cli._output import duration
 from orchestrator.cli._recipe import recipe_arguments, split_recipe
+from orchestrator.cli._summary import print_failures, print_summary, resume_command
+from orchestrator.errors import Cancelled, StageFailed
+from orchestrator.home import Home
 
 
-@click.command(short_help="Run a recipe: execute what is missing, reuse the rest.", context_settings={"ignore_unknown_options": False})
+@click.command(short_help="Run a recipe: execute what is missing, reuse the rest.")
 @recipe_arguments
 @click.option("--json", "as_json", is_flag=True, help="End stdout with one JSON object that describes the run.")
 @click.option("--until", multiple=True, metavar="STAGE", help="Run what STAGE needs, and no more. A label works too.")
@@ -46,38 +45,11 @@ def command(
         local_cpus=local_cpus, address=address, quiet=quiet, json=as_json,
     )
     described = result.to_json()
-    resume = resume_command(sys.argv[1:])
     if as_json:
         click.echo(json.dumps(described))
     else:
-        from orchestrator.cli._summary import print_summary
-
-        print_summary(result, described, name)
-    if result.status == "succeeded":
+        print_summary(described, name)
+    if described["status"] == "succeeded":
         return 0
-    _explain_failure(result, resume)
-    return int(result.exit_code)
-
-
-def resume_command(words: Sequence[str]) -> str:
-    """Return the command line that goes on where this one stopped: the same one, without what would repeat finished work."""
-    kept = []
-    skip = False
-    for word in words:
-        if skip or word == "--rerun-from" or word.startswith("--rerun-from="):
-            skip = word == "--rerun-from" and not skip
-            continue
-        kept.append(word)
-    return f"orchestrate {shlex.join(kept)}"
-
-
-def _explain_failure(result: Any, resume: str) -> None:
-    for failure in result.failures:
-        error = failure["error"]
-        click.echo(f"\n{click.style('failed:', fg='red', bold=True)} {failure['label']}: {error['type']}: {error['message']}", err=True)
-        if error.get("hint"):
-            click.echo(f"  {error['hint']}", err=True)
-        tail = (error.get("log_tail") or "").rstrip()
-        if tail:
-            click.echo("\n".join(f"  | {line}" for line in tail.splitlines()[-20:]), err=True)
-    click.echo(f"{result.status} after {duration(result.seconds)}; resume with:\n{resume}", err=True)
+    print_failures(Home.locate().runs / result.run, described, resume_command(sys.argv[1:]))
+    return Cancelled.exit_code if described["status"] == "cancelled" else StageFailed.exit_code
