@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -39,6 +40,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 
 SCREEN_LINES = 40
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class LazyGroup(click.Group):
@@ -98,6 +100,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def invoke(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; errors are shown, not raised, unless ORCHESTRATOR_DEBUG is set."""
     from orchestrator.errors import Cancelled, OrchestratorError
+    from orchestrator_storage import ArtifactError, StoreError
 
     try:
         return _code(group.main(args=arguments, prog_name="orchestrate", standalone_mode=False))
@@ -112,6 +115,11 @@ def invoke(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("cancelled")
         return Cancelled.exit_code
+    except (StoreError, ArtifactError) as error:
+        if _debugging():
+            raise
+        _say(str(error))
+        return OrchestratorError.exit_code
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): nothing is left to say and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,8 +127,11 @@ def invoke(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if _debugging():
             raise
-        _say(f"unexpected {type(error).__name__}: {error}\n  this is a defect; ORCHESTRATOR_DEBUG=1 shows where it happened")
-        return 1
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            _say(f"{error.strerror}: {error.filename}\n  make room (orchestrate gc) or set ORCHESTRATOR_HOME to another disk, then run the same command again")
+        else:
+            _say(f"unexpected {type(error).__name__}: {error}\n  this is a defect; ORCHESTRATOR_DEBUG=1 shows where it happened")
+        return OrchestratorError.exit_code
 
 
 def _code(returned: Any) -> int:

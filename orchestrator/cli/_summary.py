@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from orchestrator.cli._output import duration, number, print_table
-from orchestrator.cli._runs import RunFolder
 
 LOG_TAIL_LINES = 20
 STATUSES = ("executed", "cached", "failed", "cancelled", "skipped")
@@ -82,34 +81,23 @@ def suggestions(recipe: str, stages: Sequence[dict[str, Any]]) -> Iterator[str]:
     varied = next((stage for stage in stages if stage["axes"]), stages[-1] if stages else None)
     yield f"orchestrate plan {named}"
     if varied is not None:
-        yield shlex.join(["orchestrate", "show", "last", varied["label"]])
+        yield shlex.join(["orchestrate", "show", "latest", varied["label"]])
         yield f"orchestrate why {varied['name']}"
     yield "orchestrate report --open"
     yield "orchestrate ui"
 
 
-def print_failures(folder: Path, described: dict[str, Any], resume: str) -> None:
+def print_failures(failures: Sequence[dict[str, Any]], described: dict[str, Any], resume: str) -> None:
     """Print each failed stage's error and the end of its log to stderr; the last line is the command that resumes."""
-    failed = {stage["label"] for point in described.get("points") or [described] for stage in point["stages"] if stage["status"] == "failed"}
-    for label, error in stage_errors(folder):
-        if label in failed:
-            click.echo(f"\n{click.style('failed:', fg='red', bold=True)} {label}: {error.get('type')}: {error.get('message')}", err=True)
-            if error.get("hint"):
-                click.echo(f"  {error['hint']}", err=True)
-            tail = (error.get("log_tail") or "").rstrip().splitlines()
-            if tail:
-                click.echo("\n".join(f"  | {line}" for line in tail[-LOG_TAIL_LINES:]), err=True)
+    for failure in failures:
+        click.echo(f"\n{click.style('failed:', fg='red', bold=True)} {failure['label']}: {failure.get('type')}: {failure.get('message')}", err=True)
+        if failure.get("hint"):
+            click.echo(f"  {failure['hint']}", err=True)
+        tail = (failure.get("log_tail") or "").rstrip().splitlines()[-LOG_TAIL_LINES:]
+        if tail:
+            click.echo("\n".join(f"  | {line}" for line in tail), err=True)
+        click.echo(f"  whole log: {failure['log']}", err=True)
     click.echo(f"{described['status']} after {duration(described['seconds'])}; resume with:\n{resume}", err=True)
-
-
-def stage_errors(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the label and the error of every stage that the run's journal reports as failed."""
-    labels: dict[str, str] = {}
-    for event in RunFolder(run=folder.name, path=folder, info={}, result=None).events():
-        if event["event"] == "RunStarted":
-            labels = {node["spec"]: node["labels"][0]["label"] for node in event["nodes"]}
-        elif event["event"] == "StageFinished" and event.get("error"):
-            yield labels.get(event["spec"], event["spec"][:12]), event["error"]
 
 
 def resume_command(words: Sequence[str]) -> str:

@@ -8,8 +8,9 @@ import click
 import yaml
 
 from orchestrator.cli._output import json_option, number, print_json, print_table
-from orchestrator.cli._runs import RunFolder, find_point
+from orchestrator.cli._runs import events_of, find_point, points_of
 from orchestrator.home import Home
+from orchestrator.runs import Run
 
 
 @click.command(short_help="Compare two runs: settings that differ, metrics side by side.")
@@ -17,21 +18,21 @@ from orchestrator.home import Home
 @click.argument("second")
 @json_option
 def command(first: str, second: str, as_json: bool) -> None:
-    """Compare the runs FIRST and SECOND: an id, the beginning of one, or `last`; `RUN:1` is point 1 of a sweep.
+    """Compare the runs FIRST and SECOND: an id, the beginning of one, or `latest`; `RUN:1` is point 1 of a sweep.
 
     \b
     Examples:
-      orchestrate diff 20260101-101500 last
-      orchestrate diff last:0 last:2 --json
+      orchestrate diff smoke-20260101-101500 latest
+      orchestrate diff latest:0 latest:2 --json
     """  # noqa: D301 - the backslash is click's mark for text to leave as it is
     home = Home.locate(create=False)
     (left, left_point), (right, right_point) = find_point(home, first), find_point(home, second)
     settings = compare(_settings(left, left_point), _settings(right, right_point))
     metrics = compare(_metrics(left, left_point), _metrics(right, right_point), keep_equal=True)
     if as_json:
-        print_json({"runs": [left.run, right.run], "points": [left_point, right_point], "settings": settings, "metrics": metrics})
+        print_json({"runs": [left.id, right.id], "points": [left_point, right_point], "settings": settings, "metrics": metrics})
         return
-    headers = [left.run, right.run]
+    headers = [left.id, right.id]
     if settings:
         click.echo("settings that differ")
         print_table(["NAME", *headers], [[row["name"], _shown(row["first"]), _shown(row["second"])] for row in settings], indent="  ")
@@ -49,8 +50,8 @@ def compare(first: dict[str, Any], second: dict[str, Any], keep_equal: bool = Fa
     return rows if keep_equal else [row for row in rows if row["first"] != row["second"]]
 
 
-def _settings(run: RunFolder, point: int) -> dict[str, Any]:
-    started = next((event for event in run.events() if event["event"] == "RunStarted"), None)
+def _settings(run: Run, point: int) -> dict[str, Any]:
+    started = next((event for event in events_of(run) if event["event"] == "RunStarted"), None)
     points = started["points"] if started else []
     if point < len(points):
         params: dict[str, Any] = points[point]["params"]
@@ -69,8 +70,9 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _metrics(run: RunFolder, point: int) -> dict[str, Any]:
-    stages = run.points[point].get("stages", []) if run.points else []
+def _metrics(run: Run, point: int) -> dict[str, Any]:
+    points = points_of(run)
+    stages = points[point]["stages"] if points else []
     return {f"{stage['label']} {name}": value for stage in stages for name, value in (stage.get("metrics") or {}).items()}
 
 

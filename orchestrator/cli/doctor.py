@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from orchestrator.cli._output import json_option, print_json, print_table, size
-from orchestrator.cli._runs import all_runs
 from orchestrator.errors import HomeError, PluginError
 from orchestrator.home import Home
+from orchestrator.runs import list_runs
 
 PACKAGES = ("torch", "ray", "mlflow", "hydra-core", "pluggy", "pyarrow", "transformers", "tokenizers", "compressed-tensors", "numba")
 OPTIONAL_PACKAGES = ("numba",)
@@ -87,11 +87,11 @@ def _home() -> Iterator[Row]:
 def _dead_runs(home: Home) -> Row:
     from orchestrator_storage import Holder
 
-    running = [run for run in all_runs(home) if run.info.get("status") == "running"]
-    dead = [run.run for run in running if "driver" in run.info and Holder(**run.info["driver"]).alive() is False]
+    running = [run for run in list_runs(home) if run.status == "running"]
+    dead = [run.id for run in running if Holder.from_json(run.record["driver"]).alive() is False]
     if dead:
         return "runs", "warning", f"{len(dead)} of a dead driver, closed as killed when the next run starts: {', '.join(dead[:5])}"
-    return "runs", "ok", f"{len(running)} running"
+    return "runs", "ok", f"{len(running)} running, none dead"
 
 
 def _plugins() -> Iterator[Row]:

@@ -20,7 +20,7 @@ from orchestrator.home import Home
 def command(artifact: str, folder: Path, as_json: bool) -> None:
     """Copy ARTIFACT into DIR, which must be new or empty.
 
-    ARTIFACT is the beginning of a digest, or a stage of the last run: STAGE, STAGE.output or STAGE.output/axis:value.
+    ARTIFACT is the beginning of a digest, or a stage of the latest run: STAGE, STAGE.output or STAGE.output/axis:value.
 
     \b
     Examples:
@@ -46,6 +46,6 @@ def command(artifact: str, folder: Path, as_json: bool) -> None:
         raise StoreError(f"{output.digest[:12]} could not be copied to {str(folder)!r}: {error}", "is the disk full, or the folder not writable?") from error
     total = sum(file.size for file in output.files)
     if as_json:
-        print_json({"type": output.type, "digest": output.digest, "output": name, "stage": made["stage"], "path": str(folder.absolute()), "bytes": total})
+        print_json({"type": output.type, "digest": output.digest, "output": name, "stage": made.stage, "path": str(folder.absolute()), "bytes": total})
     else:
         click.echo(f"{output.type} {output.digest[:12]} ({size(total)}, {len(output.files)} files) copied to {folder}")

@@ -177,19 +177,18 @@ def _plugins(name: str | None) -> Listing:
 
 
 def _runs(name: str | None) -> Listing:
-    from orchestrator.cli._runs import all_runs
+    from orchestrator.cli._runs import stages_of
     from orchestrator.home import Home
+    from orchestrator.runs import list_runs
 
     rows = []
-    for run in all_runs(Home.locate(create=False)):
-        stages = run.stages
-        finished = run.info.get("finished_s")
+    for run in list_runs(Home.locate(create=False)):
+        statuses = [stage["status"] for stage in stages_of(run)]
+        finished = run.record.get("finished_s")
         rows.append({
-            "run": run.run, "recipe": run.info.get("recipe", ""), "status": run.info.get("status", "unknown"),
-            "started": moment(run.info.get("started_s")), "took": duration(finished - run.info["started_s"]) if finished else "",
-            "executed": sum(1 for stage in stages if stage["status"] == "executed"),
-            "cached": sum(1 for stage in stages if stage["status"] == "cached"),
-            "overrides": " ".join(run.info.get("overrides") or []),
+            "run": run.id, "recipe": run.record["recipe"], "status": run.status, "started": moment(run.record["started_s"]),
+            "took": duration(finished - run.record["started_s"]) if finished else "", "executed": statuses.count("executed"),
+            "cached": statuses.count("cached"), "overrides": " ".join(run.record["overrides"]),
         })
     chosen = [row for row in rows if name is None or row["recipe"] == name or row["run"].startswith(name)]
     return chosen, ("run", "recipe", "status", "started", "took", "executed", "cached", "overrides"), None

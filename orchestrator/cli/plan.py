@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli._output import json_option, print_table
-from orchestrator.cli._recipe import Planned, plan_recipe, recipe_arguments, split_recipe
+from orchestrator.cli._recipe import recipe_arguments, split_recipe
 from orchestrator.family import text_of
-from orchestrator.plan import PlanRow
+
+if TYPE_CHECKING:
+    from orchestrator.api import Prepared
+    from orchestrator.plan import PlanRow
 
 LISTED_VALUES = 8
 
@@ -34,7 +38,9 @@ def command(
       orchestrate plan recipe=smoke -m seed=0,1,2 --json
     """  # noqa: D301 - the backslash is click's mark for text to leave as it is
     name, overrides = split_recipe(tokens)
-    planned = plan_recipe(name, overrides, multirun=multirun, until=until, rerun_from=rerun_from, verify=verify)
+    from orchestrator.api import prepare
+
+    planned = prepare(name, overrides, multirun=multirun, until=until, rerun_from=rerun_from, verify=verify)
     if as_json:
         rows = [entry for row in planned.plan.rows for entry in row.to_json()]
         click.echo("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
@@ -42,9 +48,9 @@ def command(
         _print(planned)
 
 
-def _print(planned: Planned) -> None:
-    recipes = planned.pipeline.recipes
-    click.echo(f"{click.style(planned.name, bold=True)}: {recipes[0].description or 'no description'}")
+def _print(planned: Prepared) -> None:
+    recipes = planned.recipes
+    click.echo(f"{click.style(recipes[0].name, bold=True)}: {recipes[0].description or 'no description'}")
     if len(recipes) > 1:
         names = sum(len(node.names) for node in planned.pipeline.nodes.values())
         click.echo(f"{len(recipes)} points, {names} stages, {len(planned.pipeline.nodes)} distinct")
@@ -70,7 +76,7 @@ def names_text(row: PlanRow) -> str:
     return labels[0] + (f" (+{len(labels) - 1} names)" if len(labels) > 1 else "")
 
 
-def axis_rows(planned: Planned) -> list[list[str]]:
+def axis_rows(planned: Prepared) -> list[list[str]]:
     """List each axis once: its values, where it begins, and which stages carry it."""
     values: dict[str, dict[str, None]] = {}
     carriers: dict[str, dict[str, None]] = {}

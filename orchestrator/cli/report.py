@@ -13,24 +13,24 @@ from orchestrator.home import Home
 
 
 @click.command(short_help="Print the path of a run's HTML report, or open it.")
-@click.argument("run", default="last")
+@click.argument("run", default="latest")
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
 @json_option
 def command(run: str, open_it: bool, as_json: bool) -> None:
-    """Print the path of the report of RUN (an id, the beginning of one, or `last`): one page that needs no server.
+    """Print the path of the report of RUN (an id, the beginning of one, or `latest`): one page that needs no server.
 
     \b
     Examples:
       orchestrate report
-      orchestrate report last --open
+      orchestrate report latest --open
     """  # noqa: D301 - the backslash is click's mark for text to leave as it is
     found = find_run(Home.locate(create=False), run)
     path = found.path / "report.html"
     if not path.exists():
         raise OrchestratorError(
-            f"run {found.run} has no report: it is {found.info.get('status', 'unknown')}", "the report is written when a run ends; run it again to resume")
+            f"run {found.id} has no report: it is {found.status}", "the report is written when a run ends; run it again to resume")
     if as_json:
-        print_json({"run": found.run, "report": str(path)})
+        print_json({"run": found.id, "report": str(path)})
     else:
         click.echo(str(path))
     if open_it:

@@ -10,7 +10,6 @@ import click
 from orchestrator.cli._recipe import recipe_arguments, split_recipe
 from orchestrator.cli._summary import print_failures, print_summary, resume_command
 from orchestrator.errors import Cancelled, StageFailed
-from orchestrator.home import Home
 
 
 @click.command(short_help="Run a recipe: execute what is missing, reuse the rest.")
@@ -42,7 +41,7 @@ def command(
     name, overrides = split_recipe(tokens)
     result = api.run(
         name, overrides, executor=executor, multirun=multirun, until=until, rerun_from=rerun_from, verify=verify,
-        local_cpus=local_cpus, address=address, quiet=quiet, json=as_json,
+        local_cpus=local_cpus, address=address, quiet=quiet, json=as_json, argv=sys.argv[1:],
     )
     described = result.to_json()
     if as_json:
@@ -51,5 +50,5 @@ def command(
         print_summary(described, name)
     if described["status"] == "succeeded":
         return 0
-    print_failures(Home.locate().runs / result.run, described, resume_command(sys.argv[1:]))
+    print_failures(result.failures, described, resume_command(sys.argv[1:]))
     return Cancelled.exit_code if described["status"] == "cancelled" else StageFailed.exit_code

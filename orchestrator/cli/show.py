@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from orchestrator.cli._output import axes_text, duration, json_option, moment, number, print_json, print_table, size, text
-from orchestrator.cli._runs import RunFolder, find_artifact, find_run, is_digest, matching_stages
+from orchestrator.cli._runs import find_artifact, find_run, is_digest, matching_stages, points_of, stages_of
 from orchestrator.home import Home
+from orchestrator.runs import Run
 
 
 @click.command(short_help="Show a run, a stage of a run, or an artifact.")
@@ -16,17 +17,17 @@ from orchestrator.home import Home
 @click.argument("stage", required=False)
 @json_option
 def command(what: str, stage: str | None, as_json: bool) -> None:
-    """Show WHAT: a run (its id, the beginning of it, or `last`), a STAGE of that run, or an artifact by its digest's beginning.
+    """Show WHAT: a run (its id, the beginning of it, or `latest`), a STAGE of that run, or an artifact by its digest's beginning.
 
     \b
     Examples:
-      orchestrate show last
-      orchestrate show last gptq4                    every member of a family
-      orchestrate show last scores/model:gptq4       one member: settings, outputs, metrics, facts
+      orchestrate show latest
+      orchestrate show latest gptq4                    every member of a family
+      orchestrate show latest scores/model:gptq4       one member: settings, outputs, metrics, facts
       orchestrate show 3f9ac01b22d4                  an artifact
     """  # noqa: D301 - the backslash is click's mark for text to leave as it is
     home = Home.locate(create=False)
-    if stage is None and is_digest(what) and not any(home.runs.glob(f"{what}*")):
+    if stage is None and is_digest(what):
         _show_artifact(home, what, as_json)
     elif stage is None:
         _show_run(find_run(home, what), as_json)
@@ -35,18 +36,18 @@ def command(what: str, stage: str | None, as_json: bool) -> None:
         _show_stages(home, matching_stages(run, stage), as_json)
 
 
-def _show_run(run: RunFolder, as_json: bool) -> None:
+def _show_run(run: Run, as_json: bool) -> None:
     if as_json:
-        print_json({**run.info, "path": str(run.path), "result": run.result})
+        print_json({**run.record, "path": str(run.path), "result": run.result or None})
         return
-    info = run.info
-    click.echo(f"{click.style(run.run, bold=True)}: recipe {info.get('recipe', '?')}, {info.get('status', 'unknown')}")
+    info, points = run.record, points_of(run)
+    click.echo(f"{click.style(run.id, bold=True)}: recipe {info['recipe']}, {run.status}")
     if info.get("overrides"):
         click.echo(f"  overrides {' '.join(info['overrides'])}")
     click.echo(f"  started {moment(info.get('started_s'))}" + (f", finished {moment(info['finished_s'])}" if info.get("finished_s") else ""))
     click.echo(f"  folder {run.path}")
-    for index, point in enumerate(run.points):
-        if len(run.points) > 1:
+    for index, point in enumerate(points):
+        if len(points) > 1:
             click.echo(f"\npoint {index}: {' '.join(point.get('overrides') or []) or 'no overrides'}")
         rows = [
             [one["status"], one["label"], duration(one.get("seconds")), (one.get("key") or "")[:12], metrics_text(one.get("metrics") or {})]
@@ -54,9 +55,9 @@ def _show_run(run: RunFolder, as_json: bool) -> None:
         ]
         click.echo()
         print_table(["STATUS", "STAGE", "TOOK", "KEY", "METRICS"], rows)
-    failed = [one for one in run.stages if one["status"] == "failed"]
+    failed = [one for one in stages_of(run) if one["status"] == "failed"]
     for one in failed:
-        click.echo(f"\n{one['label']} failed; see: orchestrate show {run.run} {one['label']}")
+        click.echo(f"\n{one['label']} failed; see: orchestrate show {run.id} {one['label']}")
 
 
 def metrics_text(metrics: dict[str, float], limit: int = 4) -> str:
@@ -114,13 +115,17 @@ def print_stored(stored: dict[str, Any]) -> None:
 def _show_artifact(home: Home, digest: str, as_json: bool) -> None:
     name, output, made = find_artifact(home, digest)
     files = [{"path": file.path, "bytes": file.size, "sha256": file.sha256} for file in output.files]
+    stored = {
+        "uses": made.stage, "version": made.version, "key": made.key, "payload": made.payload, "metrics": made.metrics, "facts": made.facts,
+        "record": made.record,
+    }
     if as_json:
-        print_json({"type": output.type, "digest": output.digest, "meta": output.meta, "output": name, "files": files, "made_by": made})
+        print_json({"type": output.type, "digest": output.digest, "meta": output.meta, "output": name, "files": files, "made_by": stored})
         return
     click.echo(f"{click.style(output.type, bold=True)} {output.digest}")
-    click.echo(f"  output {name} of {made['stage']}, made {moment(made['record'].get('started_s'))}")
+    click.echo(f"  output {name}, made {moment(made.record.get('started_s'))}")
     for field, value in output.meta.items():
         click.echo(f"  {field} {text(value)}")
     print_table(["FILE", "SIZE"], [[file["path"], size(file["bytes"])] for file in files], indent="  ")
-    print_stored({"uses": made["stage"], "version": made["version"], **made})
+    print_stored(stored)
     click.echo(f"  copy it out: orchestrate export {output.digest[:12]} DIR")

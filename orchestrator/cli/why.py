@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli._output import json_option, moment, print_json, print_table, shorten
-from orchestrator.cli._recipe import Planned, plan_recipe, split_recipe
-from orchestrator.errors import RecipeError
+from orchestrator.cli._recipe import split_recipe
 
 if TYPE_CHECKING:
     from orchestrator_storage import Manifest
 
+    from orchestrator.api import Prepared
     from orchestrator.pipeline import Input, Node
     from orchestrator.plan import PlanRow
 
@@ -54,7 +54,7 @@ class Explanation:
 def command(stage: str, tokens: tuple[str, ...], multirun: bool, as_json: bool) -> None:
     """Compare what identifies STAGE (a label such as small/bits:4 works) with the nearest stored result of the same kind of stage.
 
-    Without recipe=, the recipe and overrides of the last run are taken.
+    Without recipe=, the recipe and overrides of the latest run are taken.
 
     \b
     Examples:
@@ -62,8 +62,10 @@ def command(stage: str, tokens: tuple[str, ...], multirun: bool, as_json: bool) 
       orchestrate why gptq4 recipe=quickstart stages.gptq4.bits=3
       orchestrate why small/bits:4 recipe=study/cost_of_thinking --json
     """  # noqa: D301 - the backslash is click's mark for text to leave as it is
+    from orchestrator.api import prepare
+
     name, overrides, swept = _recipe_of(tokens)
-    planned = plan_recipe(name, overrides, multirun=multirun or swept)
+    planned = prepare(name, overrides, multirun=multirun or swept)
     explained = explain(planned, stage)
     if as_json:
         print_json([asdict(one) for one in explained])
@@ -75,22 +77,20 @@ def command(stage: str, tokens: tuple[str, ...], multirun: bool, as_json: bool) 
 def _recipe_of(tokens: Sequence[str]) -> tuple[str, list[str], bool]:
     if tokens:
         return (*split_recipe(tokens), False)
-    from orchestrator.cli._runs import find_run
+    from orchestrator.cli._runs import find_run, points_of
     from orchestrator.home import Home
 
     last = find_run(Home.locate(create=False))
-    if not last.info.get("recipe"):
-        raise RecipeError(f"the last run {last.run} does not say its recipe", "name it: orchestrate why STAGE recipe=NAME")
-    return last.info["recipe"], list(last.info.get("overrides") or []), len(last.points) > 1
+    return last.record["recipe"], list(last.record["overrides"]), len(points_of(last)) > 1
 
 
-def explain(planned: Planned, label: str) -> list[Explanation]:
+def explain(planned: Prepared, label: str) -> list[Explanation]:
     """Explain every member that a label names."""
     rows = {row.node.spec: row for row in planned.plan.rows}
     return [_explain(planned, rows[node.spec]) for node in planned.pipeline.select(label)]
 
 
-def _explain(planned: Planned, row: PlanRow) -> Explanation:
+def _explain(planned: Prepared, row: PlanRow) -> Explanation:
     node = row.node
     payload = known_payload(node, planned)
     own = planned.plan.manifests.get(node.spec) or (planned.store.peek(row.key) if row.key else None)
@@ -102,7 +102,7 @@ def _explain(planned: Planned, row: PlanRow) -> Explanation:
     )
 
 
-def known_payload(node: Node, planned: Planned) -> dict[str, Any]:
+def known_payload(node: Node, planned: Prepared) -> dict[str, Any]:
     """Return the key's payload as far as it is known: inputs that are still to be computed stand as PENDING."""
     manifests = planned.plan.manifests
 
@@ -121,7 +121,7 @@ def known_payload(node: Node, planned: Planned) -> dict[str, Any]:
     return payload
 
 
-def nearest_other(planned: Planned, node: Node, payload: dict[str, Any], own: Manifest | None) -> Manifest | None:
+def nearest_other(planned: Prepared, node: Node, payload: dict[str, Any], own: Manifest | None) -> Manifest | None:
     """Return the stored result to compare with: another key of the same stage, of the same label if there is one, nearest, newest.
 
     For a result that is stored already only earlier ones count: they are what made it run when it did.
@@ -145,7 +145,7 @@ def _origin(manifest: Manifest | None) -> dict[str, Any] | None:
     return {"key": manifest.key, "label": manifest.record.get("label"), "run": manifest.record.get("run"), "started_s": manifest.record.get("started_s")}
 
 
-def _differences(planned: Planned, node: Node, payload: dict[str, Any], other: Manifest) -> list[Difference]:
+def _differences(planned: Prepared, node: Node, payload: dict[str, Any], other: Manifest) -> list[Difference]:
     from orchestrator.key import differences
 
     producers = {name: held for name, held in node.inputs.items() if held is not None}

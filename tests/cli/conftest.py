@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 from orchestrator.cli import invoke
 from orchestrator.plugins import installed
 from orchestrator.scaffold import write_plugin
+from tests.cli.installing import install
 
 Invoke = Callable[..., "Outcome"]
 
@@ -51,17 +52,6 @@ def orchestrate(home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     return call
 
 
-def install(name: str, folder: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a folder on the import path with the metadata of an installed distribution in it."""
-    metadata = folder / f"orchestrator_{name}-0.1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: orchestrator-{name}\nVersion: 0.1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[orchestrator]\n{name} = {module}\n")
-    monkeypatch.syspath_prepend(str(folder))
-    importlib.invalidate_caches()
-    installed.cache_clear()
-
-
 @pytest.fixture(scope="session")
 def demo_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `new-plugin demo` writes."""
@@ -73,8 +63,6 @@ def demo_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def demo(tmp_path: Path, demo_source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The scaffold's plugin, installed for one test."""
-    import shutil
-
     folder = tmp_path / "site"
     shutil.copytree(demo_source, folder)
     install("demo", folder, "orchestrator_demo.plugin", monkeypatch)
