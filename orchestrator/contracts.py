@@ -1,4 +1,4 @@
-"""The contract that every plugin keeps, as checks: what ``orchestrate check-plugin`` prints and ``PluginContract`` tests.
+"""The contract that every plugin keeps, as checks: what ``orchestrate check-plugin`` prints and ``orchestrator.suites`` tests.
 
 A check raises ``Broken`` with what is wrong and how to mend it, ``Skipped`` where there is nothing to check, or returns one line
 of evidence. Checks that need a fresh interpreter (imports, hash seeds) start one with this process's import path.
@@ -6,9 +6,11 @@ of evidence. Checks that need a fresh interpreter (imports, hash seeds) start on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import inspect
 import json
 import os
 import pickle  # only to prove that a stage travels by reference; nothing is ever stored this way
@@ -18,19 +20,35 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from orchestrator.component import Component
 from orchestrator.convert import build as build_config
 from orchestrator.errors import OrchestratorError, PluginError, near
 from orchestrator.key import digest, encode
 from orchestrator.plugins import PluginRecord, Registry, load_registry
-from orchestrator.stage import StageSpec, spec_of
+from orchestrator.stage import StageSpec
 
 #: Modules that listing and planning must not load: each costs a noticeable part of a second, or a device.
 HEAVY = (
-    "torch", "ray", "mlflow", "transformers", "numba", "numpy", "pyarrow", "pandas", "scipy", "matplotlib", "sklearn", "safetensors",
-    "tokenizers", "compressed_tensors", "triton", "jax", "tensorflow", "datasets",
+    "torch",
+    "ray",
+    "mlflow",
+    "transformers",
+    "numba",
+    "numpy",
+    "pyarrow",
+    "pandas",
+    "scipy",
+    "matplotlib",
+    "sklearn",
+    "safetensors",
+    "tokenizers",
+    "compressed_tensors",
+    "triton",
+    "jax",
+    "tensorflow",
+    "datasets",
 )
 PROCESS_LIMIT_S = 120
 
@@ -39,7 +57,7 @@ class Broken(AssertionError):
     """The plugin breaks this rule of the contract."""
 
 
-class Skipped(Exception):  # noqa: N818 - an outcome, not an error
+class Skipped(Exception):
     """There is nothing that this check could look at."""
 
 
@@ -70,20 +88,29 @@ def find_offer(name: str, registry: Registry | None = None) -> Offer:
     records = {record.name: record for record in registry.plugins}
     record = records.get(name)
     if record is None:
-        raise PluginError(f"no installed plugin is called {name!r}", f"{near(name, records)} (installed? `pip install -e {name}`)")
+        raise PluginError(
+            f"no installed plugin is called {name!r}", f"{near(name, records)} (installed? `pip install -e {name}`)"
+        )
     if record.status != "ok":
         raise PluginError(f"plugin {name!r} is {'broken' if record.status == 'error' else 'blocked'}: {record.error}")
     stages = tuple(spec for spec in registry.stages.values() if registry.owners.get(f"stage {spec.name}") == name)
     components = tuple(
-        one for one in registry.components.values() if registry.owners.get(f"component {one.kind}/{one.name}") == name)
-    return Offer(record=record, registry=registry, stages=stages, components=components, recipes=_recipe_names(registry, name))
+        one for one in registry.components.values() if registry.owners.get(f"component {one.kind}/{one.name}") == name
+    )
+    return Offer(
+        record=record, registry=registry, stages=stages, components=components, recipes=_recipe_names(registry, name)
+    )
 
 
 def _recipe_names(registry: Registry, name: str) -> tuple[str, ...]:
     module = registry.manager.get_plugin(name)
     hook = getattr(module, "orchestrator_recipes", None)
     folders = [Path(one) for one in hook()] if hook is not None else []
-    found = [path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in sorted(folder.rglob("*.yaml"))]
+    found = [
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for path in sorted(folder.rglob("*.yaml"))
+    ]
     return tuple(one for one in found if not one.startswith(("base/", "hardware/")))
 
 
@@ -94,9 +121,14 @@ def check_plugin(name: str, *, execute: bool = True) -> Iterator[Check]:
     except PluginError as error:
         yield Check(check="loads", subject=f"plugin {name}", status="failed", detail=str(error))
         return
-    yield Check(check="loads", subject=f"plugin {name}", status="passed", detail=f"{offer.record.distribution} {offer.record.version}")
+    yield Check(
+        check="loads",
+        subject=f"plugin {name}",
+        status="passed",
+        detail=f"{offer.record.distribution} {offer.record.version}",
+    )
     for check, subject, function in list_checks(offer, execute=execute):
-        yield _perform(check, subject, function)
+        yield perform(check, subject, function)
 
 
 def list_checks(offer: Offer, *, execute: bool = True) -> Iterator[tuple[str, str, Callable[[], str]]]:
@@ -107,7 +139,11 @@ def list_checks(offer: Offer, *, execute: bool = True) -> Iterator[tuple[str, st
         yield "signature and settings", f"stage {spec.name}", functools.partial(check_stage, spec, offer.registry)
         yield "travels by reference", f"stage {spec.name}", functools.partial(check_reference, spec)
     for component in offer.components:
-        yield "fulfils its kind", f"{component.kind} {component.name}", functools.partial(check_component, component, offer.registry)
+        yield (
+            "fulfils its kind",
+            f"{component.kind} {component.name}",
+            functools.partial(check_component, component, offer.registry),
+        )
     for recipe in offer.recipes:
         yield "composes and plans", f"recipe {recipe}", functools.partial(check_recipe, recipe, offer.registry)
     yield "keys are stable", plugin, functools.partial(check_keys, offer)
@@ -116,17 +152,22 @@ def list_checks(offer: Offer, *, execute: bool = True) -> Iterator[tuple[str, st
             yield "same input, same bytes", f"recipe {recipe}", functools.partial(check_recipe_bytes, recipe)
         if not offer.recipes:
             for spec in offer.stages:
-                yield "same input, same bytes", f"stage {spec.name}", functools.partial(check_stage_bytes, spec, offer.registry)
+                yield (
+                    "same input, same bytes",
+                    f"stage {spec.name}",
+                    functools.partial(check_stage_bytes, spec, offer.registry),
+                )
 
 
-def _perform(check: str, subject: str, function: Callable[[], str]) -> Check:
+def perform(check: str, subject: str, function: Callable[[], str]) -> Check:
+    """Run one check and describe its outcome; nothing that a plugin raises escapes."""
     try:
         return Check(check=check, subject=subject, status="passed", detail=function())
     except Skipped as skipped:
         return Check(check=check, subject=subject, status="skipped", detail=str(skipped))
     except (Broken, OrchestratorError) as error:
         return Check(check=check, subject=subject, status="failed", detail=str(error))
-    except Exception as error:  # noqa: BLE001 - what a plugin raises inside a check is the finding
+    except Exception as error:
         return Check(check=check, subject=subject, status="failed", detail=f"{type(error).__name__}: {error}")
 
 
@@ -147,13 +188,19 @@ def check_stage(spec: StageSpec, registry: Registry) -> str:
     required = required_fields(spec.config)
     if not required:
         digest(encode(build_config(spec.config, {}, f"stages.{spec.name}", registry.components)))
-    return f"{len(dataclasses.fields(spec.config))} settings" + (f", required: {', '.join(required)}" if required else "")
+    return f"{len(dataclasses.fields(spec.config))} settings" + (
+        f", required: {', '.join(required)}" if required else ""
+    )
 
 
 def required_fields(config: type) -> list[str]:
     """Name the fields that a recipe must set."""
     missing = dataclasses.MISSING
-    return [one.name for one in dataclasses.fields(config) if one.init and one.default is missing and one.default_factory is missing]
+    return [
+        one.name
+        for one in dataclasses.fields(config)
+        if one.init and one.default is missing and one.default_factory is missing
+    ]
 
 
 def check_reference(spec: StageSpec) -> str:
@@ -162,7 +209,9 @@ def check_reference(spec: StageSpec) -> str:
         raise Broken(f"{spec.entry} is defined inside a function; define stages at the top level of a module")
     found = functools.reduce(getattr, spec.function.__qualname__.split("."), importlib.import_module(spec.module))
     if found is not spec.function:
-        raise Broken(f"{spec.entry} is another object than the registered function; return the decorated function itself")
+        raise Broken(
+            f"{spec.entry} is another object than the registered function; return the decorated function itself"
+        )
     if pickle.loads(pickle.dumps(spec.function)) is not spec.function:  # noqa: S301 - made on this line
         raise Broken(f"{spec.entry} does not pickle to itself")
     return spec.entry
@@ -174,7 +223,11 @@ def check_component(component: Component, registry: Registry) -> str:
         raise Broken("the version is empty; state a text and raise it when results change")
     if component.config is not None and required_fields(component.config):
         raise Skipped(f"its config needs {', '.join(required_fields(component.config))}")
-    config = build_config(component.config, {}, component.name, registry.components) if component.config is not None else None
+    config = (
+        build_config(component.config, {}, component.name, registry.components)
+        if component.config is not None
+        else None
+    )
     made = component.build(config)
     kind = registry.kinds[component.kind]
     wanted = protocol_members(kind)
@@ -182,19 +235,27 @@ def check_component(component: Component, registry: Registry) -> str:
         return type(made).__name__
     if not getattr(kind, "_is_protocol", False):
         if not isinstance(made, kind):
-            raise Broken(f"{component.entry} makes a {type(made).__name__}, the kind {component.kind!r} is {kind.__name__}")
+            raise Broken(
+                f"{component.entry} makes a {type(made).__name__}, the kind {component.kind!r} is {kind.__name__}"
+            )
         return kind.__name__
     lacking = [member for member in wanted if not hasattr(made, member)]
     if lacking:
-        raise Broken(f"{component.entry} makes a {type(made).__name__} without {', '.join(lacking)}, which the kind {component.kind!r} asks for")
+        raise Broken(
+            f"{component.entry} makes a {type(made).__name__} without {', '.join(lacking)}, which the kind {component.kind!r} asks for"
+        )
     return ", ".join(wanted)
 
 
 def protocol_members(kind: type) -> list[str]:
     """Name the methods and attributes that a kind asks for."""
-    methods = [name for name, value in vars(kind).items() if callable(value) and (not name.startswith("_") or name == "__call__")]
+    methods = [
+        name
+        for name, value in vars(kind).items()
+        if callable(value) and (not name.startswith("_") or name == "__call__")
+    ]
     own = [name for name in methods if name not in ("__init__", "__subclasshook__")]
-    return sorted({*own, *(name for name in kind.__dict__.get("__annotations__", {}) if not name.startswith("_"))})
+    return sorted({*own, *(name for name in inspect.get_annotations(kind) if not name.startswith("_"))})
 
 
 def check_recipe(name: str, registry: Registry) -> str:
@@ -214,24 +275,40 @@ def check_imports(offer: Offer) -> str:
     """Loading the plugin and asking every hook imports nothing heavy."""
     found = json.loads(_in_fresh_process("print_imports", offer.record.name))
     if found:
-        raise Broken(f"listing the plugin imports {', '.join(found)}; move those imports into the functions that need them")
+        raise Broken(
+            f"listing the plugin imports {', '.join(found)}; move those imports into the functions that need them"
+        )
     return "none of the heavy modules"
 
 
 def check_keys(offer: Offer) -> str:
     """Two processes with different hash seeds derive the same identities."""
-    first, second = (json.loads(_in_fresh_process("print_identities", offer.record.name, seed=seed)) for seed in ("0", "4242"))
+    first, second = (
+        json.loads(_in_fresh_process("print_identities", offer.record.name, seed=seed)) for seed in ("0", "4242")
+    )
     moved = [name for name in first if first[name] != second.get(name)]
     if moved or set(first) != set(second):
-        raise Broken(f"the identity of {', '.join(moved) or 'the offer'} differs between processes; a setting depends on hash order")
+        raise Broken(
+            f"the identity of {', '.join(moved) or 'the offer'} differs between processes; a setting depends on hash order"
+        )
     return f"{len(first)} identities in 2 processes"
 
 
 def _in_fresh_process(function: str, name: str, seed: str = "0") -> str:
     code = f"from orchestrator import contracts; contracts.{function}({name!r})"
-    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": seed,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PROCESS_LIMIT_S, check=False)
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_LIMIT_S,
+        check=False,
+    )
     if done.returncode != 0:
         raise Broken(f"a fresh process failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     return done.stdout.strip().splitlines()[-1]
@@ -268,14 +345,16 @@ def check_stage_bytes(spec: StageSpec, registry: Registry) -> str:
     if needed:
         raise Skipped(f"needs the input {', '.join(needed)}; offer a recipe to have it checked")
     if spec.config is not None and required_fields(spec.config):
-        raise Skipped(f"needs the settings {', '.join(required_fields(spec.config))}; offer a recipe to have it checked")
+        raise Skipped(
+            f"needs the settings {', '.join(required_fields(spec.config))}; offer a recipe to have it checked"
+        )
     config = build_config(spec.config, {}, spec.name, registry.components) if spec.config is not None else None
     made = []
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             outputs = run_stage(spec.function, config, home=Path(folder)).outputs
             made.append({name: one.digest for name, one in outputs.items()})
-    return _same_bytes(made[0], made[1])
+    return same_bytes(made[0], made[1])
 
 
 def check_recipe_bytes(name: str) -> str:
@@ -284,78 +363,50 @@ def check_recipe_bytes(name: str) -> str:
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             made.append(_run_recipe(name, Path(folder)))
-    return _same_bytes(made[0], made[1])
+    return same_bytes(made[0], made[1])
 
 
-def _same_bytes(first: dict[str, Any], second: dict[str, Any]) -> str:
+def _run_recipe(name: str, home: Path) -> dict[str, Any]:
+    """Run a recipe in a home of its own, untracked, and return the digests of what it made, without stages that read facts."""
+    from orchestrator import api
+    from orchestrator.recipe import compose
+
+    registry = load_registry()
+    (recipe,) = compose(name, [], registry)
+    timed = {decl.name for decl in recipe.stages.values() if registry.stages[decl.uses].facts_port}
+    with _environment("ORCHESTRATOR_NO_TRACKING", "1"):
+        result = api.run(name, home=home, executor="local", quiet=True)
+    if result.status != "succeeded":
+        raise Broken(
+            "; ".join(f"{failure['label']}: {failure.get('message')}" for failure in result.failures)
+            or f"the run {result.status}"
+        )
+    return {
+        f"{stage['label']} {output}": held["digest"]
+        for stage in result.to_json()["stages"]
+        if stage["name"] not in timed
+        for output, held in stage["outputs"].items()
+    }
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    saved = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if saved is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = saved
+
+
+def same_bytes(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """Compare two runs' digests by output name."""
     differing = [name for name in first if first[name] != second.get(name)]
     if differing:
-        raise Broken(f"{', '.join(differing[:5])} differ between two runs; times, paths, seeds or hash order got into the artifact")
+        raise Broken(
+            f"{', '.join(differing[:5])} differ between two runs; times, paths, seeds or hash order got into the artifact"
+        )
     return f"{len(first)} outputs equal in 2 runs"
-
-
-class PluginContract:
-    """Subclass it in a test module and set ``plugin``: every check of ``orchestrate check-plugin`` becomes a test."""
-
-    plugin: ClassVar[str]
-    #: False leaves out the checks that run stages.
-    execute: ClassVar[bool] = True
-
-    def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Make one test of each check; called by pytest."""
-        if "contract_check" in metafunc.fixturenames:
-            try:
-                checks = list(list_checks(find_offer(self.plugin), execute=self.execute))
-            except PluginError as error:
-                checks = [("loads", f"plugin {self.plugin}", functools.partial(_raise, error))]
-            metafunc.parametrize("contract_check", checks, ids=[f"{subject}: {check}" for check, subject, _ in checks])
-
-    def test_contract(self, contract_check: tuple[str, str, Callable[[], str]]) -> None:
-        """The plugin keeps this rule."""
-        _expect(_perform(*contract_check))
-
-
-class StageContract:
-    """Subclass it and set ``stage`` (and ``config``; override ``inputs``): the contract of one stage, installed or not."""
-
-    stage: ClassVar[Callable[..., Any]]
-    config: ClassVar[Any] = None
-
-    def inputs(self, folder: Path) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
-        """Return the artifacts to run on; write them below ``folder``."""
-        return {}
-
-    def test_signature(self) -> None:
-        """Name, version, docstring and settings are as the contract asks."""
-        _expect(_perform("signature and settings", "", functools.partial(check_stage, self._spec(), load_registry())))
-
-    def test_reference(self) -> None:
-        """Workers find the function by its import path."""
-        _expect(_perform("travels by reference", "", functools.partial(check_reference, self._spec())))
-
-    def test_same_input_same_bytes(self, tmp_path: Path) -> None:
-        """Two runs in two homes give the same bytes."""
-        from orchestrator.testing import run_stage
-
-        function = type(self).stage
-        made = []
-        for name in ("first", "second"):
-            run = run_stage(function, self.config, inputs=self.inputs(tmp_path / name), home=tmp_path / name / "home")
-            made.append({output: one.digest for output, one in run.outputs.items()})
-        _same_bytes(made[0], made[1])
-
-    def _spec(self) -> StageSpec:
-        return spec_of(type(self).stage)
-
-
-def _raise(error: Exception) -> str:
-    raise error
-
-
-def _expect(done: Check) -> None:
-    if done.status == "skipped":
-        import pytest
-
-        pytest.skip(done.detail)
-    if done.status == "failed":
-        raise Broken(f"{done.subject}: {done.check}: {done.detail}".lstrip(": "))

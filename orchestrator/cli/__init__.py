@@ -40,13 +40,14 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 
 SCREEN_LINES = 40
+CANCELLED = 4
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class LazyGroup(click.Group):
     """A group that knows its commands' names and imports a command's module when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return every command in the order of the sections."""
         return [name for commands in SECTIONS.values() for name in commands]
 
@@ -58,7 +59,9 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one is near."""
         name = args[0]
         if not name.startswith("-") and name not in self.list_commands(ctx):
@@ -67,7 +70,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"unknown command {name!r}: {near(name, self.list_commands(ctx))}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the sections without importing a single command."""
         for section, commands in SECTIONS.items():
             with formatter.section(section):
@@ -87,7 +90,14 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool)
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: orchestrate run recipe=quickstart",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def group() -> None:
     """Take one language model through its whole life: pretrain, reason, compress, simulate, evaluate, price."""
 
@@ -99,51 +109,54 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def invoke(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; errors are shown, not raised, unless ORCHESTRATOR_DEBUG is set."""
-    from orchestrator.errors import Cancelled, OrchestratorError
-    from orchestrator_storage import ArtifactError, StoreError
-
     try:
         return _code(group.main(args=arguments, prog_name="orchestrate", standalone_mode=False))
-    except OrchestratorError as error:
-        if _debugging():
-            raise
-        _say(str(error))
-        return error.exit_code
     except click.ClickException as error:
         error.show(sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _say("cancelled")
-        return Cancelled.exit_code
-    except (StoreError, ArtifactError) as error:
-        if _debugging():
-            raise
-        _say(str(error))
-        return OrchestratorError.exit_code
+        return CANCELLED
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): nothing is left to say and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if _debugging():
+        if os.environ.get("ORCHESTRATOR_DEBUG", "") not in ("", "0"):
             raise
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            _say(f"{error.strerror}: {error.filename}\n  make room (orchestrate gc) or set ORCHESTRATOR_HOME to another disk, then run the same command again")
-        else:
-            _say(f"unexpected {type(error).__name__}: {error}\n  this is a defect; ORCHESTRATOR_DEBUG=1 shows where it happened")
-        return OrchestratorError.exit_code
+        text, code = _explain(error)
+        _say(text)
+        return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return what to say about an error, and its exit code."""
+    from orchestrator_storage import ArtifactError, StoreError
+
+    from orchestrator.errors import OrchestratorError
+
+    if isinstance(error, OrchestratorError):
+        return str(error), error.exit_code
+    if isinstance(error, (StoreError, ArtifactError)):
+        return str(error), 1
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        remedy = "make room (orchestrate gc) or set ORCHESTRATOR_HOME to another disk, then run the same command again"
+        return f"{error.strerror}: {error.filename}\n  {remedy}", 1
+    return (
+        f"unexpected {type(error).__name__}: {error}\n  this is a defect; ORCHESTRATOR_DEBUG=1 shows where it happened",
+        1,
+    )
 
 
 def _code(returned: Any) -> int:
     return returned if isinstance(returned, int) and not isinstance(returned, bool) else 0
 
 
-def _debugging() -> bool:
-    return os.environ.get("ORCHESTRATOR_DEBUG", "") not in ("", "0")
-
-
 def _say(text: str) -> None:
     lines = text.rstrip().splitlines() or [""]
     if len(lines) > SCREEN_LINES:
-        lines = [*lines[: SCREEN_LINES - 1], f"  ... {len(lines) - SCREEN_LINES + 1} more lines; ORCHESTRATOR_DEBUG=1 shows all"]
+        lines = [
+            *lines[: SCREEN_LINES - 1],
+            f"  ... {len(lines) - SCREEN_LINES + 1} more lines; ORCHESTRATOR_DEBUG=1 shows all",
+        ]
     click.echo(f"{click.style('error:', fg='red', bold=True)} " + "\n".join(lines), err=True)

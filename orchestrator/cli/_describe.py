@@ -17,10 +17,21 @@ from orchestrator.stage import StageSpec
 def describe_stage(spec: StageSpec, owner: str) -> dict[str, Any]:
     """Return everything that ``list stages NAME`` prints, as JSON."""
     return {
-        "name": spec.name, "version": spec.version, "plugin": owner, "doc": spec.doc, "cites": list(spec.cites), "seeded": spec.seeded,
+        "name": spec.name,
+        "version": spec.version,
+        "plugin": owner,
+        "doc": spec.doc,
+        "cites": list(spec.cites),
+        "seeded": spec.seeded,
         "workers": spec.workers if spec.workers_allowed else None,
         "inputs": [
-            {"name": port.name, "type": port.type.__name__, "optional": port.optional, "gathers": port.gather, "wired": not port.facts}
+            {
+                "name": port.name,
+                "type": port.type.__name__,
+                "optional": port.optional,
+                "gathers": port.gather,
+                "wired": not port.facts,
+            }
             for port in spec.ports.values()
         ],
         "outputs": [{"name": name, "type": kind.__name__} for name, kind in spec.outputs.items()],
@@ -34,8 +45,14 @@ def describe_fields(config: type) -> list[dict[str, Any]]:
     hints = get_type_hints(config, include_extras=True)
     comments = _comments(config)
     return [
-        {"name": one.name, "type": describe(hints[one.name]), **_default(one), "doc": one.metadata.get("doc") or comments.get(one.name, "")}
-        for one in dataclasses.fields(config) if one.init
+        {
+            "name": one.name,
+            "type": describe(hints[one.name]),
+            **_default(one),
+            "doc": one.metadata.get("doc") or comments.get(one.name, ""),
+        }
+        for one in dataclasses.fields(config)
+        if one.init
     ]
 
 
@@ -71,7 +88,11 @@ def _beside(statement: ast.AnnAssign, lines: list[str]) -> str:
 
 
 def _below(statement: ast.stmt | None) -> str:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str):
+    if (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    ):
         return " ".join(statement.value.value.split())
     return ""
 
@@ -91,10 +112,18 @@ def example_line(spec: StageSpec) -> str:
     parts = [f"uses: {spec.name}"]
     wired = [port for port in spec.ports.values() if not port.facts and not port.optional]
     if wired:
-        parts.append("inputs: {" + ", ".join(f"{port.name}: A_STAGE_THAT_MAKES_{port.type.__name__.upper()}" for port in wired) + "}")
+        parts.append(
+            "inputs: {"
+            + ", ".join(f"{port.name}: A_STAGE_THAT_MAKES_{port.type.__name__.upper()}" for port in wired)
+            + "}"
+        )
     fields = describe_fields(spec.config) if spec.config else []
     parts += [f"{one['name']}: {one['type'].replace(' ', '_').upper()}" for one in fields if one["required"]]
-    plain = [one for one in fields if not one["required"] and isinstance(one["default"], (int, float, str)) and one["default"] != ""]
+    plain = [
+        one
+        for one in fields
+        if not one["required"] and isinstance(one["default"], (int, float, str)) and one["default"] != ""
+    ]
     if plain:
         parts.append(f"{plain[0]['name']}: {json.dumps(plain[0]['default']).strip(chr(34))}")
     return f"{name}: {{{', '.join(parts)}}}"

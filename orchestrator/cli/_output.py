@@ -16,8 +16,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 COLOURS = {
-    "executed": "green", "succeeded": "green", "ok": "green", "passed": "green", "cached": "blue", "run": "yellow", "may run": "yellow",
-    "warning": "yellow", "skipped": "yellow", "blocked": "yellow", "failed": "red", "error": "red", "killed": "red", "cancelled": "red",
+    "executed": "green",
+    "succeeded": "green",
+    "ok": "green",
+    "passed": "green",
+    "cached": "blue",
+    "run": "yellow",
+    "may run": "yellow",
+    "warning": "yellow",
+    "skipped": "yellow",
+    "blocked": "yellow",
+    "failed": "red",
+    "error": "red",
+    "killed": "red",
+    "cancelled": "red",
 }
 CELL_WIDTH = 72
 
@@ -60,7 +72,9 @@ def _line(row: Sequence[str], widths: list[int], right: list[bool], painted: Seq
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell.lstrip("+-").replace(".", "", 1).replace("e-", "").replace("e+", "").replace("%", "").isdigit()
+    return (
+        not cell or cell.lstrip("+-").replace(".", "", 1).replace("e-", "").replace("e+", "").replace("%", "").isdigit()
+    )
 
 
 def text(value: Any) -> str:

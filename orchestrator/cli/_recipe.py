@@ -15,7 +15,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def recipe_arguments(function: Command) -> Command:
     """Add ``recipe=NAME [OVERRIDES]...`` and ``-m`` to a command."""
     function = click.argument("tokens", nargs=-1, required=True, metavar="recipe=NAME [OVERRIDES]...")(function)
-    return click.option("-m", "--multirun", is_flag=True, help="Sweep: one run for each combination of comma-separated values.")(function)
+    return click.option(
+        "-m", "--multirun", is_flag=True, help="Sweep: one run for each combination of comma-separated values."
+    )(function)
 
 
 def split_recipe(tokens: Sequence[str]) -> tuple[str, list[str]]:
@@ -25,7 +27,10 @@ def split_recipe(tokens: Sequence[str]) -> tuple[str, list[str]]:
     if len(names) == 1 and names[0]:
         return names[0], overrides
     if len(names) > 1:
-        raise RecipeError(f"the recipe is named {len(names)} times: {', '.join(names)}", "a sweep varies overrides of one recipe")
+        raise RecipeError(
+            f"the recipe is named {len(names)} times: {', '.join(names)}", "a sweep varies overrides of one recipe"
+        )
     bare = next((token for token in overrides if "=" not in token and not token.startswith(("~", "+"))), None)
-    raise RecipeError("no recipe is named", f"write recipe={bare or 'quickstart'}; `orchestrate list recipes` shows what there is")
-
+    raise RecipeError(
+        "no recipe is named", f"write recipe={bare or 'quickstart'}; `orchestrate list recipes` shows what there is"
+    )

@@ -26,7 +26,11 @@ def points_of(run: Run) -> list[dict[str, Any]]:
 
 def stages_of(run: Run) -> list[dict[str, Any]]:
     """Return the stages of all points; what several points share under one label is listed once."""
-    seen = {(stage["label"], stage.get("key")): stage for point in reversed(points_of(run)) for stage in reversed(point["stages"])}
+    seen = {
+        (stage["label"], stage.get("key")): stage
+        for point in reversed(points_of(run))
+        for stage in reversed(point["stages"])
+    }
     return list(reversed(seen.values()))
 
 
@@ -36,7 +40,9 @@ def find_point(home: Home, address: str) -> tuple[Run, int]:
     run = find_run(home, name)
     count = len(points_of(run))
     if index and (not index.isdigit() or int(index) >= count):
-        raise RecipeError(f"run {run.id} has no point {index!r}", f"its points are 0 to {count - 1}" if count else "it never ended")
+        raise RecipeError(
+            f"run {run.id} has no point {index!r}", f"its points are 0 to {count - 1}" if count else "it never ended"
+        )
     return run, int(index or 0)
 
 
@@ -46,7 +52,9 @@ def matching_stages(run: Run, label: str) -> list[dict[str, Any]]:
     stages = stages_of(run)
     found = [stage for stage in stages if stage["name"] == name and matches(stage["axes"], picks)]
     if not found:
-        raise unknown("stage", label, {stage["label"] for stage in stages} | {stage["name"] for stage in stages}, f"run {run.id}")
+        raise unknown(
+            "stage", label, {stage["label"] for stage in stages} | {stage["name"] for stage in stages}, f"run {run.id}"
+        )
     return found
 
 
@@ -73,11 +81,15 @@ def find_artifact(home: Home, address: str) -> tuple[str, Any, Any]:
 
     store = Store(home.store, installed().types)
     digest = address if is_digest(address) else _digest_of_stage(home, address)
-    found = {manifest.outputs[name].digest: (name, manifest.outputs[name], manifest) for manifest, name in store.find(digest)}
+    found = {
+        manifest.outputs[name].digest: (name, manifest.outputs[name], manifest) for manifest, name in store.find(digest)
+    }
     if not found:
         raise RecipeError(f"no artifact begins with {address!r}", "see: orchestrate list artifacts")
     if len(found) > 1:
-        raise RecipeError(f"{address!r} begins {len(found)} artifacts", ", ".join(one[:16] for one in sorted(found)[:5]))
+        raise RecipeError(
+            f"{address!r} begins {len(found)} artifacts", ", ".join(one[:16] for one in sorted(found)[:5])
+        )
     return next(iter(found.values()))
 
 
@@ -90,11 +102,15 @@ def _digest_of_stage(home: Home, address: str) -> str:
     run = find_run(home)
     stages = matching_stages(run, address)
     if len(stages) > 1:
-        raise RecipeError(f"{address!r} names {len(stages)} members", f"pick one: {', '.join(one['label'] for one in stages[:6])}")
+        raise RecipeError(
+            f"{address!r} names {len(stages)} members", f"pick one: {', '.join(one['label'] for one in stages[:6])}"
+        )
     outputs = stages[0].get("outputs") or {}
     if not outputs:
         raise RecipeError(f"{stages[0]['label']} made nothing in run {run.id}: it is {stages[0]['status']}")
-    output = parse_label(address)[1] or ("result" if "result" in outputs else next(iter(outputs)) if len(outputs) == 1 else "")
+    output = parse_label(address)[1] or (
+        "result" if "result" in outputs else next(iter(outputs)) if len(outputs) == 1 else ""
+    )
     if output not in outputs:
         raise RecipeError(f"{stages[0]['label']} has no output {output!r}", near(output, outputs))
     digest: str = outputs[output]["digest"]

@@ -68,9 +68,17 @@ def headline_cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
 
     def cell(row: dict[str, Any], name: str) -> str:
         value = row.get(name)
-        shown = "" if value is None else number(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+        shown = (
+            ""
+            if value is None
+            else number(float(value))
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            else str(value)
+        )
         low, high = (row.get(bound) for bound in bounds.get(name, ("", "")))
-        return f"{shown} [{number(float(low))}, {number(float(high))}]" if low is not None and high is not None else shown
+        return (
+            f"{shown} [{number(float(low))}, {number(float(high))}]" if low is not None and high is not None else shown
+        )
 
     return columns, [[cell(row, name) for name in columns] for row in rows]
 
@@ -90,7 +98,10 @@ def suggestions(recipe: str, stages: Sequence[dict[str, Any]]) -> Iterator[str]:
 def print_failures(failures: Sequence[dict[str, Any]], described: dict[str, Any], resume: str) -> None:
     """Print each failed stage's error and the end of its log to stderr; the last line is the command that resumes."""
     for failure in failures:
-        click.echo(f"\n{click.style('failed:', fg='red', bold=True)} {failure['label']}: {failure.get('type')}: {failure.get('message')}", err=True)
+        click.echo(
+            f"\n{click.style('failed:', fg='red', bold=True)} {failure['label']}: {failure.get('type')}: {failure.get('message')}",
+            err=True,
+        )
         if failure.get("hint"):
             click.echo(f"  {failure['hint']}", err=True)
         tail = (failure.get("log_tail") or "").rstrip().splitlines()[-LOG_TAIL_LINES:]

@@ -35,7 +35,10 @@ def command(name: str, no_run: bool, as_json: bool) -> int:
         if not as_json:
             mark = click.style(f"{MARKS[check.status]:<8}", fg=COLOURS[check.status])
             detail = check.detail.replace("\n", "\n           ")
-            click.echo(f"{mark} {check.subject}: {check.check}" + (f" ({detail})" if check.status != "failed" else f"\n           {detail}"))
+            click.echo(
+                f"{mark} {check.subject}: {check.check}"
+                + (f" ({detail})" if check.status != "failed" else f"\n           {detail}")
+            )
     failed = sum(1 for check in done if check.status == "failed")
     if as_json:
         print_json({"plugin": name, "passed": failed == 0, "checks": [dataclasses.asdict(check) for check in done]})

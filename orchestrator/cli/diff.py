@@ -30,16 +30,25 @@ def command(first: str, second: str, as_json: bool) -> None:
     settings = compare(_settings(left, left_point), _settings(right, right_point))
     metrics = compare(_metrics(left, left_point), _metrics(right, right_point), keep_equal=True)
     if as_json:
-        print_json({"runs": [left.id, right.id], "points": [left_point, right_point], "settings": settings, "metrics": metrics})
+        print_json(
+            {"runs": [left.id, right.id], "points": [left_point, right_point], "settings": settings, "metrics": metrics}
+        )
         return
     headers = [left.id, right.id]
     if settings:
         click.echo("settings that differ")
-        print_table(["NAME", *headers], [[row["name"], _shown(row["first"]), _shown(row["second"])] for row in settings], indent="  ")
+        print_table(
+            ["NAME", *headers],
+            [[row["name"], _shown(row["first"]), _shown(row["second"])] for row in settings],
+            indent="  ",
+        )
     else:
         click.echo("the settings are equal")
     click.echo("\nmetrics" if metrics else "\nno metrics")
-    rows = [[row["name"], _shown(row["first"]), _shown(row["second"]), _change(row["first"], row["second"])] for row in metrics]
+    rows = [
+        [row["name"], _shown(row["first"]), _shown(row["second"]), _change(row["first"], row["second"])]
+        for row in metrics
+    ]
     print_table(["NAME", *headers, "CHANGE"], rows, indent="  ")
 
 
@@ -73,7 +82,9 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
 def _metrics(run: Run, point: int) -> dict[str, Any]:
     points = points_of(run)
     stages = points[point]["stages"] if points else []
-    return {f"{stage['label']} {name}": value for stage in stages for name, value in (stage.get("metrics") or {}).items()}
+    return {
+        f"{stage['label']} {name}": value for stage in stages for name, value in (stage.get("metrics") or {}).items()
+    }
 
 
 def _shown(value: Any) -> str:

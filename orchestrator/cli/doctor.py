@@ -18,7 +18,18 @@ from orchestrator.errors import HomeError, PluginError
 from orchestrator.home import Home
 from orchestrator.runs import list_runs
 
-PACKAGES = ("torch", "ray", "mlflow", "hydra-core", "pluggy", "pyarrow", "transformers", "tokenizers", "compressed-tensors", "numba")
+PACKAGES = (
+    "torch",
+    "ray",
+    "mlflow",
+    "hydra-core",
+    "pluggy",
+    "pyarrow",
+    "transformers",
+    "tokenizers",
+    "compressed-tensors",
+    "numba",
+)
 OPTIONAL_PACKAGES = ("numba",)
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FREE_DISK_BYTES = 5 * 2**30
@@ -45,7 +56,9 @@ def command(as_json: bool) -> int:
     else:
         print_table(["WHAT", "STATUS", "DETAIL"], rows)
     broken = {what.partition(" ")[0] for what, status, _ in rows if status == "error"}
-    return HomeError.exit_code if "home" in broken else PluginError.exit_code if "plugin" in broken else 1 if broken else 0
+    return (
+        HomeError.exit_code if "home" in broken else PluginError.exit_code if "plugin" in broken else 1 if broken else 0
+    )
 
 
 def examine() -> Iterator[Row]:
@@ -90,7 +103,11 @@ def _dead_runs(home: Home) -> Row:
     running = [run for run in list_runs(home) if run.status == "running"]
     dead = [run.id for run in running if Holder.from_json(run.record["driver"]).alive() is False]
     if dead:
-        return "runs", "warning", f"{len(dead)} of a dead driver, closed as killed when the next run starts: {', '.join(dead[:5])}"
+        return (
+            "runs",
+            "warning",
+            f"{len(dead)} of a dead driver, closed as killed when the next run starts: {', '.join(dead[:5])}",
+        )
     return "runs", "ok", f"{len(running)} running, none dead"
 
 
@@ -99,7 +116,11 @@ def _plugins() -> Iterator[Row]:
 
     for record in installed().plugins:
         status = {"ok": "ok", "blocked": "warning"}.get(record.status, "error")
-        yield f"plugin {record.name}", status, f"{record.distribution} {record.version}" + (f": {record.error}" if record.error else "")
+        yield (
+            f"plugin {record.name}",
+            status,
+            f"{record.distribution} {record.version}" + (f": {record.error}" if record.error else ""),
+        )
 
 
 def _script(own: Path, path: str) -> Row:
@@ -107,16 +128,26 @@ def _script(own: Path, path: str) -> Row:
     candidates = [Path(folder) / "orchestrate" for folder in path.split(os.pathsep) if folder]
     first = next((one for one in candidates if os.access(one, os.X_OK) and one.is_file()), None)
     if first is None:
-        return "command", "warning", f"orchestrate is not on PATH; it is {own / 'orchestrate'}, or use python -m orchestrator"
+        return (
+            "command",
+            "warning",
+            f"orchestrate is not on PATH; it is {own / 'orchestrate'}, or use python -m orchestrator",
+        )
     if first.parent.resolve() != own.resolve():
-        return "command", "warning", f"{first} comes first on PATH and is not of this environment ({own}); use python -m orchestrator"
+        return (
+            "command",
+            "warning",
+            f"{first} comes first on PATH and is not of this environment ({own}); use python -m orchestrator",
+        )
     return "command", "ok", str(first)
 
 
 def _threads() -> Row:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS")
-    text = f"{cores} cores; a stage gets one torch thread for each CPU that it asks for" + (f"; OMP_NUM_THREADS={limit}" if limit else "")
+    text = f"{cores} cores; a stage gets one torch thread for each CPU that it asks for" + (
+        f"; OMP_NUM_THREADS={limit}" if limit else ""
+    )
     return "threads", "ok", text
 
 
@@ -125,4 +156,8 @@ def _shared_memory() -> Iterator[Row]:
     if folder.is_dir():
         free = shutil.disk_usage(folder).free
         enough = free >= FREE_SHARED_MEMORY_BYTES
-        yield "shared memory", "ok" if enough else "warning", size(free) + ("" if enough else ": Ray falls back to files, which is slow")
+        yield (
+            "shared memory",
+            "ok" if enough else "warning",
+            size(free) + ("" if enough else ": Ray falls back to files, which is slow"),
+        )

@@ -43,9 +43,21 @@ def command(artifact: str, folder: Path, as_json: bool) -> None:
         for path in [folder, *(one for one in folder.rglob("*") if one.is_dir())]:
             path.chmod(0o755)
     except (OSError, shutil.Error) as error:
-        raise StoreError(f"{output.digest[:12]} could not be copied to {str(folder)!r}: {error}", "is the disk full, or the folder not writable?") from error
+        raise StoreError(
+            f"{output.digest[:12]} could not be copied to {str(folder)!r}: {error}",
+            "is the disk full, or the folder not writable?",
+        ) from error
     total = sum(file.size for file in output.files)
     if as_json:
-        print_json({"type": output.type, "digest": output.digest, "output": name, "stage": made.stage, "path": str(folder.absolute()), "bytes": total})
+        print_json(
+            {
+                "type": output.type,
+                "digest": output.digest,
+                "output": name,
+                "stage": made.stage,
+                "path": str(folder.absolute()),
+                "bytes": total,
+            }
+        )
     else:
         click.echo(f"{output.type} {output.digest[:12]} ({size(total)}, {len(output.files)} files) copied to {folder}")

@@ -74,7 +74,12 @@ def _stages(name: str | None) -> Listing:
             raise unknown("stage", name, registry.stages, registry.explain_missing("it").strip(" ()"))
         return describe_stage(spec, registry.owners.get(f"stage {name}", "")), (), _print_stage
     rows = [
-        {"name": spec.name, "version": spec.version, "plugin": registry.owners.get(f"stage {spec.name}", ""), "doc": first_line(spec.doc)}
+        {
+            "name": spec.name,
+            "version": spec.version,
+            "plugin": registry.owners.get(f"stage {spec.name}", ""),
+            "doc": first_line(spec.doc),
+        }
         for spec in sorted(registry.stages.values(), key=lambda spec: spec.name)
     ]
     return rows, ("name", "version", "plugin", "doc"), None
@@ -90,7 +95,9 @@ def _print_stage(stage: dict[str, Any]) -> None:
         click.echo(f"  takes {', '.join(marks)}")
     if stage["inputs"]:
         click.echo("\ninputs")
-        print_table(["NAME", "TYPE", ""], [[one["name"], one["type"], _port_words(one)] for one in stage["inputs"]], indent="  ")
+        print_table(
+            ["NAME", "TYPE", ""], [[one["name"], one["type"], _port_words(one)] for one in stage["inputs"]], indent="  "
+        )
     click.echo("\noutputs")
     print_table(["NAME", "TYPE"], [[one["name"], one["type"]] for one in stage["outputs"]], indent="  ")
     if stage["settings"]:
@@ -102,12 +109,20 @@ def _print_stage(stage: dict[str, Any]) -> None:
 def _port_words(port: dict[str, Any]) -> str:
     if not port["wired"]:
         return "the facts of every stage above; not wired"
-    return ", ".join((["optional"] if port["optional"] else ["required"]) + (["gathers many, labelled"] if port["gathers"] else []))
+    return ", ".join(
+        (["optional"] if port["optional"] else ["required"]) + (["gathers many, labelled"] if port["gathers"] else [])
+    )
 
 
 def _print_fields(fields: list[dict[str, Any]]) -> None:
     rows = [
-        [one["name"], shorten(one["type"], 40), "required" if one["required"] else _default_words(one["default"]), one["doc"]] for one in fields
+        [
+            one["name"],
+            shorten(one["type"], 40),
+            "required" if one["required"] else _default_words(one["default"]),
+            one["doc"],
+        ]
+        for one in fields
     ]
     print_table(["NAME", "TYPE", "DEFAULT", "MEANING"], rows, indent="  ")
 
@@ -126,8 +141,14 @@ def _kinds(name: str | None) -> Listing:
         raise unknown("kind", name, registry.kinds)
     counts = {kind: sum(1 for held, _ in registry.components if held == kind) for kind in registry.kinds}
     rows = [
-        {"name": kind, "components": counts[kind], "members": protocol_members(protocol), "doc": first_line(protocol.__doc__)}
-        for kind, protocol in sorted(registry.kinds.items()) if name in (None, kind)
+        {
+            "name": kind,
+            "components": counts[kind],
+            "members": protocol_members(protocol),
+            "doc": first_line(protocol.__doc__),
+        }
+        for kind, protocol in sorted(registry.kinds.items())
+        if name in (None, kind)
     ]
     return rows, ("name", "components", "doc") if name is None else ("name", "components", "members", "doc"), None
 
@@ -139,14 +160,22 @@ def _components(name: str | None) -> Listing:
     kind, _, own = (name or "").partition("/")
     if kind and kind not in registry.kinds:
         raise unknown("kind", kind, registry.kinds)
-    chosen = [one for one in registry.components.values() if (not kind or one.kind == kind) and (not own or one.name == own)]
+    chosen = [
+        one for one in registry.components.values() if (not kind or one.kind == kind) and (not own or one.name == own)
+    ]
     if own and not chosen:
         raise unknown(f"{kind} component", own, [held for held_kind, held in registry.components if held_kind == kind])
 
     def row(one: Component) -> dict[str, Any]:
         settings = describe_fields(one.config) if one.config is not None else []
-        return {"kind": one.kind, "name": one.name, "version": one.version, "plugin": registry.owners.get(f"component {one.kind}/{one.name}", ""),
-                "doc": first_line(one.doc), "settings": settings}
+        return {
+            "kind": one.kind,
+            "name": one.name,
+            "version": one.version,
+            "plugin": registry.owners.get(f"component {one.kind}/{one.name}", ""),
+            "doc": first_line(one.doc),
+            "settings": settings,
+        }
 
     rows = [row(one) for one in sorted(chosen, key=lambda one: (one.kind, one.name))]
     return rows, ("kind", "name", "version", "plugin", "doc"), _print_component if own else None
@@ -154,7 +183,9 @@ def _components(name: str | None) -> Listing:
 
 def _print_component(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        click.echo(f"{click.style(row['kind'] + ' ' + row['name'], bold=True)} version {row['version']}, plugin {row['plugin']}\n  {row['doc']}")
+        click.echo(
+            f"{click.style(row['kind'] + ' ' + row['name'], bold=True)} version {row['version']}, plugin {row['plugin']}\n  {row['doc']}"
+        )
         if row["settings"]:
             click.echo("\nsettings")
             _print_fields(row["settings"])
@@ -167,11 +198,18 @@ def _plugins(name: str | None) -> Listing:
     rows = []
     for record in registry.plugins:
         owned = [thing for thing, owner in registry.owners.items() if owner == record.name]
-        rows.append({
-            "name": record.name, "distribution": record.distribution, "version": record.version, "status": record.status,
-            "builtin": record.builtin, "stages": sum(1 for thing in owned if thing.startswith("stage ")),
-            "components": sum(1 for thing in owned if thing.startswith("component ")), "error": record.error,
-        })
+        rows.append(
+            {
+                "name": record.name,
+                "distribution": record.distribution,
+                "version": record.version,
+                "status": record.status,
+                "builtin": record.builtin,
+                "stages": sum(1 for thing in owned if thing.startswith("stage ")),
+                "components": sum(1 for thing in owned if thing.startswith("component ")),
+                "error": record.error,
+            }
+        )
     chosen = [row for row in rows if name in (None, row["name"])]
     return chosen, ("name", "distribution", "version", "status", "stages", "components", "error"), None
 
@@ -185,11 +223,18 @@ def _runs(name: str | None) -> Listing:
     for run in list_runs(Home.locate(create=False)):
         statuses = [stage["status"] for stage in stages_of(run)]
         finished = run.record.get("finished_s")
-        rows.append({
-            "run": run.id, "recipe": run.record["recipe"], "status": run.status, "started": moment(run.record["started_s"]),
-            "took": duration(finished - run.record["started_s"]) if finished else "", "executed": statuses.count("executed"),
-            "cached": statuses.count("cached"), "overrides": " ".join(run.record["overrides"]),
-        })
+        rows.append(
+            {
+                "run": run.id,
+                "recipe": run.record["recipe"],
+                "status": run.status,
+                "started": moment(run.record["started_s"]),
+                "took": duration(finished - run.record["started_s"]) if finished else "",
+                "executed": statuses.count("executed"),
+                "cached": statuses.count("cached"),
+                "overrides": " ".join(run.record["overrides"]),
+            }
+        )
     chosen = [row for row in rows if name is None or row["recipe"] == name or row["run"].startswith(name)]
     return chosen, ("run", "recipe", "status", "started", "took", "executed", "cached", "overrides"), None
 
@@ -208,15 +253,28 @@ def _artifacts(name: str | None) -> Listing:
         for output_name, output in manifest.outputs.items():
             if name in (None, output.type):
                 bytes_held = sum(file.size for file in output.files)
-                rows.append({
-                    "artifact": output.digest[:12], "type": output.type, "stage": manifest.stage, "output": output_name,
-                    "size": size(bytes_held), "bytes": bytes_held, "made": moment(manifest.record.get("started_s")), "digest": output.digest,
-                })
+                rows.append(
+                    {
+                        "artifact": output.digest[:12],
+                        "type": output.type,
+                        "stage": manifest.stage,
+                        "output": output_name,
+                        "size": size(bytes_held),
+                        "bytes": bytes_held,
+                        "made": moment(manifest.record.get("started_s")),
+                        "digest": output.digest,
+                    }
+                )
     rows.sort(key=lambda row: (row["made"], row["stage"], row["output"], row["digest"]))
     return rows, ("artifact", "type", "stage", "output", "size", "made"), None
 
 
 LISTINGS: dict[str, Callable[[str | None], Listing]] = {
-    "recipes": _recipes, "stages": _stages, "kinds": _kinds, "components": _components, "plugins": _plugins, "runs": _runs,
+    "recipes": _recipes,
+    "stages": _stages,
+    "kinds": _kinds,
+    "components": _components,
+    "plugins": _plugins,
+    "runs": _runs,
     "artifacts": _artifacts,
 }

@@ -9,7 +9,9 @@ import click
 
 @click.command(short_help="Write a small installable plugin to start from.")
 @click.argument("name")
-@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="The folder to write; ./NAME where absent.")
+@click.option(
+    "--into", type=click.Path(file_okay=False, path_type=Path), help="The folder to write; ./NAME where absent."
+)
 def command(name: str, into: Path | None) -> None:
     """Write a plugin with one stage, one component, a recipe and tests.
 
@@ -25,4 +27,6 @@ def command(name: str, into: Path | None) -> None:
     folder = into or Path(name)
     for path in write_plugin(name, folder):
         click.echo(f"wrote {path}")
-    click.echo(f"\nnext:\n  pip install -e {folder}\n  orchestrate check-plugin {name}\n  orchestrate run recipe={name}")
+    click.echo(
+        f"\nnext:\n  pip install -e {folder}\n  orchestrate check-plugin {name}\n  orchestrate run recipe={name}"
+    )

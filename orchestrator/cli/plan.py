@@ -21,11 +21,18 @@ LISTED_VALUES = 8
 @click.command(short_help="Show what a run would execute, and why, without running.")
 @recipe_arguments
 @click.option("--until", multiple=True, metavar="STAGE", help="Plan what STAGE needs, and no more.")
-@click.option("--rerun-from", multiple=True, metavar="STAGE", help="Plan as if STAGE and everything below it ran again.")
+@click.option(
+    "--rerun-from", multiple=True, metavar="STAGE", help="Plan as if STAGE and everything below it ran again."
+)
 @click.option("--verify", is_flag=True, help="Hash every stored object that the run would rely on.")
 @json_option
 def command(
-    tokens: tuple[str, ...], multirun: bool, until: tuple[str, ...], rerun_from: tuple[str, ...], verify: bool, as_json: bool
+    tokens: tuple[str, ...],
+    multirun: bool,
+    until: tuple[str, ...],
+    rerun_from: tuple[str, ...],
+    verify: bool,
+    as_json: bool,
 ) -> None:
     """Compare a recipe with the store: `cached` is reused, `run` executes, `may run` waits for what is above it.
 
@@ -57,7 +64,10 @@ def _print(planned: Prepared) -> None:
         for index, recipe in enumerate(recipes):
             click.echo(f"  point {index}: {' '.join(recipe.overrides)}")
     click.echo()
-    print_table(["ACTION", "STAGE", "USES", "REASON"], [[action(row), names_text(row), row.node.stage.name, row.reason] for row in planned.plan.rows])
+    print_table(
+        ["ACTION", "STAGE", "USES", "REASON"],
+        [[action(row), names_text(row), row.node.stage.name, row.reason] for row in planned.plan.rows],
+    )
     axes = axis_rows(planned)
     if axes:
         click.echo("\naxes")

@@ -28,7 +28,9 @@ def command(run: str, open_it: bool, as_json: bool) -> None:
     path = found.path / "report.html"
     if not path.exists():
         raise OrchestratorError(
-            f"run {found.id} has no report: it is {found.status}", "the report is written when a run ends; run it again to resume")
+            f"run {found.id} has no report: it is {found.status}",
+            "the report is written when a run ends; run it again to resume",
+        )
     if as_json:
         print_json({"run": found.id, "report": str(path)})
     else:

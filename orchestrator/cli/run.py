@@ -19,12 +19,22 @@ from orchestrator.errors import Cancelled, StageFailed
 @click.option("--rerun-from", multiple=True, metavar="STAGE", help="Run STAGE and everything below it again.")
 @click.option("--verify", is_flag=True, help="Hash every stored object that the run relies on.")
 @click.option("--local-cpus", type=click.IntRange(min=1), metavar="N", help="Use N CPUs of this machine.")
-@click.option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs stages.")
+@click.option(
+    "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs stages."
+)
 @click.option("--address", metavar="A", help="Join the Ray cluster at this address (RAY_ADDRESS also works).")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def command(
-    tokens: tuple[str, ...], multirun: bool, as_json: bool, until: tuple[str, ...], rerun_from: tuple[str, ...], verify: bool,
-    local_cpus: int | None, executor: str, address: str | None, quiet: bool,
+    tokens: tuple[str, ...],
+    multirun: bool,
+    as_json: bool,
+    until: tuple[str, ...],
+    rerun_from: tuple[str, ...],
+    verify: bool,
+    local_cpus: int | None,
+    executor: str,
+    address: str | None,
+    quiet: bool,
 ) -> int:
     """Run a recipe with OVERRIDES. Progress goes to stderr; a second run of the same recipe executes nothing.
 
@@ -40,8 +50,18 @@ def command(
 
     name, overrides = split_recipe(tokens)
     result = api.run(
-        name, overrides, executor=executor, multirun=multirun, until=until, rerun_from=rerun_from, verify=verify,
-        local_cpus=local_cpus, address=address, quiet=quiet, json=as_json, argv=sys.argv[1:],
+        name,
+        overrides,
+        executor=executor,
+        multirun=multirun,
+        until=until,
+        rerun_from=rerun_from,
+        verify=verify,
+        local_cpus=local_cpus,
+        address=address,
+        quiet=quiet,
+        json=as_json,
+        argv=sys.argv[1:],
     )
     described = result.to_json()
     if as_json:

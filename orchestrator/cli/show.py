@@ -6,7 +6,17 @@ from typing import Any
 
 import click
 
-from orchestrator.cli._output import axes_text, duration, json_option, moment, number, print_json, print_table, size, text
+from orchestrator.cli._output import (
+    axes_text,
+    duration,
+    json_option,
+    moment,
+    number,
+    print_json,
+    print_table,
+    size,
+    text,
+)
 from orchestrator.cli._runs import find_artifact, find_run, is_digest, matching_stages, points_of, stages_of
 from orchestrator.home import Home
 from orchestrator.runs import Run
@@ -44,13 +54,22 @@ def _show_run(run: Run, as_json: bool) -> None:
     click.echo(f"{click.style(run.id, bold=True)}: recipe {info['recipe']}, {run.status}")
     if info.get("overrides"):
         click.echo(f"  overrides {' '.join(info['overrides'])}")
-    click.echo(f"  started {moment(info.get('started_s'))}" + (f", finished {moment(info['finished_s'])}" if info.get("finished_s") else ""))
+    click.echo(
+        f"  started {moment(info.get('started_s'))}"
+        + (f", finished {moment(info['finished_s'])}" if info.get("finished_s") else "")
+    )
     click.echo(f"  folder {run.path}")
     for index, point in enumerate(points):
         if len(points) > 1:
             click.echo(f"\npoint {index}: {' '.join(point.get('overrides') or []) or 'no overrides'}")
         rows = [
-            [one["status"], one["label"], duration(one.get("seconds")), (one.get("key") or "")[:12], metrics_text(one.get("metrics") or {})]
+            [
+                one["status"],
+                one["label"],
+                duration(one.get("seconds")),
+                (one.get("key") or "")[:12],
+                metrics_text(one.get("metrics") or {}),
+            ]
             for one in point.get("stages", [])
         ]
         click.echo()
@@ -92,7 +111,13 @@ def _stored(home: Home, key: str | None) -> dict[str, Any]:
     manifest = Store(home.store, installed().types).peek(key) if key else None
     if manifest is None:
         return {}
-    return {"uses": manifest.stage, "version": manifest.version, "payload": manifest.payload, "facts": manifest.facts, "record": manifest.record}
+    return {
+        "uses": manifest.stage,
+        "version": manifest.version,
+        "payload": manifest.payload,
+        "facts": manifest.facts,
+        "record": manifest.record,
+    }
 
 
 def print_stored(stored: dict[str, Any]) -> None:
@@ -108,7 +133,10 @@ def print_stored(stored: dict[str, Any]) -> None:
         print_table(["NAME", "VALUE"], [[name, value] for name, value in stored["metrics"].items()], indent="    ")
     if stored.get("facts"):
         click.echo("  facts")
-        rows = [[fact["quantity"], fact["value"], fact["unit"], fact["basis"], fact.get("phase", "")] for fact in stored["facts"]]
+        rows = [
+            [fact["quantity"], fact["value"], fact["unit"], fact["basis"], fact.get("phase", "")]
+            for fact in stored["facts"]
+        ]
         print_table(["QUANTITY", "VALUE", "UNIT", "BASIS", "PHASE"], rows, indent="    ")
 
 
@@ -116,11 +144,25 @@ def _show_artifact(home: Home, digest: str, as_json: bool) -> None:
     name, output, made = find_artifact(home, digest)
     files = [{"path": file.path, "bytes": file.size, "sha256": file.sha256} for file in output.files]
     stored = {
-        "uses": made.stage, "version": made.version, "key": made.key, "payload": made.payload, "metrics": made.metrics, "facts": made.facts,
+        "uses": made.stage,
+        "version": made.version,
+        "key": made.key,
+        "payload": made.payload,
+        "metrics": made.metrics,
+        "facts": made.facts,
         "record": made.record,
     }
     if as_json:
-        print_json({"type": output.type, "digest": output.digest, "meta": output.meta, "output": name, "files": files, "made_by": stored})
+        print_json(
+            {
+                "type": output.type,
+                "digest": output.digest,
+                "meta": output.meta,
+                "output": name,
+                "files": files,
+                "made_by": stored,
+            }
+        )
         return
     click.echo(f"{click.style(output.type, bold=True)} {output.digest}")
     click.echo(f"  output {name}, made {moment(made.record.get('started_s'))}")

@@ -29,7 +29,10 @@ def command(port: int, only_print: bool) -> None:
         return
     database = home.path / "mlflow.db"
     if uri == f"sqlite:///{database}" and not database.exists():
-        raise OrchestratorError(f"there is no MLflow database in {home.path}", "it is made by the first run: orchestrate run recipe=quickstart")
+        raise OrchestratorError(
+            f"there is no MLflow database in {home.path}",
+            "it is made by the first run: orchestrate run recipe=quickstart",
+        )
     words = mlflow_command(home, uri, port)
     if only_print:
         click.echo(" ".join(words))
@@ -42,6 +45,16 @@ def command(port: int, only_print: bool) -> None:
 def mlflow_command(home: Home, uri: str, port: int) -> list[str]:
     """Return the words of the command that serves ``uri`` on the loopback address."""
     return [
-        sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root", str(home.mlartifacts),
-        "--host", "127.0.0.1", "--port", str(port),
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--default-artifact-root",
+        str(home.mlartifacts),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
     ]

@@ -97,7 +97,12 @@ def _explain(planned: Prepared, row: PlanRow) -> Explanation:
     other = nearest_other(planned, node, payload, own)
     action = row.action if row.certain else "may run"
     return Explanation(
-        label=node.label, action=action, reason=row.reason, key=row.key, made=_origin(own), compared=_origin(other),
+        label=node.label,
+        action=action,
+        reason=row.reason,
+        key=row.key,
+        made=_origin(own),
+        compared=_origin(other),
         differences=_differences(planned, node, payload, other) if other is not None else [],
     )
 
@@ -112,11 +117,13 @@ def known_payload(node: Node, planned: Prepared) -> dict[str, Any]:
     payload = dict(node.payload)
     payload["inputs"] = {
         name: [[one.label, one.axes, digest(one)] for one in held] if isinstance(held, list) else digest(held)
-        for name, held in node.inputs.items() if held is not None
+        for name, held in node.inputs.items()
+        if held is not None
     }
     if node.stage.facts_port:
         payload["facts"] = [
-            [one.label, one.axes, manifests[one.spec].facts_digest if one.spec in manifests else PENDING] for one in node.facts_from
+            [one.label, one.axes, manifests[one.spec].facts_digest if one.spec in manifests else PENDING]
+            for one in node.facts_from
         ]
     return payload
 
@@ -131,7 +138,9 @@ def nearest_other(planned: Prepared, node: Node, payload: dict[str, Any], own: M
     best: tuple[Any, Manifest] | None = None
     for manifest in planned.store.manifests():
         started_s = manifest.record.get("started_s") or 0.0
-        if manifest.stage != node.stage.name or (own is not None and (manifest.key == own.key or started_s > (own.record.get("started_s") or 0.0))):
+        if manifest.stage != node.stage.name or (
+            own is not None and (manifest.key == own.key or started_s > (own.record.get("started_s") or 0.0))
+        ):
             continue
         rank = (manifest.record.get("label") == node.label, -len(differences(manifest.payload, payload)), started_s)
         if best is None or rank > best[0]:
@@ -142,7 +151,12 @@ def nearest_other(planned: Prepared, node: Node, payload: dict[str, Any], own: M
 def _origin(manifest: Manifest | None) -> dict[str, Any] | None:
     if manifest is None:
         return None
-    return {"key": manifest.key, "label": manifest.record.get("label"), "run": manifest.record.get("run"), "started_s": manifest.record.get("started_s")}
+    return {
+        "key": manifest.key,
+        "label": manifest.record.get("label"),
+        "run": manifest.record.get("run"),
+        "started_s": manifest.record.get("started_s"),
+    }
 
 
 def _differences(planned: Prepared, node: Node, payload: dict[str, Any], other: Manifest) -> list[Difference]:
@@ -166,7 +180,9 @@ def _differences(planned: Prepared, node: Node, payload: dict[str, Any], other: 
 def _print(one: Explanation) -> None:
     click.echo(f"{click.style(one.label, bold=True)}: {one.action} ({one.reason})")
     if one.made is not None and one.action == "cached":
-        click.echo(f"  key {one.made['key'][:12]}, made {moment(one.made['started_s'])} by run {one.made['run'] or 'unknown'}")
+        click.echo(
+            f"  key {one.made['key'][:12]}, made {moment(one.made['started_s'])} by run {one.made['run'] or 'unknown'}"
+        )
     if one.compared is None:
         click.echo("  there is no other stored result of this stage to compare with")
         return
@@ -175,7 +191,11 @@ def _print(one: Explanation) -> None:
         click.echo(f"  nothing differs from {what}")
         return
     click.echo(f"  compared with {what}:")
-    print_table(["WHAT", "THEN", "NOW", ""], [[d.path, _leaf(d.old), _leaf(d.new), d.note] for d in one.differences], indent="    ")
+    print_table(
+        ["WHAT", "THEN", "NOW", ""],
+        [[d.path, _leaf(d.old), _leaf(d.new), d.note] for d in one.differences],
+        indent="    ",
+    )
 
 
 def _leaf(value: Any) -> str:

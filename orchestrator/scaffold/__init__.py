@@ -26,10 +26,19 @@ FILES = {
 def write_plugin(name: str, folder: Path) -> list[Path]:
     """Write a plugin called ``name`` into ``folder`` and return its files; raises RecipeError for a bad name or a folder in use."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise RecipeError(f"a plugin cannot be called {name!r}", "use lower-case letters, digits and underscores, a letter first")
+        raise RecipeError(
+            f"a plugin cannot be called {name!r}", "use lower-case letters, digits and underscores, a letter first"
+        )
     if folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"the folder {str(folder)!r} is not empty", "choose another name, or another place with --into")
-    values = {"name": name, "package": f"orchestrator_{name}", "distribution": f"orchestrator-{name.replace('_', '-')}", "title": name.replace("_", " ")}
+        raise RecipeError(
+            f"the folder {str(folder)!r} is not empty", "choose another name, or another place with --into"
+        )
+    values = {
+        "name": name,
+        "package": f"orchestrator_{name}",
+        "distribution": f"orchestrator-{name.replace('_', '-')}",
+        "title": name.replace("_", " "),
+    }
     written = []
     for source, target in FILES.items():
         path = folder / string.Template(target).substitute(values)

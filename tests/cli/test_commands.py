@@ -34,7 +34,9 @@ def test_run_json_is_one_object_as_documented(ran):
 
 def test_a_second_run_executes_nothing(ran, orchestrate):
     """Every stage is cached and keeps its key, outputs and metrics."""
-    again = json.loads(orchestrate("run", "recipe=demo", "--executor", "local", "--quiet", "--json").out.splitlines()[-1])
+    again = json.loads(
+        orchestrate("run", "recipe=demo", "--executor", "local", "--quiet", "--json").out.splitlines()[-1]
+    )
 
     assert [stage["status"] for stage in again["stages"]] == ["cached", "cached"]
     for name in ("key", "outputs", "metrics"):
@@ -167,7 +169,9 @@ def test_gc_removes_nothing_without_yes_and_nothing_that_a_run_keeps(ran, orches
     assert dry.code == 0, dry.err
     orchestrate("gc", "--yes")
 
-    again = json.loads(orchestrate("run", "recipe=demo", "--executor", "local", "--quiet", "--json").out.splitlines()[-1])
+    again = json.loads(
+        orchestrate("run", "recipe=demo", "--executor", "local", "--quiet", "--json").out.splitlines()[-1]
+    )
     assert [stage["status"] for stage in again["stages"]] == ["cached", "cached"]
 
 
@@ -177,7 +181,13 @@ def test_list_stages_describes_ports_fields_defaults_and_an_example(orchestrate,
 
     assert described["outputs"] == [{"name": "result", "type": "Table"}]
     assert described["settings"] == [
-        {"name": "source", "type": "name of a corpus", "required": False, "default": "demo", "doc": "any corpus of any plugin"},
+        {
+            "name": "source",
+            "type": "name of a corpus",
+            "required": False,
+            "default": "demo",
+            "doc": "any corpus of any plugin",
+        },
         {"name": "top", "type": "int", "required": False, "default": 5, "doc": "how many words to keep"},
     ]
     assert described["example"] == "word_counts: {uses: demo.word_counts, source: demo}"
@@ -241,7 +251,12 @@ def test_a_failing_stage_shows_its_log_and_the_command_that_resumes(orchestrate,
     """The end of stderr is all that one needs."""
     monkeypatch.setenv("ORCHESTRATOR_NO_TRACKING", "1")
     words = demo / "orchestrator_demo" / "words.py"
-    words.write_text(words.read_text().replace("    counts = Counter(", "    print('about to count')\n    raise RuntimeError('the corpus is torn')\n    counts = Counter("))
+    words.write_text(
+        words.read_text().replace(
+            "    counts = Counter(",
+            "    print('about to count')\n    raise RuntimeError('the corpus is torn')\n    counts = Counter(",
+        )
+    )
 
     done = orchestrate("run", "recipe=demo", "--executor", "local", "--quiet", "--json")
 

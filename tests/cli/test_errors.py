@@ -40,7 +40,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "overrides", "code", "says"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("text", "overrides", "code", "says"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_what_is_wrong_with_a_recipe_is_said_on_one_screen(command, text, overrides, code, says, recipe, orchestrate):
     """The value, the rule, the fix; nothing has run."""
@@ -61,7 +63,10 @@ def test_recipe_is_not_named(orchestrate):
     """The most likely slip: the name without `recipe=`."""
     done = orchestrate("run", "smoke")
 
-    assert (done.code, done.err) == (2, "error: no recipe is named\n  write recipe=smoke; `orchestrate list recipes` shows what there is\n")
+    assert (done.code, done.err) == (
+        2,
+        "error: no recipe is named\n  write recipe=smoke; `orchestrate list recipes` shows what there is\n",
+    )
 
 
 def test_more_cpus_than_exist_is_said_at_once(recipe, home, orchestrate):

@@ -14,7 +14,20 @@ from orchestrator import __version__
 from orchestrator.cli import SCREEN_LINES, SECTIONS, group, invoke
 from orchestrator.errors import Cancelled, InfeasibleResources, OrchestratorError, PluginError, RecipeError, StageFailed
 
-HEAVY = ["torch", "ray", "mlflow", "transformers", "numba", "hydra", "omegaconf", "pyarrow", "numpy", "rich", "matplotlib", "yaml"]
+HEAVY = [
+    "torch",
+    "ray",
+    "mlflow",
+    "transformers",
+    "numba",
+    "hydra",
+    "omegaconf",
+    "pyarrow",
+    "numpy",
+    "rich",
+    "matplotlib",
+    "yaml",
+]
 
 
 def modules_after(*words: str) -> list[str]:
@@ -27,7 +40,9 @@ def modules_after(*words: str) -> list[str]:
         "print(json.dumps([code, sorted(sys.modules)]))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
     code_of_command, modules = json.loads(done.stdout.splitlines()[-1])
     assert code_of_command == 0, done.stderr
     loaded: list[str] = modules
@@ -66,13 +81,20 @@ def test_unknown_command_names_the_nearest(orchestrate):
 
 
 def test_unknown_option_is_usage(orchestrate):
-    """click's own usage errors keep their exit code."""
+    """Click's own usage errors keep their exit code."""
     assert orchestrate("list", "recipes", "--jsn").code == 2
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(RecipeError, 2), (StageFailed, 1), (InfeasibleResources, 3), (Cancelled, 4), (PluginError, 5), (OrchestratorError, 1)],
+    [
+        (RecipeError, 2),
+        (StageFailed, 1),
+        (InfeasibleResources, 3),
+        (Cancelled, 4),
+        (PluginError, 5),
+        (OrchestratorError, 1),
+    ],
 )
 def test_each_error_has_its_exit_code_and_no_traceback(error, code, monkeypatch, capfd):
     """One screen: the message, the hint."""

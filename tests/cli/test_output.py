@@ -14,7 +14,9 @@ from orchestrator.cli.diff import compare, flatten
 from orchestrator.errors import RecipeError
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.42, "0.4 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (None, "")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.42, "0.4 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (None, "")]
+)
 def test_durations_read_as_people_say_them(seconds, text):
     """No more digits than matter."""
     assert duration(seconds) == text
@@ -78,7 +80,18 @@ def test_headline_is_what_the_last_table_offers(tmp_path):
 
 def test_bounds_become_an_interval_beside_their_value():
     """Three columns of one quantity read as one."""
-    rows = [{"variant": "a", "accuracy": 0.5, "low": 0.4, "high": 0.6, "usd": 2.0, "usd_low": 1.0, "usd_high": 3.0, "basis": "modelled"}]
+    rows = [
+        {
+            "variant": "a",
+            "accuracy": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "usd": 2.0,
+            "usd_low": 1.0,
+            "usd_high": 3.0,
+            "basis": "modelled",
+        }
+    ]
 
     columns, cells = headline_cells(rows)
 
@@ -95,4 +108,7 @@ def test_diff_keeps_what_differs_in_order():
     """Equal settings say nothing."""
     first, second = flatten({"a": {"b": 1, "c": 2}, "d": []}), flatten({"a": {"b": 1, "c": 3}, "e": 4, "d": []})
 
-    assert compare(first, second) == [{"name": "a.c", "first": 2, "second": 3}, {"name": "e", "first": None, "second": 4}]
+    assert compare(first, second) == [
+        {"name": "a.c", "first": 2, "second": 3},
+        {"name": "e", "first": None, "second": 4},
+    ]

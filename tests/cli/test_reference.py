@@ -24,7 +24,9 @@ def help_of(name: str) -> str:
         return group.get_help(top)
     command = group.get_command(top, name)
     assert command is not None
-    return command.get_help(click.Context(command, parent=top, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH))
+    return command.get_help(
+        click.Context(command, parent=top, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    )
 
 
 def rendered(page: str) -> str:
@@ -53,7 +55,10 @@ def test_every_command_has_help_with_examples(name: str):
     text = help_of(name)
 
     assert "Examples:" in text
-    assert f"orchestrate {name}" in text.split("Examples:")[1] or f"orchestrate {name.split('-')[0]}" in text.split("Examples:")[1]
+    assert (
+        f"orchestrate {name}" in text.split("Examples:")[1]
+        or f"orchestrate {name.split('-', maxsplit=1)[0]}" in text.split("Examples:")[1]
+    )
 
 
 @pytest.mark.parametrize(("name", "line"), [pair for commands in SECTIONS.values() for pair in commands.items()])

@@ -36,7 +36,12 @@ def test_constraints_pin_exact_public_versions():
 def test_constraints_cover_every_dependency_and_agree_with_it():
     """What the project asks for has a known-good version that its own range allows; two extras need machines of their own."""
     pins = constraints()
-    extras = [name for group, names in PROJECT["optional-dependencies"].items() if group not in ("gpu", "vllm") for name in names]
+    extras = [
+        name
+        for group, names in PROJECT["optional-dependencies"].items()
+        if group not in ("gpu", "vllm")
+        for name in names
+    ]
     for requirement in map(Requirement, PROJECT["dependencies"] + extras):
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} has no known-good version"
@@ -80,11 +85,12 @@ def test_every_page_of_the_documentation_is_in_the_navigation():
 
 def test_links_between_pages_lead_somewhere():
     """Relative links in README, CONTRIBUTING and docs name files that exist."""
-    broken = []
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
-            if not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
+    broken = [
+        f"{page.name}: {target}"
+        for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
     assert broken == []
 
 
@@ -109,7 +115,15 @@ def test_no_hook_is_documented_that_does_not_exist():
 def test_readme_first_screen_is_in_order():
     """The question, a recipe, the command, what it prints, its picture, then the two verbs."""
     text = (ROOT / "README.md").read_text()
-    marks = ["**What does", "```yaml", "orchestrate run recipe=quickstart", "ledger", "![", "make quickstart", "make test"]
+    marks = [
+        "**What does",
+        "```yaml",
+        "orchestrate run recipe=quickstart",
+        "ledger",
+        "![",
+        "make quickstart",
+        "make test",
+    ]
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
     recipe = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)

@@ -17,15 +17,44 @@ import orchestrator
 ROOT = Path(__file__).resolve().parents[2]
 #: Layer of every module of the core; a module imports its own layer or lower ones while it is loaded.
 LAYERS = {
-    "errors": 0, "kinds": 0, "events": 0,
-    "key": 1, "component": 1, "hooks": 1, "stage": 1, "fingerprint": 1, "home": 1, "convert": 1, "context": 1,
-    "plugins": 2, "recipe": 2, "worker": 2, "family": 2,
-    "pipeline": 3, "plan": 3, "axes": 3,
-    "executors": 4, "observers": 4, "engine": 4, "report": 4,
-    "api": 5, "testing": 5, "contracts": 5, "builtin": 5, "scaffold": 5,
-    "cli": 6, "__main__": 7,
+    "errors": 0,
+    "kinds": 0,
+    "events": 0,
+    "key": 1,
+    "component": 1,
+    "hooks": 1,
+    "stage": 1,
+    "fingerprint": 1,
+    "home": 1,
+    "convert": 1,
+    "context": 1,
+    "plugins": 2,
+    "recipe": 2,
+    "worker": 2,
+    "family": 2,
+    "wiring": 2,
+    "importing": 2,
+    "runs": 2,
+    "pipeline": 3,
+    "plan": 3,
+    "executors": 4,
+    "observers": 4,
+    "engine": 4,
+    "report": 4,
+    "api": 5,
+    "testing": 5,
+    "contracts": 5,
+    "suites": 5,
+    "builtin": 5,
+    "scaffold": 5,
+    "cli": 6,
+    "__main__": 7,
 }
-PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists()) if (ROOT / "plugins").is_dir() else []
+PLUGINS = (
+    sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
+    if (ROOT / "plugins").is_dir()
+    else []
+)
 #: What a plugin may import from the core: the public names, the records that cross plugins, and what its tests use.
 OPEN_TO_PLUGINS = {"orchestrator", "orchestrator.kinds", "orchestrator.testing"}
 HEAVY = ["torch", "ray", "mlflow", "transformers", "numba", "hydra", "pyarrow", "matplotlib", "numpy"]
@@ -68,7 +97,9 @@ def all_imports(path: Path) -> set[str]:
 
 def core_modules() -> list[Path]:
     """List the modules of the core but the package's own front page, which re-exports from several layers."""
-    return [path for path in sorted((ROOT / "orchestrator").rglob("*.py")) if path != ROOT / "orchestrator" / "__init__.py"]
+    return [
+        path for path in sorted((ROOT / "orchestrator").rglob("*.py")) if path != ROOT / "orchestrator" / "__init__.py"
+    ]
 
 
 def layer_of(module: str) -> int | None:
@@ -93,8 +124,11 @@ def test_the_core_imports_downwards(path: Path):
 
 def test_only_the_front_door_imports_the_command_line():
     """The core works without its CLI: in notebooks, in tests, on workers."""
-    users = [path.relative_to(ROOT).as_posix() for path in core_modules()
-             if "cli" not in path.parts and any(name.startswith("orchestrator.cli") for name in all_imports(path))]
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for path in core_modules()
+        if "cli" not in path.parts and any(name.startswith("orchestrator.cli") for name in all_imports(path))
+    ]
     assert users == ["orchestrator/__main__.py"]
 
 
@@ -119,14 +153,21 @@ def test_plugins_use_only_public_names(plugin: str):
     for path in sorted((ROOT / "plugins" / plugin).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "orchestrator":
-                private += [f"{path.relative_to(ROOT)}: {alias.name}" for alias in node.names if alias.name not in orchestrator.__all__]
+                private += [
+                    f"{path.relative_to(ROOT)}: {alias.name}"
+                    for alias in node.names
+                    if alias.name not in orchestrator.__all__
+                ]
     assert private == []
 
 
 def test_the_store_knows_nothing_of_the_core():
     """orchestrator_storage imports nothing of orchestrator."""
-    users = [path.name for path in sorted((ROOT / "storage" / "orchestrator_storage").rglob("*.py"))
-             if any(name.split(".")[0] == "orchestrator" for name in all_imports(path))]
+    users = [
+        path.name
+        for path in sorted((ROOT / "storage" / "orchestrator_storage").rglob("*.py"))
+        if any(name.split(".")[0] == "orchestrator" for name in all_imports(path))
+    ]
     assert users == []
 
 
@@ -134,7 +175,9 @@ def heavy_after(code: str) -> list[str]:
     """Run code in a fresh interpreter and return which heavy modules it loaded."""
     script = f"import json, sys\n{code}\nprint(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
     loaded: list[str] = json.loads(done.stdout.splitlines()[-1])
     return loaded
 

@@ -29,8 +29,23 @@ def packages() -> list[Path]:
 def build(source: Path, into: Path) -> Path:
     """Build a wheel with what is installed here."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(into), str(source)],
-        check=True, capture_output=True, text=True, timeout=300,
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "-w",
+            str(into),
+            str(source),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     (wheel,) = into.glob("*.whl")
     return wheel
@@ -46,17 +61,25 @@ def test_pyproject_names_every_package():
     """A package that is not named would be missing from the wheel only, where no test looks."""
     target = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
 
-    assert sorted(target["packages"]) == [path.relative_to(ROOT).as_posix() for path in sorted(packages(), key=lambda path: path.relative_to(ROOT).as_posix())]
+    assert sorted(target["packages"]) == [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted(packages(), key=lambda path: path.relative_to(ROOT).as_posix())
+    ]
 
 
 def test_every_file_of_every_package_is_in_the_wheel(wheel: Path):
     """Modules, templates and recipes alike."""
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {
-        f"{package.name}/{path.relative_to(package).as_posix()}" for package in packages() for path in package.rglob("*")
+        f"{package.name}/{path.relative_to(package).as_posix()}"
+        for package in packages()
+        for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    recipes = {f"orchestrator/recipes/{path.relative_to(ROOT / 'recipes').as_posix()}" for path in (ROOT / "recipes").rglob("*.yaml")}
+    recipes = {
+        f"orchestrator/recipes/{path.relative_to(ROOT / 'recipes').as_posix()}"
+        for path in (ROOT / "recipes").rglob("*.yaml")
+    }
 
     assert (wanted | recipes) - names == set()
 
@@ -75,10 +98,22 @@ def test_a_new_plugin_works_from_the_wheel_in_another_place(wheel: Path, tmp_pat
     work = tmp_path / "work"
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ORCHESTRATOR"))}
-    environment |= {"PYTHONPATH": str(site), "ORCHESTRATOR_HOME": str(tmp_path / "home"), "ORCHESTRATOR_NO_TRACKING": "1"}
+    environment |= {
+        "PYTHONPATH": str(site),
+        "ORCHESTRATOR_HOME": str(tmp_path / "home"),
+        "ORCHESTRATOR_NO_TRACKING": "1",
+    }
 
     def call(*words: str) -> str:
-        done = subprocess.run([sys.executable, *words], cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout
 
