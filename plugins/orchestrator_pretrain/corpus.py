@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from orchestrator_pretrain.corpora import Document, unit_of
-from orchestrator_pretrain.filters import Quality, why_dropped
+from orchestrator_pretrain.filters import RULES, Quality, broken_rule
 
-SPLITS = ("train", "heldout")
+#: Why a document is dropped, in the order in which it is asked.
+REASONS = ("too_short", "too_long", *RULES, "duplicate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What to keep of a corpus; `max_documents` and `max_bytes` (UTF-8, kept text) bound it, None for all."""
+    """What to keep of a corpus; `max_documents` and `max_bytes` (UTF-8 of kept text; the last document may go over) bound it, None for all."""
 
     heldout_fraction: float = 0.05
+    min_document_bytes: int = 64
+    max_document_bytes: int | None = None
     max_documents: int | None = None
     max_bytes: int | None = None
     quality: Quality = field(default_factory=Quality)
@@ -33,6 +36,8 @@ class Selection:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; give at least 1, or null for no bound")
+        if self.max_document_bytes is not None and self.max_document_bytes < self.min_document_bytes:
+            raise ValueError(f"max_document_bytes {self.max_document_bytes} is below min_document_bytes {self.min_document_bytes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +88,28 @@ def split_text(
         if selection.max_bytes is not None and size_bytes >= selection.max_bytes:
             break
         progress(number, len(visited))
-        text = document.text
-        reason = why_dropped(text, selection.quality)
+        # A lone surrogate, which JSON and Python can spell, has no UTF-8 form: it becomes "?".
+        encoded = document.text.encode("utf-8", errors="replace")
+        text = encoded.decode("utf-8")
+        reason = _broken_size(len(encoded), selection) or broken_rule(text, selection.quality)
         if reason is None:
-            digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()
+            digest = hashlib.sha256(encoded).digest()
             reason = "duplicate" if digest in seen else None
             seen.add(digest)
-        if reason is not None:
+        if reason is None:
+            kept.append(Text(id=document.id, text=text))
+            size_bytes += len(encoded)
+        else:
             dropped[reason] += 1
-            continue
-        # Lone surrogates (legal in Python source literals read with surrogateescape) have no UTF-8 form.
-        kept.append(Text(id=document.id, text=text.encode("utf-8", errors="replace").decode("utf-8")))
-        size_bytes += kept[-1].size_bytes
     return SplitText(splits=_split(kept, selection.heldout_fraction), dropped=dict(sorted(dropped.items())))
+
+
+def _broken_size(size_bytes: int, selection: Selection) -> str | None:
+    if size_bytes < selection.min_document_bytes:
+        return "too_short"
+    if selection.max_document_bytes is not None and size_bytes > selection.max_document_bytes:
+        return "too_long"
+    return None
 
 
 def _split(kept: list[Text], heldout_fraction: float) -> dict[str, list[Text]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-REASONS = ("empty", "too_short", "too_long", "unprintable", "long_lines", "few_letters", "table", "repetitive", "duplicate")
+RULES = ("empty", "unprintable", "long_lines", "few_letters", "table", "repetitive")
 LAYOUT = frozenset("\n\r\t\f\v")
 
 
@@ -18,8 +18,6 @@ LAYOUT = frozenset("\n\r\t\f\v")
 class Quality:
     """Thresholds of the quality rules; a rule is off where its threshold is None."""
 
-    min_document_bytes: int = 64
-    max_document_bytes: int | None = None
     min_printable_share: float | None = 0.97
     max_line_characters: int | None = 1000
     max_mean_line_characters: float | None = 100.0
@@ -33,8 +31,6 @@ class Quality:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; a share lies between 0 and 1")
-        if self.max_document_bytes is not None and self.max_document_bytes < self.min_document_bytes:
-            raise ValueError(f"max_document_bytes {self.max_document_bytes} is below min_document_bytes {self.min_document_bytes}")
 
 
 def printable_share(text: str) -> float:
@@ -71,15 +67,10 @@ def duplicate_line_share(text: str) -> float:
     return repeated / total if total else 0.0
 
 
-def why_dropped(text: str, rules: Quality) -> str | None:
+def broken_rule(text: str, rules: Quality) -> str | None:
     """Return the first rule that the text breaks, or None for a text to keep."""
-    size_bytes = len(text.encode("utf-8", errors="surrogatepass"))
     if not text.strip():
         return "empty"
-    if size_bytes < rules.min_document_bytes:
-        return "too_short"
-    if rules.max_document_bytes is not None and size_bytes > rules.max_document_bytes:
-        return "too_long"
     if rules.min_printable_share is not None and printable_share(text) < rules.min_printable_share:
         return "unprintable"
     lines = text.splitlines()
