@@ -1,4 +1,7 @@
-"""Hugging Face checkpoint directories: our decoder out, any Llama checkpoint in. The same weights give the same bytes."""
+"""Hugging Face checkpoint directories.
+
+Our decoder out, any Llama checkpoint in. The same weights give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -83,15 +86,21 @@ def count_weights(model: Decoder) -> WeightCount:
 
 
 def write_checkpoint(model: Decoder, path: Path, tokenizer: Path | None = None) -> None:
-    """Write config, weights, generation settings and, where given, the tokenizer (a `tokenizer.json`) into a directory."""
+    """Write config, weights, generation settings and, where given, a `tokenizer.json` into a directory."""
     from safetensors.torch import save_file
 
     path.mkdir(parents=True, exist_ok=True)
     config = model.config
     write_json(path / "config.json", config_json(config))
-    write_json(path / "generation_config.json", {
-        "bos_token_id": config.bos_token_id, "do_sample": False, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id,
-    })
+    write_json(
+        path / "generation_config.json",
+        {
+            "bos_token_id": config.bos_token_id,
+            "do_sample": False,
+            "eos_token_id": config.eos_token_id,
+            "pad_token_id": config.pad_token_id,
+        },
+    )
     save_file(stored_tensors(model), path / WEIGHTS, metadata={"format": "pt"})
     if tokenizer is not None:
         copy_tokenizer(tokenizer, path, config.max_position_embeddings)
@@ -102,10 +111,16 @@ def copy_tokenizer(tokenizer: Path, path: Path, context: int) -> None:
     from orchestrator_pretrain.tokenizer import END_OF_TEXT, PAD
 
     shutil.copyfile(tokenizer, path / "tokenizer.json")
-    write_json(path / "tokenizer_config.json", {
-        "clean_up_tokenization_spaces": False, "eos_token": END_OF_TEXT, "model_max_length": context, "pad_token": PAD,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    })
+    write_json(
+        path / "tokenizer_config.json",
+        {
+            "clean_up_tokenization_spaces": False,
+            "eos_token": END_OF_TEXT,
+            "model_max_length": context,
+            "pad_token": PAD,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -116,28 +131,46 @@ def write_json(path: Path, value: Any) -> None:
 def decoder_config(config: dict[str, Any]) -> DecoderConfig:
     """Read a Llama `config.json`; raises ValueError for what our decoder does not compute."""
     if config.get("model_type") != "llama":
-        raise ValueError(f"model_type is {config.get('model_type')!r}; training continues from 'llama' checkpoints only")
+        raise ValueError(
+            f"model_type is {config.get('model_type')!r}; training continues from 'llama' checkpoints only"
+        )
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     unsupported = {
-        "rope_type": kind if kind != "default" else None, "attention_bias": config.get("attention_bias"), "mlp_bias": config.get("mlp_bias"),
+        "rope_type": kind if kind != "default" else None,
+        "attention_bias": config.get("attention_bias"),
+        "mlp_bias": config.get("mlp_bias"),
         "hidden_act": config.get("hidden_act") if config.get("hidden_act", "silu") != "silu" else None,
         "quantization_config": config.get("quantization_config") and "present",
     }
     wrong = {name: value for name, value in unsupported.items() if value}
     if wrong:
-        raise ValueError(f"config.json asks for {wrong}; our decoder has plain rotary positions, no biases, SiLU, and dense weights")
+        raise ValueError(
+            f"config.json asks for {wrong}; our decoder has plain rotary positions, no biases, SiLU, and dense weights"
+        )
     heads = config["num_attention_heads"]
     eos = config.get("eos_token_id")
     return DecoderConfig(
-        vocab_size=config["vocab_size"], hidden_size=config["hidden_size"], intermediate_size=config["intermediate_size"],
-        num_hidden_layers=config["num_hidden_layers"], num_attention_heads=heads,
-        num_key_value_heads=config.get("num_key_value_heads") or heads, head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        max_position_embeddings=config["max_position_embeddings"], tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_hidden_layers=config["num_hidden_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        max_position_embeddings=config["max_position_embeddings"],
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0), bos_token_id=config.get("bos_token_id"),
-        eos_token_id=eos[0] if isinstance(eos, list) else eos, pad_token_id=config.get("pad_token_id"),
+        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+        bos_token_id=config.get("bos_token_id"),
+        eos_token_id=eos[0] if isinstance(eos, list) else eos,
+        pad_token_id=config.get("pad_token_id"),
     )
+
+
+def read_config(path: Path) -> DecoderConfig:
+    """Read the shape of the checkpoint in a directory."""
+    return decoder_config(json.loads((path / "config.json").read_text(encoding="utf-8")))
 
 
 def read_checkpoint(path: Path) -> Decoder:
@@ -147,7 +180,7 @@ def read_checkpoint(path: Path) -> Decoder:
     """
     from safetensors.torch import load_file
 
-    config = decoder_config(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    config = read_config(path)
     if (path / INDEX).exists():
         names = sorted(set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     else:
@@ -164,6 +197,9 @@ def read_checkpoint(path: Path) -> Decoder:
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     bent = sorted(name for name in set(wanted) & set(tensors) if wanted[name].shape != tensors[name].shape)
     if missing or extra or bent:
-        raise ValueError(f"{path.name}: missing {missing[:3]}, unexpected {extra[:3]}, of another shape {bent[:3]}; is it a dense Llama checkpoint?")
+        raise ValueError(
+            f"{path.name}: missing {missing[:3]}, unexpected {extra[:3]}, of another shape {bent[:3]}; "
+            "is it a dense Llama checkpoint?"
+        )
     model.load_state_dict(tensors, strict=False)
     return model

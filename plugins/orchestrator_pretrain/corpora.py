@@ -1,18 +1,18 @@
 """Where text comes from: components of kind `corpus`.
 
-A corpus lists its files (for the plan-time fingerprint) and yields documents whose text is read only when asked for, so that a
-small selection from a large corpus stays cheap. A document id is `unit` or `unit#part`; documents of one unit never part ways
-when the corpus is split into train and held-out.
+A corpus lists its files (for the plan-time fingerprint) and yields documents whose text is read only when asked
+for, so that a small selection from a large corpus stays cheap. A document id is `unit` or `unit#part`; documents of
+one unit never part ways when the corpus is split into train and held-out.
 """
 
 from __future__ import annotations
 
 import ast
-import glob
+import itertools
 import json
 import sysconfig
 import tokenize
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,9 @@ def docstrings_of(source: str) -> str:
     except (SyntaxError, ValueError):
         return ""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = sorted((node for node in ast.walk(tree) if isinstance(node, documented)), key=lambda n: getattr(n, "lineno", 0))
+    nodes = sorted(
+        (node for node in ast.walk(tree) if isinstance(node, documented)), key=lambda n: getattr(n, "lineno", 0)
+    )
     texts = [ast.get_docstring(node) for node in nodes]
     return "".join(f"{text.strip()}\n\n" for text in texts if text and text.strip())
 
@@ -75,7 +77,8 @@ class PythonStdlibConfig:
 class PythonStdlib:
     """The running interpreter's own library: source files, and their docstrings as prose.
 
-    Left out: test packages, installed packages, lib2to3's grammars, byte code, and the build settings of this very machine.
+    Left out: test packages, installed packages, lib2to3's grammars, byte code, and the build settings of this very
+    machine.
     """
 
     def __init__(self, config: PythonStdlibConfig | None = None, *, root: Path | None = None) -> None:
@@ -103,9 +106,12 @@ class PythonStdlib:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Settings of corpus `text`: a file, a folder (every file below it) or a glob; `separator` cuts a file into documents."""
+    """Settings of corpus `text`.
 
-    path: str
+    A file, a folder (every file below it) or a glob; `separator` cuts a file into documents.
+    """
+
+    path: str = field(metadata={"identity": False})  # what lies there enters the key by its fingerprint
     separator: str | None = None
 
 
@@ -113,7 +119,7 @@ class TextConfig:
 class RecordsConfig:
     """Settings of the corpora `jsonl` and `parquet`: a file, a folder or a glob, and the column that holds the text."""
 
-    path: str
+    path: str = field(metadata={"identity": False})  # what lies there enters the key by its fingerprint
     column: str = "text"
 
 
@@ -123,32 +129,29 @@ def find_files(pattern: str, suffixes: tuple[str, ...] = ()) -> tuple[Path, list
     Raises ValueError when nothing matches.
     """
     path = Path(pattern).expanduser()
+    plain = list(itertools.takewhile(MAGIC.isdisjoint, path.parts))
     if path.is_file():
-        return path.parent, [path]
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.is_file() and (not suffixes or p.suffix in suffixes)]
-        base = path
+        base, found = path.parent, [path]
+    elif path.is_dir():
+        base, found = path, [p for p in path.rglob("*") if p.is_file() and (not suffixes or p.suffix in suffixes)]
+    elif len(plain) < len(path.parts):
+        base = Path(*plain)
+        found = [p for p in base.glob(str(Path(*path.parts[len(plain) :]))) if p.is_file()]
     else:
-        found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
-        plain = [part for part in path.parts if MAGIC.isdisjoint(part)]
-        base = Path(*path.parts[: len(plain)]) if not MAGIC.isdisjoint(str(path)) else path.parent
-        base = _common_base(base, found)
+        base, found = path, []
     if not found:
         wanted = f" ending in {', '.join(suffixes)}" if suffixes and path.is_dir() else ""
-        raise ValueError(f"path {pattern!r} matches no file{wanted}; give a file, a folder or a glob such as 'data/**/*.txt'")
+        raise ValueError(
+            f"path {pattern!r} matches no file{wanted}; give a file, a folder or a glob such as 'data/**/*.txt'"
+        )
     return base, sorted(found, key=lambda p: p.relative_to(base).as_posix())
 
 
-def _common_base(base: Path, found: Iterable[Path]) -> Path:
-    """Walk up until every file found lies below the base."""
-    paths = list(found)
-    while any(base not in path.parents for path in paths):
-        base = base.parent
-    return base
-
-
 class TextFiles:
-    """UTF-8 text files, whole or cut at a separator; undecodable bytes become U+FFFD, which the quality filter counts."""
+    """UTF-8 text files, whole or cut at a separator.
+
+    Undecodable bytes become U+FFFD, which the quality filter counts.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         self.config = config
@@ -199,7 +202,9 @@ class JsonLines:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}); each line must hold one object") from error
+            raise ValueError(
+                f"{where}: not JSON ({error.msg} at column {error.colno}); each line must hold one object"
+            ) from error
         text = record.get(self.config.column) if isinstance(record, dict) else None
         if not isinstance(text, str):
             columns = sorted(record) if isinstance(record, dict) else type(record).__name__
@@ -228,7 +233,9 @@ class ParquetRows:
             with pq.ParquetFile(path) as file:
                 schema: Any = file.schema_arrow
                 if self.config.column not in schema.names:
-                    raise ValueError(f"{name}: no column {self.config.column!r} (found {sorted(schema.names)}); set source.column")
+                    raise ValueError(
+                        f"{name}: no column {self.config.column!r} (found {sorted(schema.names)}); set source.column"
+                    )
                 kind = schema.field(self.config.column).type
                 if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                     raise ValueError(f"{name}: column {self.config.column!r} is {kind}, not text; set source.column")

@@ -1,7 +1,7 @@
 """From documents to train and held-out text: choose, filter, remove duplicates, split.
 
-Every decision hangs on a hash of the unit's name or of the text, never on order or chance, so that the same files give the same
-splits anywhere and adding a file moves no other file.
+Every decision hangs on a hash of the unit's name or of the text, never on order or chance, so that the same files
+give the same splits anywhere and adding a file moves no other file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ REASONS = ("too_short", "too_long", *RULES, "duplicate")
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What to keep of a corpus; `max_documents` and `max_bytes` (UTF-8 of kept text; the last document may go over) bound it, None for all."""
+    """What to keep of a corpus.
+
+    `max_documents` and `max_bytes` (UTF-8 of kept text; the last document may go over) bound it, None for all.
+    """
 
     heldout_fraction: float = 0.05
     min_document_bytes: int = 64
@@ -37,7 +40,9 @@ class Selection:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; give at least 1, or null for no bound")
         if self.max_document_bytes is not None and self.max_document_bytes < self.min_document_bytes:
-            raise ValueError(f"max_document_bytes {self.max_document_bytes} is below min_document_bytes {self.min_document_bytes}")
+            raise ValueError(
+                f"max_document_bytes {self.max_document_bytes} is below min_document_bytes {self.min_document_bytes}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,10 @@ class SplitText:
     dropped: dict[str, int]
 
 
+def silent(done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
 def fraction_of(name: str, salt: str) -> float:
     """Map a name to [0, 1) by SHA-256; different salts give independent numbers."""
     digest = hashlib.sha256(f"{salt}:{name}".encode("utf-8", errors="surrogatepass")).digest()
@@ -68,14 +77,18 @@ def fraction_of(name: str, salt: str) -> float:
 
 
 def split_text(
-    documents: Iterable[Document], selection: Selection, *, progress: Callable[[int, int], None] = lambda done, total: None
+    documents: Iterable[Document],
+    selection: Selection,
+    *,
+    progress: Callable[[int, int], None] = silent,
 ) -> SplitText:
     """Choose, filter and split documents.
 
-    Units are visited in the order of their hash, their documents in the order of their ids, and loaded one at a time until a
-    bound is met: a bounded selection is a fixed random sample that costs only what it reads. The first of equal texts in that
-    order is kept. Held out is every unit whose hash lies below `heldout_fraction`; where that leaves a split empty, the
-    unit with the lowest (held-out) or highest (train) hash moves over. Raises ValueError when fewer than two units are kept.
+    Units are visited in the order of their hash, their documents in the order of their ids, and loaded one at a
+    time until a bound is met: a bounded selection is a fixed random sample that costs only what it reads. The first
+    of equal texts in that order is kept. Held out is every unit whose hash lies below `heldout_fraction`; where
+    that leaves a split empty, the unit with the lowest (held-out) or highest (train) hash moves over. Raises
+    ValueError when fewer than two units are kept.
     """
     visited = sorted(documents, key=lambda document: (fraction_of(unit_of(document.id), "choose"), document.id))
     seen: set[bytes] = set()
@@ -116,8 +129,8 @@ def _split(kept: list[Text], heldout_fraction: float) -> dict[str, list[Text]]:
     units = sorted({unit_of(one.id) for one in kept}, key=lambda unit: (fraction_of(unit, "split"), unit))
     if len(units) < 2:
         raise ValueError(
-            f"the corpus keeps {len(units)} unit(s) of text; a train and a held-out split need 2: give more files or records, "
-            "a separator, or milder quality rules"
+            f"the corpus keeps {len(units)} unit(s) of text; a train and a held-out split need 2: "
+            "give more files or records, a separator, or milder quality rules"
         )
     heldout = {unit for unit in units if fraction_of(unit, "split") < heldout_fraction} or {units[0]}
     if len(heldout) == len(units):

@@ -21,7 +21,9 @@ def learning_curve(history: History, tokens_per_step: int) -> Figure:
         ("held-out", history.heldout, {"linewidth": 1.6, "color": "#1f5fa8", "marker": "o", "markersize": 3.5}),
     ):
         if points:
-            axes.plot([step * tokens_per_step for step, _ in points], [loss for _, loss in points], label=label, **style)
+            axes.plot(
+                [step * tokens_per_step for step, _ in points], [loss for _, loss in points], label=label, **style
+            )
     axes.set_xlabel("training tokens")
     axes.set_ylabel("loss (nats / token)")
     axes.grid(visible=True, linewidth=0.3)

@@ -1,8 +1,9 @@
 """Quality rules that fit source code and prose alike.
 
-The rules follow C4 (Raffel et al. 2020, section 2.2: drop what is not natural text), Gopher (Rae et al. 2021, appendix A.1.1: repetition
-inside a document) and Codex (Chen et al. 2021, section 3.1: line lengths and alphanumeric share of source files). Thresholds are settings; the
-defaults are Codex's for lines and Gopher's for repetition, relaxed where ordinary source code repeats itself.
+The rules follow C4 (Raffel et al. 2020, section 2.2: drop what is not natural text), Gopher (Rae et al. 2021,
+appendix A.1.1: repetition inside a document) and Codex (Chen et al. 2021, section 3.1: line lengths and
+alphanumeric share of source files). Thresholds are settings; the defaults are Codex's for lines and Gopher's for
+repetition, relaxed where ordinary source code repeats itself.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Quality:
 
 
 def printable_share(text: str) -> float:
-    """Return the share of characters that are printable or layout; U+FFFD, the mark of a failed decoding, is neither."""
+    """Return the share of characters that are printable or layout.
+
+    U+FFFD, the mark of a failed decoding, is neither.
+    """
     if not text:
         return 1.0
     if text.isascii() and text.isprintable():
@@ -51,7 +55,10 @@ def alphanumeric_share(text: str) -> float:
 
 
 def digit_share(text: str) -> float:
-    """Return the share of digits among the characters that are not white space: high in tables of numbers (code pages, data)."""
+    """Return the share of digits among the characters that are not white space.
+
+    High in tables of numbers (code pages, data).
+    """
     solid = "".join(text.split())
     return sum(map(str.isdigit, solid)) / len(solid) if solid else 0.0
 
@@ -59,7 +66,7 @@ def digit_share(text: str) -> float:
 def duplicate_line_share(text: str) -> float:
     """Return the share of characters in repeats of an earlier line (Gopher's duplicate line character fraction).
 
-    Lines are stripped; lines below 16 characters (`return x`, `else:`) are ordinary repetition in code and are not counted.
+    Lines are stripped; those below 16 characters (`return x`, `else:`) repeat in all code and are not counted.
     """
     lines = [line for line in map(str.strip, text.splitlines()) if len(line) >= 16]
     total = sum(map(len, lines))
@@ -76,7 +83,10 @@ def broken_rule(text: str, rules: Quality) -> str | None:
     lines = text.splitlines()
     if rules.max_line_characters is not None and max(map(len, lines)) > rules.max_line_characters:
         return "long_lines"
-    if rules.max_mean_line_characters is not None and sum(map(len, lines)) / len(lines) > rules.max_mean_line_characters:
+    if (
+        rules.max_mean_line_characters is not None
+        and sum(map(len, lines)) / len(lines) > rules.max_mean_line_characters
+    ):
         return "long_lines"
     if rules.min_alphanumeric_share is not None and alphanumeric_share(text) < rules.min_alphanumeric_share:
         return "few_letters"

@@ -1,10 +1,12 @@
 """A Llama-architecture decoder whose parameter names are those of Hugging Face's `LlamaForCausalLM`.
 
-RMSNorm (Zhang and Sennrich 2019), rotary positions in the half-rotation layout of Hugging Face (Su et al. 2021), SwiGLU (Shazeer 2020), grouped-query attention
-(Ainslie et al. 2023), optional tied embeddings. Embedding, blocks and head are separate modules and the blocks are a list, so that a later split over pipeline
-stages or tensor ranks takes them apart without renaming anything.
+RMSNorm (Zhang and Sennrich 2019), rotary positions in the half-rotation layout of Hugging Face (Su et al. 2021),
+SwiGLU (Shazeer 2020), grouped-query attention (Ainslie et al. 2023), optional tied embeddings. Embedding, blocks
+and head are separate modules and the blocks are a list, so that a later split over pipeline stages or tensor ranks
+takes them apart without renaming anything.
 
-Letters: B batch, T time, D hidden size, N query heads, K key-value heads, H head size, F inner size of the feed-forward layer, V vocabulary.
+Letters: B batch, T time, D hidden size, N query heads, K key-value heads, H head size, F inner size of the
+feed-forward layer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -37,13 +39,24 @@ class DecoderConfig:
     pad_token_id: int | None = 1
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                 "head_dim", "max_position_embeddings")
+        sizes = (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "max_position_embeddings",
+        )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}")
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even head size")
 
@@ -57,6 +70,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize and scale."""
         return functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 
@@ -87,6 +101,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Mix each position with those before it."""
         B, T, _ = x_BTD.shape
         q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x_BTD).view(B, T, self.groups, self.head_dim).transpose(1, 2)
@@ -108,6 +123,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """Apply the layer to every position."""
         return self.down_proj(functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
 
 
@@ -122,6 +138,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(self, x_BTD: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Add attention, then the feed-forward layer, to the residual stream."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cosine, sine)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
@@ -140,9 +157,12 @@ class Backbone(nn.Module):
         self.register_buffer("sine", sine, persistent=False)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
+        """Return the normalized last hidden states; raises ValueError for more tokens than the context."""
         T = ids_BT.shape[1]
         if self.cosine.shape[0] < T:
-            raise ValueError(f"{T} tokens exceed the context of {self.cosine.shape[0]}; shorten the input or train with a longer context")
+            raise ValueError(
+                f"{T} tokens exceed the context of {self.cosine.shape[0]}; shorten the input or train a longer context"
+            )
         x_BTD = self.embed_tokens(ids_BT)
         for layer in self.layers:
             x_BTD = layer(x_BTD, self.cosine[:T], self.sine[:T])
@@ -161,11 +181,15 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(self, ids_BT: Tensor) -> Tensor:
+        """Return the logits of every position."""
         return self.lm_head(self.model(ids_BT))
 
 
 def initialize(model: Decoder, generator: torch.Generator, std: float = 0.02) -> None:
-    """Draw weights from N(0, std), residual outputs from N(0, std / sqrt(2 L)) (GPT-2, Radford et al. 2019); norms start at one."""
+    """Draw weights from N(0, std), residual outputs from N(0, std / sqrt(2 L)) (GPT-2, Radford et al.
+
+    2019); norms start at one.
+    """
     residual_std = std / math.sqrt(2 * model.config.num_hidden_layers)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) with the betas of Llama; `warmup_fraction` of the steps, then a cosine to `final_fraction` of the peak."""
+    """AdamW (Loshchilov and Hutter 2019) with the betas of Llama.
+
+    `warmup_fraction` of the steps, then a cosine to `final_fraction` of the peak.
+    """
 
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
@@ -34,7 +37,10 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 
 def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Return the rate for step 0 .. steps - 1: linear warm-up that ends at the peak, then a cosine that ends at the final fraction."""
+    """Return the rate for step 0 ..
+
+    steps - 1: linear warm-up that ends at the peak, then a cosine that ends at the final fraction.
+    """
     warmup = max(1, round(config.warmup_fraction * steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup

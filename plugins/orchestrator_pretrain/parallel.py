@@ -31,7 +31,9 @@ def replicas(rank: int, size: int, init_method: str, timeout_s: float = 600.0) -
     if size == 1:
         yield Replica()
         return
-    dist.init_process_group("gloo", init_method=init_method, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
+    dist.init_process_group(
+        "gloo", init_method=init_method, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s)
+    )
     try:
         yield Replica(rank=rank, size=size)
     finally:
@@ -46,7 +48,7 @@ def sum_over(replica: Replica, values: Tensor) -> Tensor:
 
 
 def buckets_of(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
-    """Group parameters, last first as the backward pass finishes them, into buckets that close once they hold `bucket_bytes`."""
+    """Group parameters, last first as backward finishes them; a bucket closes once it holds `bucket_bytes`."""
     buckets: list[list[nn.Parameter]] = []
     filled = bucket_bytes
     for parameter in reversed(list(parameters)):
@@ -61,8 +63,8 @@ def buckets_of(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[li
 def sum_gradients(replica: Replica, buckets: list[list[nn.Parameter]]) -> None:
     """Replace every gradient by its sum over the replicas.
 
-    All buckets are in flight together; each is one flat message. The caller scales losses by the global token count, so the sum
-    is the gradient of the mean loss.
+    All buckets are in flight together; each is one flat message. The caller scales losses by the global token
+    count, so the sum is the gradient of the mean loss.
     """
     if replica.size == 1:
         return

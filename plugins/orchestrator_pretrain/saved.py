@@ -25,8 +25,10 @@ class History:
     train_s: float = 0.0
 
 
-def save_state(folder: Path, step: int, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> Path:
-    """Write the state after `step` steps: files into a temporary folder, synced, then renamed; drop all but the newest two."""
+def save_state(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, *, identity: str
+) -> Path:
+    """Write the state after `step` steps into a temporary folder, sync, rename it; keep the newest two."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +40,14 @@ def save_state(folder: Path, step: int, identity: str, model: nn.Module, optimiz
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     save_file(weights, partial / "model.safetensors")
     save_file({**moments, "rng": torch.get_rng_state()}, partial / "optimizer.safetensors")
-    record = {"step": step, "identity": identity, "optimizer_steps": steps, "train": history.train, "heldout": history.heldout,
-              "train_s": history.train_s}
+    record = {
+        "step": step,
+        "identity": identity,
+        "optimizer_steps": steps,
+        "train": history.train,
+        "heldout": history.heldout,
+        "train_s": history.train_s,
+    }
     (partial / "state.json").write_text(json.dumps(record), encoding="utf-8")
     for path in partial.iterdir():
         _sync(path)
@@ -73,16 +81,20 @@ def load_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
             if name in record["optimizer_steps"]:
                 optimizer.state[parameter] = {
                     "step": torch.tensor(float(record["optimizer_steps"][name])),
-                    "exp_avg": tensors[f"exp_avg.{name}"].clone(), "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].clone(),
+                    "exp_avg": tensors[f"exp_avg.{name}"].clone(),
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].clone(),
                 }
     torch.set_rng_state(tensors["rng"])
     return History(
-        train=[(step, loss) for step, loss in record["train"]], heldout=[(step, loss) for step, loss in record["heldout"]],
+        train=[(step, loss) for step, loss in record["train"]],
+        heldout=[(step, loss) for step, loss in record["heldout"]],
         train_s=record["train_s"],
     )
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Name AdamW's moments after their parameters: names survive a change of grouping, indices do not."""
     tensors, steps = {}, {}
     for name, parameter in model.named_parameters():
@@ -99,7 +111,9 @@ def _record(folder: Path, step: int) -> dict[str, Any]:
 
 
 def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix(PREFIX)) for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file())
+    return sorted(
+        int(path.name.removeprefix(PREFIX)) for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file()
+    )
 
 
 def _drop_old(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Which tokens a training step sees: a pure function of the seed and the global step, the same for any number of workers."""
+"""Which tokens a training step sees.
+
+A pure function of the seed and the global step, the same for any number of workers.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ import numpy as np
 class Windows:
     """A token stream cut into windows of `context` targets.
 
-    Window w of an epoch has the inputs `tokens[s : s + context]` and the targets one further on, with s = w x context + shift. Over an epoch every token
-    is a target exactly once, but for the first and for those before the shift and after the last whole window; the shift changes with
-    the epoch, so that different tokens are left out.
+    Window w of an epoch has the inputs `tokens[s : s + context]` and the targets one further on, with s = w x
+    context + shift. Over an epoch every token is a target exactly once, but for the first and for those before the
+    shift and after the last whole window; the shift changes with the epoch, so that different tokens are left out.
     """
 
     tokens: np.ndarray
@@ -23,7 +26,10 @@ class Windows:
 
     def __post_init__(self) -> None:
         if len(self.tokens) < self.context + 1:
-            raise ValueError(f"the split has {len(self.tokens)} tokens, fewer than one window of {self.context} + 1; use more text or a shorter context")
+            raise ValueError(
+                f"the split has {len(self.tokens)} tokens, fewer than one window of {self.context} + 1; "
+                "use more text or a shorter context"
+            )
 
     @property
     def count(self) -> int:
@@ -55,9 +61,10 @@ class Windows:
 
 
 def fixed_windows(tokens: np.ndarray, context: int, limit: int) -> np.ndarray:
-    """Return at most `limit` windows spread evenly over a held-out stream, int64 [n, context + 1]; the same for every model.
+    """Return at most `limit` windows spread evenly over a held-out stream, int64 [n, context + 1].
 
-    Raises ValueError where the stream is shorter than two tokens. A stream shorter than one window gives one short window.
+    They are the same for every model; a stream shorter than one window gives one short window. Raises ValueError where
+    there are fewer than two tokens.
     """
     if len(tokens) < 2:
         raise ValueError(f"the held-out split has {len(tokens)} tokens; at least 2 are needed to measure a loss")

@@ -1,7 +1,8 @@
 """A byte-level BPE tokenizer whose digits, colons and newlines stand alone, and the packing of encoded documents.
 
-Every byte has a token, so any text encodes and decodes exactly. Digits, `:` and newline are cut off before merges are
-learned: a number is read digit by digit, and text such as `3141:1134` never merges across its colon. A blank next to a digit is a token too.
+Every byte has a token, so any text encodes and decodes exactly. Digits, `:` and newline are cut off before merges
+are learned: a number is read digit by digit, and text such as `3141:1134` never merges across its colon. A blank
+next to a digit is a token too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator_pretrain.corpus import Text
+from orchestrator_pretrain.corpus import Text, silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,27 +37,35 @@ class Packed(NamedTuple):
 def check_vocab_size(vocab_size: int) -> None:
     """Raise ValueError for a vocabulary that cannot hold every byte and the special tokens."""
     if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
-        raise ValueError(f"vocab_size is {vocab_size}; it must be between {MIN_VOCAB_SIZE} (bytes and special tokens) and {MAX_VOCAB_SIZE}")
+        raise ValueError(
+            f"vocab_size is {vocab_size}; it must be between {MIN_VOCAB_SIZE} "
+            f"(bytes and special tokens) and {MAX_VOCAB_SIZE}"
+        )
 
 
 def train_tokenizer(texts: Sequence[Text], vocab_size: int, *, sample_characters: int = 2_000_000) -> Tokenizer:
     """Learn a byte-level BPE vocabulary (Sennrich et al. 2016; bytes as in GPT-2) from a sample of the texts.
 
-    The sample is a fixed shuffle of the texts up to `sample_characters`. The vocabulary always has exactly `vocab_size` entries where the sample offers that many
-    merges, fewer otherwise. Ids 0 and 1 are the end of text and the pad.
+    The sample is a fixed shuffle of the texts up to `sample_characters`. The vocabulary always has exactly
+    `vocab_size` entries where the sample offers that many merges, fewer otherwise. Ids 0 and 1 are the end of text
+    and the pad.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     check_vocab_size(vocab_size)
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.Split(Regex("[:\n]"), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex("[:\n]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sample(texts, sample_characters), trainer)
@@ -78,12 +87,17 @@ def _sample(texts: Sequence[Text], sample_characters: int) -> list[str]:
 
 
 def pack(
-    tokenizer: Tokenizer, texts: Sequence[Text], *, batch: int = 64, progress: Callable[[int, int], None] = lambda done, total: None
+    tokenizer: Tokenizer,
+    texts: Sequence[Text],
+    *,
+    batch: int = 64,
+    progress: Callable[[int, int], None] = silent,
 ) -> Packed:
     """Encode documents in order, each followed by the end-of-text token.
 
-    Text that spells a special token is encoded as plain bytes. Returns tokens (uint16, or uint32 for vocabularies above 65,536), offsets int64
-    [documents + 1], and UTF-8 bytes and white-space words of each raw text int64 [documents].
+    Text that spells a special token is encoded as plain bytes. Returns tokens (uint16, or uint32 for vocabularies
+    above 65,536), offsets int64 [documents + 1], and UTF-8 bytes and white-space words of each raw text int64
+    [documents].
     """
     import numpy as np
 
@@ -93,7 +107,9 @@ def pack(
     plain = _without_special_tokens(tokenizer)
     for start in range(0, len(texts), batch):
         progress(start, len(texts))
-        encodings = plain.encode_batch_fast([one.text for one in texts[start : start + batch]], add_special_tokens=False)
+        encodings = plain.encode_batch_fast(
+            [one.text for one in texts[start : start + batch]], add_special_tokens=False
+        )
         pieces.extend(np.array([*encoding.ids, end_of_text], dtype=dtype) for encoding in encodings)
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
     return Packed(
@@ -105,7 +121,7 @@ def pack(
 
 
 def _without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy that reads the spelling of a special token as ordinary text, so that a document cannot forge its own end."""
+    """Return a copy that reads a special token's spelling as text, so that a document cannot forge its own end."""
     import json
 
     from tokenizers import Tokenizer

@@ -1,8 +1,9 @@
 """One data-parallel training step of a model at N devices, as operations with dependencies.
 
-Weak scaling: every device holds the whole model and its own `tokens_per_device`, so the global batch grows with the devices and the gradient
-bytes a device exchanges do not shrink. Each rank runs forward, then the backward pass in slices; slice j ends where the last gradient of bucket j is
-ready, and the all-reduce of bucket j may start there and overlap what follows. The optimizer closes the step: it needs the last slice and every all-reduce.
+Weak scaling: every device holds the whole model and its own `tokens_per_device`, so the global batch grows with the
+devices and the gradient bytes a device exchanges do not shrink. Each rank runs forward, then the backward pass in
+slices; slice j ends where the last gradient of bucket j is ready, and the all-reduce of bucket j may start there
+and overlap what follows. The optimizer closes the step: it needs the last slice and every all-reduce.
 
     forward -> slice 0 -> slice 1 -> ... -> slice k-1 -> optimizer
                   |          |                 |            ^
@@ -48,7 +49,7 @@ class StepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradient:
-    """One parameter tensor in the order in which the backward pass finishes its gradient, and the backward FLOPs a token up to there."""
+    """One parameter tensor: its elements, and the backward FLOPs a token until its gradient is ready."""
 
     name: str
     elements: int
@@ -66,16 +67,25 @@ class Bucket:
 def gradients_of(shape: Shape, context: int) -> list[Gradient]:
     """List every stored tensor, last layer first; a tied embedding is finished last, by the lookup.
 
-    Backward costs twice the forward (gradients by input and by weight): 4 FLOPs a matrix element and token, and two thirds of the
-    attention's 12 N H T, counted with the query projection that it reaches first.
+    Backward costs twice the forward (gradients by input and by weight): 4 FLOPs a matrix element and token, and two
+    thirds of the attention's 12 N H T, counted with the query projection that it reaches first.
     """
     attention = 2 * shape.attention_flop_per_token(context) // 3
     table = shape.vocab_size * shape.hidden_size
     head = Gradient(name="lm_head", elements=0 if shape.tie_word_embeddings else table, flop_per_token=4 * table)
     gradients = [head, Gradient(name="norm", elements=shape.hidden_size, flop_per_token=0)]
     matrices = shape.layer_matrices
-    backward = ("mlp.down_proj", "mlp.up_proj", "mlp.gate_proj", "post_attention_layernorm", "self_attn.o_proj", "self_attn.v_proj",
-                "self_attn.k_proj", "self_attn.q_proj", "input_layernorm")
+    backward = (
+        "mlp.down_proj",
+        "mlp.up_proj",
+        "mlp.gate_proj",
+        "post_attention_layernorm",
+        "self_attn.o_proj",
+        "self_attn.v_proj",
+        "self_attn.k_proj",
+        "self_attn.q_proj",
+        "input_layernorm",
+    )
     for layer in reversed(range(shape.num_hidden_layers)):
         for name in backward:
             elements = matrices.get(name, shape.hidden_size)
@@ -110,9 +120,10 @@ def compute_ps(flop_per_token: float, config: StepConfig) -> int:
 def scaled_shape(shape: Shape, target_parameters: int, *, width_per_layer: int = 128, head_dim: int = 128) -> Shape:
     """Return a larger (or smaller) shape of the same family with about `target_parameters`.
 
-    Kept: vocabulary, tying, query heads per key-value head, inner size over hidden size. Set: heads of `head_dim`; the depth that brings the count
-    nearest to the target at each width; and, of those, the width whose aspect is nearest to hidden size = `width_per_layer` x layers, which Llama and GPT-3
-    follow roughly. Raises ValueError where even the narrowest single layer exceeds 1.5 times the target.
+    Kept: vocabulary, tying, query heads per key-value head, inner size over hidden size. Set: heads of `head_dim`;
+    the depth that brings the count nearest to the target at each width; and, of those, the width whose aspect is
+    nearest to hidden size = `width_per_layer` x layers, which Llama and GPT-3 follow roughly. Raises ValueError
+    where even the narrowest single layer exceeds 1.5 times the target.
     """
     group = shape.num_attention_heads // shape.num_key_value_heads
     ratio = shape.intermediate_size / shape.hidden_size
@@ -120,13 +131,21 @@ def scaled_shape(shape: Shape, target_parameters: int, *, width_per_layer: int =
     def at(groups: int, layers: int) -> Shape:
         width = groups * group * head_dim
         return replace(
-            shape, hidden_size=width, intermediate_size=round(ratio * width), num_hidden_layers=layers, num_attention_heads=groups * group,
-            num_key_value_heads=groups, head_dim=head_dim,
+            shape,
+            hidden_size=width,
+            intermediate_size=round(ratio * width),
+            num_hidden_layers=layers,
+            num_attention_heads=groups * group,
+            num_key_value_heads=groups,
+            head_dim=head_dim,
         )
 
     best, best_error = at(1, 1), math.inf
     if best.parameters > 1.5 * target_parameters:
-        raise ValueError(f"target_parameters {target_parameters} is too small: the smallest scaled shape has {best.parameters}; raise it or leave it null")
+        raise ValueError(
+            f"target_parameters {target_parameters} is too small: the smallest scaled shape has {best.parameters}; "
+            "raise it or leave it null"
+        )
     groups = 1
     while (one := at(groups, 1)).parameters <= 1.5 * target_parameters:
         layer = at(groups, 2).parameters - one.parameters
@@ -152,13 +171,19 @@ class Step:
 
 
 def training_step(shape: Shape, config: StepConfig) -> Step:
-    """Lay out one step over all ranks; rank r holds the ids r x n .. r x n + n - 1 with n operations a rank, in the order drawn above."""
+    """Lay out one step over all ranks.
+
+    Rank r holds the ids r x n .. r x n + n - 1 with n operations a rank, in the order drawn above.
+    """
     forward_flop = shape.flop_per_token(config.context) // 3
     buckets = buckets_of(gradients_of(shape, config.context), config)
     forward_ps = compute_ps(forward_flop, config)
     ops = _ops(config.devices, forward_ps, buckets)
     return Step(
-        ops=ops, groups=_groups(config.devices), buckets=tuple(buckets), compute_ps=forward_ps + sum(bucket.duration_ps for bucket in buckets),
+        ops=ops,
+        groups=_groups(config.devices),
+        buckets=tuple(buckets),
+        compute_ps=forward_ps + sum(bucket.duration_ps for bucket in buckets),
         gradient_bytes=sum(bucket.size_bytes for bucket in buckets),
         flop_per_step=shape.flop_per_token(config.context) * config.tokens_per_device * config.devices,
         tokens_per_step=config.tokens_per_device * config.devices,
@@ -169,7 +194,9 @@ class _Program:
     """One rank's operations; `requires` holds positions in this list."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, list] = {name: [] for name in ("kind", "collective", "group", "bytes", "tag", "duration_ps", "stage", "requires")}
+        self.columns: dict[str, list] = {
+            name: [] for name in ("kind", "collective", "group", "bytes", "tag", "duration_ps", "stage", "requires")
+        }
 
     def compute(self, stage: str, duration_ps: int, requires: list[int]) -> int:
         return self._add("compute", "", -1, 0, -1, duration_ps, stage, requires)
@@ -215,23 +242,29 @@ def _repeat(columns: dict[str, list], devices: int) -> pa.Table:
     def texts(name: str) -> pa.Array:
         return pa.array(columns[name] * devices, pa.string())
 
-    return pa.table({
-        "id": pa.array(np.arange(devices * count)),
-        "rank": pa.array(np.repeat(np.arange(devices, dtype=np.int32), count)),
-        "kind": texts("kind"),
-        "collective": texts("collective"),
-        "group": tiled("group", np.int32),
-        "peer": pa.array(np.full(devices * count, -1, np.int32)),
-        "bytes": tiled("bytes", np.int64),
-        "tag": tiled("tag", np.int64),
-        "duration_ps": tiled("duration_ps", np.int64),
-        "requires": pa.ListArray.from_arrays(pa.array(offsets), pa.array(shifted)),
-        "irequires": pa.ListArray.from_arrays(pa.array(np.zeros(devices * count + 1, np.int32)), pa.array(np.zeros(0, np.int64))),
-        "stage": texts("stage"),
-    })
+    return pa.table(
+        {
+            "id": pa.array(np.arange(devices * count)),
+            "rank": pa.array(np.repeat(np.arange(devices, dtype=np.int32), count)),
+            "kind": texts("kind"),
+            "collective": texts("collective"),
+            "group": tiled("group", np.int32),
+            "peer": pa.array(np.full(devices * count, -1, np.int32)),
+            "bytes": tiled("bytes", np.int64),
+            "tag": tiled("tag", np.int64),
+            "duration_ps": tiled("duration_ps", np.int64),
+            "requires": pa.ListArray.from_arrays(pa.array(offsets), pa.array(shifted)),
+            "irequires": pa.ListArray.from_arrays(
+                pa.array(np.zeros(devices * count + 1, np.int32)), pa.array(np.zeros(0, np.int64))
+            ),
+            "stage": texts("stage"),
+        }
+    )
 
 
 def _groups(devices: int) -> pa.Table:
     import pyarrow as pa
 
-    return pa.table({"group": pa.array([0], pa.int32()), "ranks": pa.array([list(range(devices))], pa.list_(pa.int32()))})
+    return pa.table(
+        {"group": pa.array([0], pa.int32()), "ranks": pa.array([list(range(devices))], pa.list_(pa.int32()))}
+    )

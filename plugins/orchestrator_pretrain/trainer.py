@@ -14,7 +14,13 @@ import numpy as np
 import torch
 
 from orchestrator_pretrain.model import Decoder, loss_sum
-from orchestrator_pretrain.optimizer import OptimizerConfig, clip_by_global_norm, learning_rate_at, make_optimizer, set_learning_rate
+from orchestrator_pretrain.optimizer import (
+    OptimizerConfig,
+    clip_by_global_norm,
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+)
 from orchestrator_pretrain.parallel import Replica, buckets_of, sum_gradients, sum_over
 from orchestrator_pretrain.saved import History, load_state, newest_state, save_state
 from orchestrator_pretrain.stream import Windows, fixed_windows, my_share
@@ -22,7 +28,10 @@ from orchestrator_pretrain.stream import Windows, fixed_windows, my_share
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train: `batch` windows of `context` tokens a step over all workers, `micro_batch` of them at a time in memory."""
+    """How to train.
+
+    `batch` windows of `context` tokens a step over all workers, `micro_batch` of them at a time in memory.
+    """
 
     steps: int
     batch: int
@@ -45,11 +54,18 @@ class TrainConfig:
 class Reporter(Protocol):
     """What the loop tells and asks its surroundings; a gang member of the orchestrator is one."""
 
-    cancelled: bool
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was asked to stop."""
+        ...
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take metrics of a step."""
+        ...
 
-    def progress(self, done: float, total: float, unit: str = "") -> None: ...
+    def progress(self, done: float, total: float, unit: str = "") -> None:
+        """Take how far the run is."""
+        ...
 
 
 class Silent:
@@ -65,20 +81,36 @@ class Silent:
 
 
 class Trainer:
-    """A model in training; callbacks see and may change `model`, and read `step`, `steps`, `optimizer`, `history`, `learning_rate`, `replica`.
+    """A model in training.
 
-    A callback runs on every worker and must depend on the model and the step alone: it holds no state that a resumed run would lack.
+    Callbacks see and may change `model`, and read `step steps optimizer history learning_rate replica`.
+    A callback runs on every worker and must depend on the model and the step alone: it holds no state that a
+    resumed run would lack.
     """
 
     def __init__(
-        self, model: Decoder, config: TrainConfig, train_tokens: np.ndarray, heldout_tokens: np.ndarray, folder: Path, *,
-        replica: Replica | None = None, reporter: Reporter | None = None, callbacks: Sequence[Any] = (), origin: str = "",
+        self,
+        model: Decoder,
+        config: TrainConfig,
+        train_tokens: np.ndarray,
+        heldout_tokens: np.ndarray,
+        folder: Path,
+        *,
+        replica: Replica | None = None,
+        reporter: Reporter | None = None,
+        callbacks: Sequence[Any] = (),
+        origin: str = "",
     ) -> None:
-        """Prepare a run; `folder` keeps its states, `origin` names what the weights and tokens are (part of the states' identity)."""
+        """Prepare a run.
+
+        `folder` keeps its states, `origin` names what the weights and tokens are (part of the states' identity).
+        """
         self.model, self.config, self.folder = model, config, folder
         self.replica, self.reporter, self.callbacks = replica or Replica(), reporter or Silent(), tuple(callbacks)
         if config.batch < self.replica.size:
-            raise ValueError(f"batch {config.batch} is smaller than {self.replica.size} workers; raise batch or lower workers")
+            raise ValueError(
+                f"batch {config.batch} is smaller than {self.replica.size} workers; raise batch or lower workers"
+            )
         self.windows = Windows(tokens=train_tokens, context=config.context, seed=config.seed)
         self.heldout = fixed_windows(heldout_tokens, config.context, config.eval_windows)
         self.optimizer = make_optimizer(model, config.optimizer)
@@ -100,7 +132,10 @@ class Trainer:
         return self.config.batch * self.config.context
 
     def run(self) -> bool:
-        """Train to the last step from the newest saved state; return False when cancelled on the way (the state is saved)."""
+        """Train to the last step from the newest saved state.
+
+        Return False when cancelled on the way (the state is saved).
+        """
         torch.manual_seed(self.config.seed)
         self._resume()
         self._call("on_start", self)
@@ -131,7 +166,10 @@ class Trainer:
         return float(sum_over(self.replica, total)) / (self.heldout.shape[0] * (self.heldout.shape[1] - 1))
 
     def _train_step(self) -> tuple[float, float, bool]:
-        """Do one update; return global mean loss, gradient norm, and whether any worker was asked to stop (then nothing was updated)."""
+        """Do one update.
+
+        Return global mean loss, gradient norm, and whether any worker was asked to stop (then nothing was updated).
+        """
         self.optimizer.zero_grad(set_to_none=True)
         starts = my_share(self.windows.starts(self.step, self.config.batch), self.replica.rank, self.replica.size)
         told = torch.zeros(2, dtype=torch.float64)
@@ -171,7 +209,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.replica.first:
-            save_state(self.folder, self.step, self._identity, self.model, self.optimizer, self.history)
+            save_state(self.folder, self.step, self.model, self.optimizer, self.history, identity=self._identity)
             self._saved_at_s = time.monotonic()
 
     def _resume(self) -> None:

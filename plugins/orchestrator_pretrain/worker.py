@@ -1,15 +1,16 @@
-"""What each worker of `pretrain.lm` runs: build or load the model, train it with the others, and let the first write the result."""
+"""What each worker of `pretrain.lm` runs.
+
+Build or load the model, train it with the others, and let the first write the result.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
+from orchestrator_storage import Tokens
 
 from orchestrator_pretrain.checkpoint import count_weights, read_checkpoint, write_checkpoint
 from orchestrator_pretrain.model import Decoder, DecoderConfig, build
@@ -30,12 +31,11 @@ class Member(Reporter, Protocol):
 class Job:
     """One training run as plain data: what to train on, from what, how, and where the result goes.
 
-    `train` and `heldout` are token arrays, `tokenizer` a `tokenizer.json`; `shape` describes a fresh model, `origin` a checkpoint folder to go on from.
+    `tokens` is the folder of a Tokens artifact; `shape` describes a fresh model, `origin` is a checkpoint folder to
+    go on from.
     """
 
-    train: np.ndarray
-    heldout: np.ndarray
-    tokenizer: Path
+    tokens: Path
     output: Path
     config: TrainConfig
     shape: DecoderConfig | None = None
@@ -51,30 +51,42 @@ class Job:
     def identity(self) -> str:
         """Digest the tokens and the starting weights: what a saved state must have in common with this run."""
         digest = hashlib.sha256()
-        for tokens in (self.train, self.heldout):
-            digest.update(np.ascontiguousarray(tokens).tobytes())
-        for path in sorted(self.origin.glob("*.safetensors")) if self.origin else ():
-            digest.update(path.read_bytes())
+        for folder in (self.tokens, self.origin) if self.origin else (self.tokens,):
+            for path in sorted(folder.glob("*.safetensors")):
+                with path.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
 
 
 def train(member: Member, job: Job, callbacks: list[Any]) -> dict[str, Any]:
-    """Train on one worker; return plain results, or `{"finished": False}` when the run was cancelled (its state is saved)."""
+    """Train on one worker.
+
+    Return plain results, or `{"finished": False}` when the run was cancelled (its state is saved).
+    """
+    tokens = Tokens(job.tokens)
     model = job.model()
     with replicas(member.rank, member.size, member.init_method) as replica:
         trainer = Trainer(
-            model, job.config, job.train, job.heldout, member.scratch / "states", replica=replica, reporter=member, callbacks=callbacks,
+            model,
+            job.config,
+            tokens.read("train").tokens,
+            tokens.read("heldout").tokens,
+            member.scratch / "states",
+            replica=replica,
+            reporter=member,
+            callbacks=callbacks,
             origin=job.identity(),
         )
         if not trainer.run():
             return {"finished": False}
         if replica.first:
-            write_checkpoint(model, job.output, job.tokenizer)
+            write_checkpoint(model, job.output, tokens.tokenizer_path)
     count = count_weights(model)
     return {
         "finished": True,
         "history": asdict(trainer.history),
         "tokens_per_step": trainer.tokens_per_step,
+        "context": job.config.context,
         "parameters": count.parameters,
         "nonzero": count.nonzero,
         "stored_bytes": count.stored_bytes,
