@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from orchestrator_storage import Model, Tokens, Traffic
-
 from orchestrator import Context, GangMember, Inspection, Ref, StageError, component, fingerprint, stage
 from orchestrator.errors import Cancelled
 from orchestrator_pretrain.corpus import REASONS, Selection
 from orchestrator_pretrain.filters import Quality
+from orchestrator_storage import Model, Tokens, Traffic
 
 SPLITS = ("train", "heldout")
 
@@ -79,10 +78,9 @@ def inspect_corpus(config: CorpusConfig) -> Inspection:
 )
 def corpus(ctx: Context, config: CorpusConfig) -> Tokens:
     """Choose, filter and tokenize text into packed train and held-out tokens."""
-    from orchestrator_storage import TokenSplit
-
     from orchestrator_pretrain.corpus import split_text
     from orchestrator_pretrain.tokenizer import END_OF_TEXT, pack, save_tokenizer, train_tokenizer
+    from orchestrator_storage import TokenSplit
 
     def report(done: int, total: int) -> None:
         ctx.check_cancelled()
@@ -94,7 +92,7 @@ def corpus(ctx: Context, config: CorpusConfig) -> Tokens:
         text.splits["train"], config.vocab_size, sample_characters=config.tokenizer_sample_characters
     )
     ctx.check_cancelled()
-    splits = {name: TokenSplit(*pack(tokenizer, text.splits[name], progress=report)) for name in SPLITS}
+    splits = {name: TokenSplit(**pack(tokenizer, text.splits[name], progress=report)._asdict()) for name in SPLITS}
     result = ctx.new(Tokens)
     Tokens.write(
         result.path, splits, vocab_size=tokenizer.get_vocab_size(), eos_token_id=tokenizer.token_to_id(END_OF_TEXT)

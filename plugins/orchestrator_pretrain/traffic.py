@@ -199,7 +199,7 @@ class _Program:
         }
 
     def compute(self, stage: str, duration_ps: int, requires: list[int]) -> int:
-        return self._add("compute", "", -1, 0, -1, duration_ps, stage, requires)
+        return self._add("compute", "", -1, 0, 0, duration_ps, stage, requires)
 
     def all_reduce(self, tag: int, size_bytes: int, requires: list[int]) -> int:
         return self._add("collective", "all_reduce", 0, size_bytes, tag, 0, "gradient", requires)
@@ -213,7 +213,7 @@ class _Program:
 def _ops(devices: int, forward_ps: int, buckets: list[Bucket]) -> pa.Table:
     """Repeat one rank's program with shifted ids: column arrays only, so that 1,024 ranks take milliseconds.
 
-    Columns that do not apply to a kind hold -1, 0 or the empty text. One device reduces with nobody.
+    Columns that do not apply to a kind hold what the Traffic schema says. One device reduces with nobody.
     """
     program = _Program()
     last = program.compute("forward", forward_ps, [])

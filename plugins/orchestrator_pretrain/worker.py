@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator_storage import Tokens
-
 from orchestrator_pretrain.checkpoint import count_weights, read_checkpoint, write_checkpoint
 from orchestrator_pretrain.model import Decoder, DecoderConfig, build
 from orchestrator_pretrain.parallel import replicas
 from orchestrator_pretrain.trainer import Reporter, TrainConfig, Trainer
+from orchestrator_storage import Tokens
 
 
 class Member(Reporter, Protocol):

@@ -27,7 +27,7 @@ def test_an_epoch_uses_every_target_once(length, context, seed):
 @given(st.integers(1, 7), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
 def test_the_stream_does_not_depend_on_the_batch(batch, steps):
-    """Steps of any batch size read the same samples in the same order, epochs and all: a pure function of the sample number."""
+    """Steps of any batch size read the same samples in the same order, over several epochs."""
     windows = Windows(tokens=np.arange(60, dtype=np.uint16), context=5, seed=3)
 
     in_steps = np.concatenate([windows.starts(step, batch) for step in range(steps)])
