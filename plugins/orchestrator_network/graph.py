@@ -23,7 +23,7 @@ class Network:
     """Directed links; every link has its reverse.
 
     ``source``, ``target``, ``trunk`` int32 [links]; ``capacity_bps`` float64 [links] in bits per second;
-    ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], 1 or 2, what minimal routing counts;
+    ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
     ``names`` one a node.
     """
 

@@ -5,10 +5,10 @@ accelerator row of the machine one row network joins the W and E ends of all its
 column one column network the N and S ends: one switch where all ends fit, else leaves of radix/2 ends below one
 logical spine. Boards of 1 x 1 are a 2D HyperX.
 
-Routing for flows is minimal: a hop through a network counts 1 below one leaf and 2 through the spine, like that
-many trace hops, so traffic inside a board wraps through the row or column network where that is no longer than the
-way across the board (section 2.2 of the field notes). A flow is split evenly over all of its minimal paths, in
-place of credit-based adaptivity.
+Routing for flows is minimal in hops, where a trace is one hop and the way through a network one hop below one leaf and
+two through the spine: traffic inside a board wraps through the row or column network where that is shorter than the way
+across the board (section 2.2 of the field notes). There, equally long ways are chosen by credits; here they go across the
+board, as credits would steer neighbour traffic, and a flow is split evenly over all minimal paths that remain.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Network, Wiring
 from orchestrator_network.routes import MinimalRouting, Routes
 
-# Routing costs: leaving or entering a switch is half a hop, so that accelerator-switch-accelerator equals one trace.
-_CABLE, _TRACE = 1, 2
+# Three a hop: a switch, two cables away from both accelerators, is longer than one trace and shorter than two, and so is
+# the spine, two uplinks further, against two and three.
+_TRACE, _CABLE, _UPLINK = 3, 2, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ class HammingMesh:
                     trunk=trunk + leaf,
                     back=trunk + leaves + leaf,
                     latency_ps=self.latency_ps,
-                    route_cost=_CABLE,
+                    route_cost=_UPLINK,
                 )
                 trunk += 2 * leaves
         return trunk

@@ -140,7 +140,7 @@ class MinimalRouting:
             paths += found
             frontier[level] = found
             frontier.pop(level - max(self._steps), None)
-            assert level <= 2 * network.nodes, "a checked network is connected"
+            assert level <= max(self._steps) * network.nodes, "a checked network is connected"
         return _Reach(distance=np.ascontiguousarray(distance.T), paths=np.ascontiguousarray(paths.T))
 
     def _accumulate(self, reach: _Reach, wanted: np.ndarray) -> np.ndarray:
