@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from orchestrator_storage import Model
 
 from orchestrator.component import component
 from orchestrator.errors import Cancelled, OrchestratorError
 from orchestrator.testing import StageRun, run_stage
 from orchestrator_reason.stages import expert_iteration, sft
+from orchestrator_storage import Model
 
 SORT4 = {"name": "sort", "digits": 4}
 SFT = {"task": SORT4, "max_steps": 4, "check_every": 2, "check_problems": 16, "eval_problems": 32, "batch": 16}
