@@ -23,7 +23,11 @@ def draw_step(step: StepResult, title: str) -> Figure:
         axes.broken_barh(bars, (height - 0.35, 0.7), facecolors=_COLOURS[lane], edgecolor="white", linewidth=0.5)
     axes.axvline(step.step_ps_infinite / 1e9, color="black", linestyle="--", linewidth=1)
     axes.annotate(
-        "no network", (step.step_ps_infinite / 1e9, 1.45), ha="right", va="bottom", fontsize=8, annotation_clip=False
+        " ends here without network ",
+        (step.step_ps_infinite / 1e9, 1.45),
+        ha="right" if 2 * step.step_ps_infinite > step.step_ps else "left",
+        va="bottom",
+        fontsize=8,
     )
     axes.set_yticks(range(len(_COLOURS)), list(_COLOURS))
     axes.set_ylim(-0.6, 1.9)
@@ -42,6 +46,7 @@ def draw_utilization(step: StepResult, title: str) -> Figure:
     top = max(float(utilization.max()), 1e-9)
     axes.hist(utilization, bins=np.linspace(0, top, 41).tolist(), color=_COLOURS["communication"])
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
     axes.set_xlabel("share of the step that a link is busy")
     axes.set_ylabel("links of one plane")
     axes.set_title(f"Link utilization: {title}")
