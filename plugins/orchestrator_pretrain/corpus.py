@@ -44,6 +44,13 @@ class Selection:
                 f"max_document_bytes {self.max_document_bytes} is below min_document_bytes {self.min_document_bytes}"
             )
 
+    @property
+    def longest_bytes(self) -> int | None:
+        """The longest document to keep; a bounded sample takes none above a tenth of its bound, so that it has several."""
+        if self.max_document_bytes is None and self.max_bytes is not None:
+            return max(self.max_bytes // 10, self.min_document_bytes)
+        return self.max_document_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
@@ -120,7 +127,7 @@ def split_text(
 def _broken_size(size_bytes: int, selection: Selection) -> str | None:
     if size_bytes < selection.min_document_bytes:
         return "too_short"
-    if selection.max_document_bytes is not None and size_bytes > selection.max_document_bytes:
+    if selection.longest_bytes is not None and size_bytes > selection.longest_bytes:
         return "too_long"
     return None
 

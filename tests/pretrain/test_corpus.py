@@ -63,8 +63,20 @@ def test_bounds_take_a_sample_and_read_only_what_they_need():
 
     assert sum(map(len, split.splits.values())) == 10 == len(read)
     size = len(PROSE.format(1, 1).encode())
-    by_bytes = split_text(corpus(100), Selection(max_bytes=5 * size))
-    assert sum(map(len, by_bytes.splits.values())) in (5, 6)
+    by_bytes = split_text(corpus(100), Selection(max_bytes=15 * size))
+    assert sum(map(len, by_bytes.splits.values())) in (15, 16)
+
+
+def test_a_bounded_sample_is_no_single_long_document():
+    """Documents above a tenth of the bound are too long for it, unless the longest length is set."""
+    long = documents({f"long{i}.py": "\n".join(PROSE.format(i, j) for j in range(50)) for i in range(20)})
+    repeats = Quality(max_duplicate_line_share=None)
+
+    split = split_text([*corpus(60), *long], Selection(max_bytes=4000, quality=repeats))
+    free = split_text([*corpus(60), *long], Selection(max_bytes=4000, max_document_bytes=10_000, quality=repeats))
+
+    assert split.dropped.keys() == {"too_long"}
+    assert sum(map(len, split.splits.values())) >= 10 > sum(map(len, free.splits.values()))
 
 
 def test_equal_texts_are_kept_once():
