@@ -68,15 +68,18 @@ def test_bounds_take_a_sample_and_read_only_what_they_need():
 
 
 def test_a_bounded_sample_is_no_single_long_document():
-    """Documents above a tenth of the bound are too long for it, unless the longest length is set."""
+    """Documents above a tenth of the bound are too long for it; without a bound they are kept."""
     long = documents({f"long{i}.py": "\n".join(PROSE.format(i, j) for j in range(50)) for i in range(20)})
     repeats = Quality(max_duplicate_line_share=None)
 
     split = split_text([*corpus(60), *long], Selection(max_bytes=4000, quality=repeats))
-    free = split_text([*corpus(60), *long], Selection(max_bytes=4000, max_document_bytes=10_000, quality=repeats))
+    free = split_text([*corpus(60), *long], Selection(max_documents=60, quality=repeats))
 
+    longest = [max(one.size_bytes for texts in held.splits.values() for one in texts) for held in (split, free)]
     assert split.dropped.keys() == {"too_long"}
-    assert sum(map(len, split.splits.values())) >= 10 > sum(map(len, free.splits.values()))
+    assert sum(map(len, split.splits.values())) >= 10
+    assert longest[0] <= 400
+    assert longest[1] > 4000
 
 
 def test_equal_texts_are_kept_once():
