@@ -32,14 +32,8 @@ def pareto(variants: Sequence[Variant], metric: str = "usd_per_solved") -> Any:
             panel.set_title(title)
             missing = [_short(one.quality.axes, one.quality.label) for one in shown if not one.figure(metric).value]
             if missing:
-                panel.text(
-                    0.02,
-                    0.02,
-                    "nothing solved: " + ", ".join(missing),
-                    transform=panel.transAxes,
-                    fontsize=7.5,
-                    color=MUTED,
-                )
+                named = "; ".join(missing) if len(missing) < 3 else f"{len(missing)} variants"
+                panel.text(0.02, 0.02, f"no finite cost: {named}", transform=panel.transAxes, fontsize=7.5, color=MUTED)
             panel.set_xlabel(unit)
         panels[0].set_ylabel("accuracy on held-out problems")
         figure.legend(handles=_legend(variants, styles), loc="outside right center")

@@ -131,7 +131,11 @@ def claim(here: Product, target: Product | None, hardware: Any) -> str:
     )
     if target.value <= 1:
         return f"no counted rung lowers the modelled {what} at {hardware.name}; {here.value:.3g} x is measured here"
-    measured = f"of which {here.value:.3g} x measured here" if here.value <= target.value else f"{here.value:.3g} x measured here"
+    measured = (
+        f"of which {here.value:.3g} x measured here"
+        if here.value <= target.value
+        else f"{here.value:.3g} x measured here"
+    )
     return (
         f"{target.value:.3g} x lower modelled {what} at {hardware.name}, {measured}, at matched quality, under the "
         "assumptions listed"
