@@ -39,14 +39,11 @@ class CollectiveLowering:
 
         ``auto`` takes the algorithm that is quickest when alone, of those that the topology can lay out.
         """
-        if self._allreduce != "auto":
-            return self._lower(name, size_bytes, ranks, self._allreduce)
         key = (name, size_bytes, ranks.tobytes())
         if key not in self._chosen:
-            options = [
-                self._lower(name, size_bytes, ranks, option) for option in candidates(name, ranks, self._topology)
-            ]
-            self._chosen[key] = min(options, key=self._alone_s)
+            named = self._allreduce
+            found = candidates(name, ranks, self._topology) if named == "auto" else (named,)
+            self._chosen[key] = min((self._lower(name, size_bytes, ranks, one) for one in found), key=self._alone_s)
         return self._chosen[key]
 
     def _lower(self, name: str, size_bytes: int, ranks: np.ndarray, algorithm: Algorithm) -> list[list[Move]]:

@@ -4,10 +4,9 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from orchestrator_storage import Table, Traffic
-
 from orchestrator import Context, Ref, StageError, stage
 from orchestrator_network.cost import LINKS_PER_DEVICE, PUBLISHED_LINK_GBPS, Prices, published_shapes, topology_cost
+from orchestrator_storage import Table, Traffic
 
 if TYPE_CHECKING:
     from orchestrator_network.step import StepResult

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from orchestrator_network.collectives import collective_name
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.folding import fold_ranks
 
 _KINDS = ("send", "recv", "compute", "collective")
 
@@ -34,7 +35,12 @@ class Collective:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepTraffic:
-    """Columns over operations in the order of their ids; edges are int64 [n, 2] of rows (earlier, later)."""
+    """Columns over operations in the order of their ids; edges are int64 [n, 2] of rows (earlier, later).
+
+    ``ranks`` is one more than the highest rank; where all run one program (`fold_ranks`) the columns hold the first only.
+    """
+
+    ranks: int
 
     id: np.ndarray
     rank: np.ndarray
@@ -46,12 +52,6 @@ class StepTraffic:
     finish_edges: np.ndarray
     start_edges: np.ndarray
     collectives: list[Collective]
-
-    @cached_property
-    def ranks(self) -> int:
-        """The number of ranks: one more than the highest in use."""
-        members = [int(collective.ranks.max()) for collective in self.collectives]
-        return max([int(self.rank.max()), *members]) + 1
 
     @cached_property
     def compute_ps(self) -> np.ndarray:
@@ -70,11 +70,14 @@ def read_traffic(operations: pa.Table, groups: pa.Table) -> StepTraffic:
     if operations.num_rows == 0:
         raise WorkloadError("the traffic has no operation")
     operations = operations.sort_by("id")
+    all_ids = _integers(operations.column("id"), 0)
+    twice = np.flatnonzero(np.diff(all_ids) == 0)
+    if len(twice):
+        raise WorkloadError(f"operation {all_ids[twice[0]]} appears twice; ids must be unique")
+    ranks = int(np.max(_integers(operations.column("rank"), -1))) + 1
+    operations, alike = fold_ranks(operations, groups)
     column = {name: operations.column(name) for name in operations.column_names}
     ids = _integers(column["id"], 0)
-    twice = np.flatnonzero(np.diff(ids) == 0)
-    if len(twice):
-        raise WorkloadError(f"operation {ids[twice[0]]} appears twice; ids must be unique")
     kind = column["kind"].to_pylist()
     for row, value in enumerate(kind):
         if value not in _KINDS:
@@ -85,6 +88,7 @@ def read_traffic(operations: pa.Table, groups: pa.Table) -> StepTraffic:
         if values.min() < 0:
             raise WorkloadError(f"operation {ids[values.argmin()]} has {name} {values.min()}; the least is 0")
     return StepTraffic(
+        ranks=ranks,
         id=ids,
         rank=rank,
         kind=kind,
@@ -94,7 +98,7 @@ def read_traffic(operations: pa.Table, groups: pa.Table) -> StepTraffic:
         duration_ps=np.where([value == "compute" for value in kind], duration_ps, 0),
         finish_edges=_edges(ids, column["requires"]),
         start_edges=_edges(ids, column["irequires"]),
-        collectives=_collectives(ids, kind, rank, column, groups),
+        collectives=_collectives(ids, kind, rank, column, groups, alike),
     )
 
 
@@ -119,12 +123,18 @@ def _edges(ids: np.ndarray, column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _collectives(
-    ids: np.ndarray, kind: list[str], rank: np.ndarray, column: dict[str, pa.ChunkedArray], groups: pa.Table
+    ids: np.ndarray,
+    kind: list[str],
+    rank: np.ndarray,
+    column: dict[str, pa.ChunkedArray],
+    groups: pa.Table,
+    alike: np.ndarray,
 ) -> list[Collective]:
     members = {
         int(group): np.array(ranks, np.int64)
         for group, ranks in zip(groups.column("group").to_pylist(), groups.column("ranks").to_pylist(), strict=True)
     }
+    member_sets = {group: set(ranks.tolist()) for group, ranks in members.items()}
     names, tags = column["collective"].to_pylist(), _integers(column["tag"], 0).tolist()
     group_of = _integers(column["group"], -1).tolist()
     size_bytes = _integers(column["bytes"], 0).tolist()
@@ -134,7 +144,7 @@ def _collectives(
         if value != "collective":
             continue
         group, at = group_of[row], int(rank[row])
-        if group not in members or at not in members[group]:
+        if at not in member_sets.get(group, ()):
             raise WorkloadError(
                 f"operation {ids[row]}: rank {at} takes part in group {group}, to which it does not belong"
             )
@@ -144,7 +154,7 @@ def _collectives(
         gathered.setdefault((group, name, tags[row], turn), []).append(row)
     collectives = []
     for (group, name, tag, _), rows in gathered.items():
-        if len(rows) != len(members[group]):
+        if len(rows) != len(members[group]) and not len(alike):
             raise WorkloadError(
                 f"{name} of group {group}, tag {tag}: {len(rows)} of its {len(members[group])} ranks "
                 "take part; all must"

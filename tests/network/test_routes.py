@@ -137,3 +137,23 @@ def test_flows_that_cannot_be_are_refused(sources, targets, message):
     for topology in (SMALL[0], SMALL[2]):
         with pytest.raises(WorkloadError, match=message):
             topology.routes(np.array(sources), np.array(targets))
+
+
+@pytest.mark.parametrize(
+    ("topology", "published", "tolerance"),
+    [
+        (FatTree(hosts=1024), 0.999, 0.05),
+        # Traffic that stays below its leaf needs no uplink: 22/42 and 13/51 of injection, and a little more.
+        (FatTree(hosts=1050, oversubscription=2), 0.512, 0.07),
+        (FatTree(hosts=1071, oversubscription=4), 0.257, 0.05),
+        (HammingMesh(grid_rows=16, grid_columns=16), 0.254, 0.05),
+        # Splitting evenly is not optimal across a board of 4 x 4; the published value uses adaptive routing.
+        (HammingMesh(board_rows=4, board_columns=4, grid_rows=8, grid_columns=8), 0.113, 0.10),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_alltoall_bandwidth_of_small_machines_is_near_the_published_one(topology, published, tolerance):
+    """Share of injection that a uniform all-to-all reaches on the machines of about 1,024 accelerators."""
+    loads = topology.loads(np.ones((topology.hosts, topology.hosts)))
+    sent_bps = (topology.hosts - 1) / (loads / topology.network.trunk_bps).max()
+    assert sent_bps / topology.injection_bps == pytest.approx(published, rel=tolerance)

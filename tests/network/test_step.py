@@ -1,9 +1,11 @@
 """The time of a training step: overlap, order, messages, and what cannot be carried."""
 
+import numpy as np
 import pytest
 
 from orchestrator_network import FatTree, HammingMesh, Wire, simulate_step
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.folding import fold_ranks
 from tests.network.traffics import data_parallel, operation, tables
 
 MS = 10**9
@@ -193,3 +195,52 @@ def test_traffic_that_cannot_be_carried_is_refused(rows, groups, message):
     """With the operation and the rule."""
     with pytest.raises(WorkloadError, match=message):
         step(tables(rows, groups))
+
+
+def test_folding_equal_ranks_changes_nothing(monkeypatch):
+    """One rank stands for all: the step is the one that simulating every rank gives, on both topologies."""
+    from orchestrator_network import traffic as module
+
+    operations, groups = data_parallel(16, 5, 9 * MB, MS)
+    shuffled = operations.take(list(range(operations.num_rows))[::-1])
+    results = {}
+    for how in ("folded", "expanded"):
+        if how == "expanded":
+            monkeypatch.setattr(module, "fold_ranks", lambda operations, groups: (operations, np.zeros(0, np.int64)))
+        assert len(module.read_traffic(operations, groups).id) == operations.num_rows // (16 if how == "folded" else 1)
+        for topology in (FatTree(hosts=16), HammingMesh(grid_rows=2, grid_columns=2)):
+            for table in (operations, shuffled):
+                result = simulate_step(topology, table, groups)
+                times = (result.step_ps, result.step_ps_infinite, result.compute_ps, result.communication_ps)
+                results.setdefault(topology.name, set()).add((times, result.timeline))
+    assert {name: len(found) for name, found in results.items()} == {"fat_tree": 1, "hx2mesh": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"duration_ps": 9 * MS},
+        {"bytes": 8 * MB},
+        {"requires": [2]},
+        {"irequires": [0]},
+    ],
+)
+def test_ranks_that_differ_are_not_folded(change):
+    """One value of one operation is enough, also one dependency on another rank."""
+    operations, groups = data_parallel(4, 3, MB, MS)
+    rows = operations.to_pylist()
+    changed = next(
+        row for row in rows if row["rank"] == 2 and row["kind"] == ("collective" if "bytes" in change else "compute")
+    )
+    changed |= change
+    table, _ = tables(rows)
+    folded, alike = fold_ranks(table, groups)
+    assert (folded.num_rows, len(alike)) == (operations.num_rows, 0)
+    assert fold_ranks(operations, groups)[0].num_rows == operations.num_rows // 4
+
+
+def test_groups_of_some_ranks_are_not_folded():
+    """Two groups of two: equal durations, but not one group of all."""
+    rows = [operation(rank, rank, "collective", collective="all_reduce", group=rank // 2, bytes=8) for rank in range(4)]
+    table, groups = tables(rows, {0: [0, 1], 1: [2, 3]})
+    assert fold_ranks(table, groups)[0].num_rows == 4
