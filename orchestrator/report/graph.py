@@ -7,13 +7,14 @@ within layers is swept by the mean place of the neighbours (Sugiyama, Tagawa and
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from orchestrator.observers.record import RunRecord, StageRecord
 from orchestrator.observers.words import duration
 from orchestrator.report.markup import Markup, anchor, join, tag
 
 GROUPS_DRAWN = 200
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 138.0, 50.0, 44.0, 18.0, 8.0
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 122.0, 50.0, 32.0, 16.0, 4.0
 _PLACE_HEIGHT = 14.0
 _SWEEPS = 6
 
@@ -49,18 +50,20 @@ def groups_of(record: RunRecord) -> dict[str, Group]:
 def draw(groups: dict[str, Group]) -> Markup:
     """Draw the groups as SVG, or say why not."""
     if len(groups) > GROUPS_DRAWN:
-        return tag("p", f"The pipeline has {len(groups)} stages; more than {GROUPS_DRAWN} are not drawn.", class_="note")
+        return tag(
+            "p", f"The pipeline has {len(groups)} stages; more than {GROUPS_DRAWN} are not drawn.", class_="note"
+        )
     layers, chains = _layers(groups)
     _order(layers, chains)
     places = _places(layers, groups)
     width = len(layers) * (_WIDTH + _GAP_X) - _GAP_X + 2 * _MARGIN
-    height = max((y for _, y in places.values()), default=0.0) + _HEIGHT / 2 + _MARGIN + 8
+    height = max((y + _height(name, groups) / 2 for name, (_, y) in places.items()), default=0.0) + _MARGIN + 7
     edges = join(_edge([places[place] for place in chain], groups[chain[-1]].status) for chain in chains)
     boxes = join(_box(group, *places[name]) for name, group in groups.items())
     drawing = tag(
         "svg", edges, boxes, viewBox=f"0 0 {width:.0f} {height:.0f}", width=width, height=height, class_="graph",
         role="img", aria_label="The stages of the pipeline and what they read",
-        style=f"min-width:{min(width, width * 0.62):.0f}px",
+        style=f"min-width:{width * 0.7:.0f}px",
     )  # fmt: skip
     return tag("div", drawing, class_="scroll")
 
@@ -88,7 +91,7 @@ def _order(layers: list[list[str]], chains: list[list[str]]) -> None:
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}
     for chain in chains:
-        for left, right in zip(chain, chain[1:], strict=False):
+        for left, right in pairwise(chain):
             before.setdefault(right, []).append(left)
             after.setdefault(left, []).append(right)
     for sweep in range(_SWEEPS):
@@ -96,7 +99,9 @@ def _order(layers: list[list[str]], chains: list[list[str]]) -> None:
         place = {name: (index + 0.5) / len(layer) for layer in layers for index, name in enumerate(layer)}
         for layer in sequence:
             mean = {
-                name: sum(place[one] for one in neighbours[name]) / len(neighbours[name]) if name in neighbours else place[name]
+                name: sum(place[one] for one in neighbours[name]) / len(neighbours[name])
+                if name in neighbours
+                else place[name]
                 for name in layer
             }
             layer.sort(key=mean.__getitem__)
@@ -138,14 +143,22 @@ def _box(group: Group, x: float, y: float) -> Markup:
     top = y - _HEIGHT / 2
     count = len(group.members)
     stack = [
-        tag("rect", x=x + shift, y=top + shift, width=_WIDTH, height=_HEIGHT, rx=7, class_=f"box s-{group.status} behind")
+        tag(
+            "rect",
+            x=x + shift,
+            y=top + shift,
+            width=_WIDTH,
+            height=_HEIGHT,
+            rx=7,
+            class_=f"box s-{group.status} behind",
+        )
         for shift in (6.0, 3.0)
         if count > 1
     ]
     seconds = sum(member.seconds for member in group.members if member.status != "cached")
     state = f"{count} x {group.status}" if count > 1 else group.status
     said = f"{state}  {duration(seconds)}" if seconds else state
-    name = group.name if len(group.name) <= 17 else group.name[:16] + "~"
+    name = group.name if len(group.name) <= 15 else group.name[:14] + "~"
     title = tag("title", f"{group.name}: {group.members[0].node['uses']}, {state}")
     return tag(
         "a", title, *stack,

@@ -35,7 +35,7 @@ def join(parts: Iterable[Child], between: str = "") -> Markup:
     return Markup(escape(between).join(text(part) for part in parts))
 
 
-def tag(name: str, *children: Child, **attributes: object) -> Markup:
+def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
     """Build one element; ``class_`` stands for class, underscores for hyphens, None and False leave an attribute out."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_attribute(value))}"'

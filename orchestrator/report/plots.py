@@ -13,6 +13,7 @@ _POINTS_DRAWN = 400
 _WIDTH, _HEIGHT = 520.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 16.0, 12.0, 38.0
 _CHARACTER = 6.6
+_TIME_STEPS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +49,27 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _time_ticks(total_s: float) -> list[float]:
+    """Return at most nine round times: people count in seconds, minutes and hours, not in powers of ten."""
+    step = next((step for step in _TIME_STEPS_S if total_s / step <= 8), 3600.0 * math.ceil(total_s / 8 / 3600))
+    return [index * step for index in range(math.floor(total_s / step) + 1)]
+
+
 def timeline(bars: Sequence[Bar], width: float = 1040.0) -> Markup:
     """Draw what ran when, one row for each bar."""
     row, top = 24.0, 26.0
     left = min(300.0, 16 + _CHARACTER * max(len(bar.label) for bar in bars))
     right = 64.0
-    total_s = max(0.001, max(bar.end_s for bar in bars))
+    total_s = max([0.001, *(bar.end_s for bar in bars)])
     height = top + row * len(bars) + 6
 
     def x(seconds: float) -> float:
         return left + (width - left - right) * seconds / total_s
 
     parts = []
-    for tick in ticks(0.0, total_s, 8):
+    for tick in _time_ticks(total_s):
         parts.append(tag("line", x1=x(tick), x2=x(tick), y1=top - 6, y2=height - 4, class_="grid"))
-        parts.append(tag("text", "0" if tick == 0 else duration(tick), x=x(tick), y=14, class_="tick mid"))
+        parts.append(tag("text", _time(tick), x=x(tick), y=14, class_="tick mid"))
     for place, bar in enumerate(bars):
         y = top + place * row
         length = max(2.0, x(bar.end_s) - x(bar.start_s))
@@ -70,7 +77,9 @@ def timeline(bars: Sequence[Bar], width: float = 1040.0) -> Markup:
             tag(
                 "a",
                 tag("text", bar.label, x=left - 10, y=y + 15, class_="row-name"),
-                tag("rect", x=x(bar.start_s), y=y + 4, width=length, height=row - 9, rx=3, class_=f"bar s-{bar.status}"),
+                tag(
+                    "rect", x=x(bar.start_s), y=y + 4, width=length, height=row - 9, rx=3, class_=f"bar s-{bar.status}"
+                ),
                 tag("text", duration(bar.end_s - bar.start_s), x=x(bar.start_s) + length + 6, y=y + 15, class_="tick"),
                 href=bar.href,
             )
@@ -79,15 +88,19 @@ def timeline(bars: Sequence[Bar], width: float = 1040.0) -> Markup:
 
 
 def curves(series: Mapping[str, Sequence[tuple[int, float]]], x_label: str = "step") -> Markup:
-    """Draw metrics over steps; a metric that only ever fell by more than tenfold is drawn on a logarithmic scale."""
+    """Draw metrics of one unit over steps; values that span more than a factor of 20 are drawn on a logarithmic scale."""
     drawn = {name: _thin(points) for name, points in series.items()}
     xs = [float(step) for points in drawn.values() for step, _ in points]
     ys = [value for points in drawn.values() for _, value in points]
-    frame = _Frame(xs, ys, x_label, next(iter(series)) if len(series) == 1 else "")
+    frame = _Frame(xs, ys, x_label, "")
     parts = [frame.axes()]
-    for place, points in enumerate(drawn.values()):
+    for place, (name, points) in enumerate(drawn.items()):
         path = "M" + " L".join(f"{frame.x(step):.1f} {frame.y(value):.1f}" for step, value in points)
         parts.append(tag("path", d=path, class_=f"curve c{place % 6}"))
+        if len(drawn) > 1:
+            y = _TOP + 8 + 16 * place
+            parts.append(tag("line", x1=_WIDTH - 40, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_=f"curve c{place % 6}"))
+            parts.append(tag("text", name, x=_WIDTH - 46, y=y + 4, class_="tick end"))
     return _figure(parts, _WIDTH, _HEIGHT, f"{', '.join(series)} over {x_label}", "plot")
 
 
@@ -105,7 +118,9 @@ def frontier(dots: Sequence[Dot], x_label: str, y_label: str) -> Markup:
         title = tag("title", f"{dot.label}: {x_label} {number(dot.x)}, {y_label} {number(dot.y)}")
         parts.append(tag("circle", title, cx=x, cy=y, r=5, class_="dot best" if dot.best else "dot"))
         if len(dots) <= 16:
-            parts.append(tag("text", dot.label, x=x - 9 if end else x + 9, y=y - 7, class_="tick end" if end else "tick"))
+            parts.append(
+                tag("text", dot.label, x=x - 9 if end else x + 9, y=y - 7, class_="tick end" if end else "tick")
+            )
     return _figure(parts, _WIDTH, _HEIGHT, f"{y_label} against {x_label}", "plot")
 
 
@@ -159,14 +174,27 @@ class _Frame:
         for value in y_ticks:
             parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=self.y(value), y2=self.y(value), class_="grid"))
             parts.append(tag("text", _tick(value), x=_LEFT - 7, y=self.y(value) + 4, class_="tick end"))
-        for value in ticks(self._x_low, self._x_high, 6):
-            parts.append(tag("text", _tick(value), x=self.x(value), y=bottom + 16, class_="tick mid"))
+        parts += [
+            tag("text", _tick(value), x=self.x(value), y=bottom + 16, class_="tick mid")
+            for value in ticks(self._x_low, self._x_high, 6)
+        ]
         parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"))
-        parts.append(tag("text", self._labels[0], x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 5, class_="axis-name mid"))
+        parts.append(
+            tag("text", self._labels[0], x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 5, class_="axis-name mid")
+        )
         if self._labels[1]:
             at = (_TOP + bottom) / 2
-            parts.append(tag("text", self._labels[1], x=12, y=at, class_="axis-name mid", transform=f"rotate(-90 12 {at:.0f})"))
+            parts.append(
+                tag("text", self._labels[1], x=12, y=at, class_="axis-name mid", transform=f"rotate(-90 12 {at:.0f})")
+            )
         return join(parts)
+
+
+def _time(seconds: float) -> str:
+    """Write a round time without the digits that it does not have."""
+    if seconds < 60:
+        return f"{seconds:g}s" if seconds else "0"
+    return duration(seconds).removesuffix("00s").removesuffix("00m")
 
 
 def _tick(value: float) -> str:
@@ -191,5 +219,12 @@ def _thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def _figure(parts: Sequence[Markup], width: float, height: float, name: str, class_: str) -> Markup:
     return tag(
-        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", width=width, height=height, class_=class_, role="img", aria_label=name
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        width=width,
+        height=height,
+        class_=class_,
+        role="img",
+        aria_label=name,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,6 @@ class SupervisedResult:
     seconds: float
 
 
-@dataclass
-class _Progress:
-    """Everything but weights and moments that the next step depends on, or that the result reports."""
-
-    stopped: bool = False
-    generated: int = 0
-    seconds: float = 0.0
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-
 def fine_tune(
     module: Any,
     tokenizer: Any,
@@ -73,13 +63,15 @@ def fine_tune(
     checks = task.problems("heldout", settings.check_problems, stream("sft/check", seed))
     require_clean_border(tokenizer, checks[:32])
     learner = Learner(module, settings, settings.max_steps)
-    done = _Progress()
+    curve: list[dict[str, float]] = []
+    seconds, generated, stopped = 0.0, 0, False
     saved = None if folder is None else load_state(folder)
     if saved is not None:
-        learner.restore(saved[0], saved[1]["learner"])
-        done = _Progress(**saved[1]["progress"])
-    started = time.perf_counter() - done.seconds
-    while not done.stopped and learner.updates < settings.max_steps:
+        tensors, state = saved
+        learner.restore(tensors, state["learner"])
+        curve, seconds, generated, stopped = state["curve"], state["seconds"], state["generated"], state["stopped"]
+    started = time.perf_counter() - seconds
+    while not stopped and learner.updates < settings.max_steps:
         problems = task.problems("train", settings.batch, stream("sft/step", seed, learner.updates))
         metrics = learner.update([encode_pair(tokenizer, problem, end_token) for problem in problems])
         step = learner.updates
@@ -87,18 +79,19 @@ def fine_tune(
         if checked:
             before = engine.usage["completion_tokens"]
             metrics["greedy_accuracy"] = greedy_accuracy(engine, task, checks).value
-            done.generated += int(engine.usage["completion_tokens"] - before)
-            done.stopped = metrics["greedy_accuracy"] >= settings.stop_at
-        done.curve.append({"step": step, **metrics})
-        done.seconds = time.perf_counter() - started
+            generated += int(engine.usage["completion_tokens"] - before)
+            stopped = metrics["greedy_accuracy"] >= settings.stop_at
+        curve.append({"step": step, **metrics})
         if folder is not None and checked:
-            save_state(folder, learner.tensors(), {"learner": learner.state(), "progress": vars(done)})
+            seconds = time.perf_counter() - started
+            state = {"learner": learner.state(), "curve": curve, "seconds": seconds, "generated": generated}
+            save_state(folder, learner.tensors(), state | {"stopped": stopped})
         report(step, metrics)
     return SupervisedResult(
-        curve=done.curve,
+        curve=curve,
         steps=learner.updates,
-        stopped=done.stopped,
+        stopped=stopped,
         tokens=learner.tokens,
-        generated_tokens=done.generated,
-        seconds=done.seconds,
+        generated_tokens=generated,
+        seconds=time.perf_counter() - started,
     )
