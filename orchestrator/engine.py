@@ -286,7 +286,7 @@ class Engine:
                 error=error,
                 outputs=self.output_rows(manifest) if manifest else {},
                 metrics=dict(manifest.metrics) if manifest else {},
-                figures={name: str(self.store.object_path(entry.sha256)) for name, entry in manifest.figures.items()}
+                figures={name: str(self.store.object_path(entry)) for name, entry in manifest.figures.items()}
                 if manifest
                 else {},
                 facts=list(manifest.facts) if manifest else [],

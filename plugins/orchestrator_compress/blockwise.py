@@ -88,28 +88,40 @@ def compress_model(
     streams = _start(model, [block for _, block in blocks], calibration, heldout)
     weights: dict[str, QuantizedWeight] = {}
     records: list[LayerRecord] = []
-    seconds = 0.0
-    total = sum(name in chosen for block_name, block in blocks for name in block_linears(block_name, block))
+    seconds, mark_s = 0.0, time.perf_counter()
     for index, (block_name, block) in enumerate(blocks):
         linears = {name: linear for name, linear in block_linears(block_name, block).items() if name in chosen}
-        finished = {}
         for names, inputs in _visit(block, index, linears, streams, stash):
-            group = _group_results(names, inputs, linears, index=index, settings=settings, stash=stash)
-            for name, (weight, record, layer_seconds) in group.items():
-                finished[name] = weight
+            group = _recalled(names, stash)
+            if group is None:
+                solved = _solve_group(names, inputs, linears, index=index, settings=settings)
+                # Passes since the last layer belong to this one, so that the parts of a resumed compression add up.
+                share_s = (time.perf_counter() - mark_s) / len(names)
+                group = {name: (weight, record, share_s) for name, (weight, record) in solved.items()}
+                for name, (weight, record, _) in group.items():
+                    stash.save(name, weight, record, share_s)
+            mark_s = time.perf_counter()
+            for name, (weight, record, layer_s) in group.items():
+                weights[name] = weight
                 records.append(record)
-                seconds += layer_seconds
+                seconds += layer_s
                 if on_layer is not None:
-                    on_layer(len(records), total, record)
-        for name, weight in finished.items():
-            linears[name].weight.data = weight.dequantize(linears[name].weight.dtype)
-        weights |= finished
+                    on_layer(len(records), len(chosen), record)
+        # The block changes only now: until its last input is collected, its layers see each other's dense outputs.
+        for name, linear in linears.items():
+            linear.weight.data = weights[name].dequantize(linear.weight.dtype).to(linear.weight.device)
         if streams is not None:
             streams.own = streams.calls.run(block, index, streams.own)
-    order = {name: place for place, name in enumerate(chosen)}
-    records.sort(key=lambda record: order[record.layer])
+    place = {name: number for number, name in enumerate(chosen)}
+    records.sort(key=lambda record: place[record.layer])
     ignored = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in weights]
     return Compression(weights=weights, records=records, ignored=ignored, seconds=seconds)
+
+
+def _recalled(names: list[str], stash: Stash) -> dict[str, tuple[QuantizedWeight, LayerRecord, float]] | None:
+    if not all(stash.has(name) for name in names):
+        return None
+    return {name: stash.load(name) for name in names}
 
 
 def _chosen_layers(model: nn.Module, blocks: Sequence[tuple[str, nn.Module]], settings: Settings) -> list[str]:
@@ -176,13 +188,10 @@ def _inputs(own: Moments, dense: Moments, heldout: Moments | None) -> _Inputs:
     )
 
 
-def _group_results(
-    names: list[str], inputs: _Inputs, linears: Mapping[str, nn.Linear], *, index: int, settings: Settings, stash: Stash
-) -> dict[str, tuple[QuantizedWeight, LayerRecord, float]]:
-    """Return weight, record and seconds of each layer of a group, from an earlier run or solved now and stashed."""
-    if all(stash.has(name) for name in names):
-        return {name: stash.load(name) for name in names}
-    started_s = time.perf_counter()
+def _solve_group(
+    names: list[str], inputs: _Inputs, linears: Mapping[str, nn.Linear], *, index: int, settings: Settings
+) -> dict[str, tuple[QuantizedWeight, LayerRecord]]:
+    """Quantize the layers that read one input, stacked, and return weight and record of each."""
     weight = torch.cat([linears[name].weight.data for name in names])
     quantized, solution = _quantize(weight, names, inputs, settings)
     results: dict[str, tuple[QuantizedWeight, LayerRecord]] = {}
@@ -195,10 +204,7 @@ def _group_results(
             record = _with_solution(record, solution, float(solution.row_errors[start:stop].sum()), names)
         results[name] = (part, record)
         start = stop
-    seconds = (time.perf_counter() - started_s) / len(names)
-    for name, (part, record) in results.items():
-        stash.save(name, part, record, seconds)
-    return {name: (part, record, seconds) for name, (part, record) in results.items()}
+    return results
 
 
 def _quantize(

@@ -69,12 +69,7 @@ def write_checkpoint(
     CheckpointError where the source is not a dense safetensors checkpoint that holds those layers.
     """
     destination.mkdir(parents=True, exist_ok=True)
-    config = read_json(source / "config.json")
-    if config.get("quantization_config"):
-        raise CheckpointError(
-            f"{source.name} is quantized already (quantization_config in config.json); compress the dense model it "
-            "came from"
-        )
+    config = dense_config(source)
     dense = read_tensors(source)
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -95,16 +90,27 @@ def write_checkpoint(
     return _size(destination / WEIGHTS_FILE, dense, weights)
 
 
+def dense_config(source: Path) -> dict[str, Any]:
+    """Return config.json of a dense checkpoint; raises CheckpointError where it is missing or says quantized."""
+    config = read_json(source / "config.json")
+    if config.get("quantization_config"):
+        raise CheckpointError(
+            f"{source.name} is quantized already (quantization_config in config.json); compress the dense model it "
+            "came from"
+        )
+    return config
+
+
 def packed_tensors(name: str, weight: QuantizedWeight) -> dict[str, Tensor]:
     """Return the tensors that store one layer, by their names in the checkpoint."""
     bits = weight.grid.bits
     tensors = {
-        f"{name}.weight_packed": torch.from_numpy(pack_rows(weight.codes.numpy(), bits)),
-        f"{name}.weight_scale": weight.scales,
+        f"{name}.weight_packed": torch.from_numpy(pack_rows(weight.codes.cpu().numpy(), bits)),
+        f"{name}.weight_scale": weight.scales.cpu(),
         f"{name}.weight_shape": torch.tensor(weight.codes.shape, dtype=torch.int64),
     }
     if weight.zeros is not None:
-        zeros = pack_rows(np.ascontiguousarray(weight.zeros.numpy().T), bits)
+        zeros = pack_rows(np.ascontiguousarray(weight.zeros.cpu().numpy().T), bits)
         tensors[f"{name}.weight_zero_point"] = torch.from_numpy(np.ascontiguousarray(zeros.T))
     return tensors
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .blockwise import Compression, OnLayer, compress_model
-from .checkpoint import Size, write_checkpoint
+from .checkpoint import Size, dense_config, write_checkpoint
 from .errors import CompressionError
 from .records import layers_table, summarize
 from .settings import Settings
@@ -51,6 +51,7 @@ def compress_checkpoint(
     if format != "compressed-tensors":
         raise CompressionError(f"format={format!r}; the format that can be written is 'compressed-tensors'")
     chosen = Settings(**settings)  # type: ignore[arg-type]
+    dense_config(Path(source))
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
     compression = compress_model(model, chosen, calibration, heldout, scratch=scratch, on_layer=on_layer)
     return write_report(Path(source), Path(destination), compression, chosen)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Moments:
     """Accumulate X^T X of the inputs [..., C] that reach a layer: products in float32, their sum in float64."""
 
-    def __init__(self, columns: int):
-        self._sum = torch.zeros((columns, columns), dtype=torch.float64)
+    def __init__(self, columns: int, device: torch.device | None = None):
+        self._sum = torch.zeros((columns, columns), dtype=torch.float64, device=device)
         self.tokens = 0
 
     def add(self, inputs: Tensor) -> None:
@@ -55,7 +55,7 @@ def collect(
     linears: Mapping[str, nn.Linear], groups: Sequence[Sequence[str]], run: Callable[[], list[Tensor]]
 ) -> tuple[list[Moments], list[Tensor]]:
     """Return one Moments per group, over all that `run` feeds through the block, and what `run` returns."""
-    moments = [Moments(linears[names[0]].in_features) for names in groups]
+    moments = [Moments(linears[names[0]].in_features, linears[names[0]].weight.device) for names in groups]
     with ExitStack() as stack:
         for names, moment in zip(groups, moments, strict=True):
             hook = linears[names[0]].register_forward_pre_hook(lambda _module, args, moment=moment: moment.add(args[0]))

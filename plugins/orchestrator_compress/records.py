@@ -1,4 +1,12 @@
-"""What is known of each compressed layer: one row of the `layers` table."""
+"""What is known of each compressed layer: one row of the `layers` table, and the sums over a model.
+
+Methods are compared by `objective_sum`, the sum over layers of `objective_dense`: the same weights, tokens and
+Hessian (of the dense model's inputs) for each method, so that only the chosen codes differ. The objective that GPTQ
+itself minimizes is taken on inputs that the compressed blocks before it have changed; those differ between methods,
+so that its sum, `objective_own_sum`, would compare different questions. As GPTQ has seen the calibration tokens and
+RTN has not, the same sum on held-out tokens stands beside it. Layers with large outputs weigh more in a sum; the
+relative means weigh all alike.
+"""
 
 from __future__ import annotations
 

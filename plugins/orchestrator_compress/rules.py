@@ -27,7 +27,7 @@ class GroupRounding:
         self._columns, work, grid = columns, columns.work, self._grid
         total, rows = work.shape
         self._width = grid.width(total)
-        self._codes = torch.empty((total, rows), dtype=torch.uint8)
+        self._codes = torch.empty((total, rows), dtype=torch.uint8, device=work.device)
         if self._static:
             original = torch.empty_like(work)
             original[columns.order] = work
@@ -37,7 +37,7 @@ class GroupRounding:
             raise ValueError(
                 "grids fitted as groups begin need the natural column order; use static groups with another order"
             )
-        self._scales = torch.empty((total // self._width, rows), dtype=work.dtype)
+        self._scales = work.new_empty((total // self._width, rows))
         self._zeros = torch.empty_like(self._scales)
 
     def fix(self, position: int, values: Tensor) -> Tensor:

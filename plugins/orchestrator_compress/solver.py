@@ -187,7 +187,7 @@ def _attempt(
 
 
 def _without_compensation(W: Tensor, H: Tensor, rule: Rule, block_size: int, failures: list[str]) -> Solution:
-    columns = Columns(W.to(torch.float32), None, torch.arange(W.shape[1]), block_size)
+    columns = Columns(W.to(torch.float32), None, _permutation(H, "natural"), block_size)
     columns.run(rule)
     return Solution(
         quantized=_restored(columns),
@@ -220,7 +220,7 @@ def _restored(columns: Columns) -> Tensor:
 
 def _permutation(H: Tensor, order: str) -> Tensor:
     if order == "natural":
-        return torch.arange(len(H))
+        return torch.arange(len(H), device=H.device)
     if order == "diagonal":
         return torch.argsort(H.diagonal(), descending=True, stable=True)
     raise ValueError(f"order={order!r}; columns are solved in 'diagonal' or 'natural' order")

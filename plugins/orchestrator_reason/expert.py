@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,18 @@ def _draw(pairs: Sequence[Pair], count: int, name: int) -> list[Pair]:
     return random.Random(name).sample(list(pairs), min(count, len(pairs)))
 
 
+@dataclass
+class _Progress:
+    """Everything but weights and moments that the next round depends on, or that the result reports."""
+
+    rounds: int = 0
+    generated: int = 0
+    verified: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    buffer: list[Pair] = field(default_factory=list)
+
+
 def improve(
     module: Any,
     tokenizer: Any,
@@ -99,46 +111,56 @@ def improve(
     checks = task.problems("heldout", settings.check_problems, stream("expert/check", seed))
     require_clean_border(tokenizer, checks[:32])
     learner = Learner(module, settings, settings.rounds * settings.updates)
-    curve: list[dict[str, float]] = []
-    buffer: list[Pair] = []
-    seconds, first, counted = 0.0, 0, {"generated": 0, "verified": 0}
+    done = _Progress()
     saved = None if folder is None else load_state(folder)
     if saved is not None:
-        tensors, state = saved
-        learner.restore(tensors, state["learner"])
-        curve, seconds, first, counted = state["curve"], state["seconds"], state["round"], state["counted"]
-        buffer = [(list(prompt), list(response)) for prompt, response in state["buffer"]]
-    started = time.perf_counter() - seconds
-    for index in range(first, settings.rounds):
+        learner.restore(saved[0], saved[1]["learner"])
+        done = _Progress(**saved[1]["progress"])
+    started = time.perf_counter() - done.seconds
+    while done.rounds < settings.rounds:
         before = dict(engine.usage)
-        problems = task.problems("train", settings.prompts, stream("expert/prompts", seed, index))
-        groups = engine.generate(
-            [problem.prompt for problem in problems],
-            samples=settings.samples,
-            temperature=settings.temperature,
-            max_new_tokens=task.max_new_tokens,
-            seed=stream("expert/samples", seed, index),
-        )
-        new, metrics = select(tokenizer, task, problems, groups, settings.keep_per_prompt)
-        buffer = (buffer + new)[-settings.buffer :]
-        for update in range(settings.updates if buffer else 0):
-            batch = _draw(buffer, settings.batch, stream("expert/batch", seed, index, update))
-            metrics |= learner.update(batch)
-        checked = (index + 1) % settings.check_every == 0 or index + 1 == settings.rounds
+        metrics = _round(engine, tokenizer, task, learner, done, settings, seed)
+        done.rounds += 1
+        checked = done.rounds % settings.check_every == 0 or done.rounds == settings.rounds
         if checked:
             metrics["greedy_accuracy"] = greedy_accuracy(engine, task, checks).value
-        counted["generated"] += int(engine.usage["completion_tokens"] - before["completion_tokens"])
-        counted["verified"] += int(engine.usage["calls"] - before["calls"])
-        curve.append({"step": index + 1, **metrics})
+        done.generated += int(engine.usage["completion_tokens"] - before["completion_tokens"])
+        done.verified += int(engine.usage["calls"] - before["calls"])
+        done.curve.append({"step": done.rounds, **metrics})
+        done.seconds = time.perf_counter() - started
         if folder is not None and checked:
-            seconds = time.perf_counter() - started
-            state = {"learner": learner.state(), "curve": curve, "seconds": seconds, "round": index + 1}
-            save_state(folder, learner.tensors(), state | {"counted": counted, "buffer": buffer})
-        report(index + 1, metrics)
+            save_state(folder, learner.tensors(), {"learner": learner.state(), "progress": vars(done)})
+        report(done.rounds, metrics)
     return ExpertResult(
-        curve=curve,
+        curve=done.curve,
         tokens=learner.tokens,
-        generated_tokens=counted["generated"],
-        verified=counted["verified"],
-        seconds=time.perf_counter() - started,
+        generated_tokens=done.generated,
+        verified=done.verified,
+        seconds=done.seconds,
     )
+
+
+def _round(
+    engine: TorchEngine,
+    tokenizer: Any,
+    task: Task,
+    learner: Learner,
+    done: _Progress,
+    settings: ExpertSettings,
+    seed: int,
+) -> dict[str, float]:
+    """Sample, keep and update once; everything random is named by the seed and the round."""
+    problems = task.problems("train", settings.prompts, stream("expert/prompts", seed, done.rounds))
+    groups = engine.generate(
+        [problem.prompt for problem in problems],
+        samples=settings.samples,
+        temperature=settings.temperature,
+        max_new_tokens=task.max_new_tokens,
+        seed=stream("expert/samples", seed, done.rounds),
+    )
+    kept, metrics = select(tokenizer, task, problems, groups, settings.keep_per_prompt)
+    done.buffer = (done.buffer + kept)[-settings.buffer :]
+    for update in range(settings.updates if done.buffer else 0):
+        batch = _draw(done.buffer, settings.batch, stream("expert/batch", seed, done.rounds, update))
+        metrics |= learner.update(batch)
+    return metrics

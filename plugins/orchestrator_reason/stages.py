@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from orchestrator_storage import Model
-
 from orchestrator import Context, Ref, stage
 from orchestrator_reason.settings import ExpertSettings, SupervisedSettings
+from orchestrator_storage import Model
 
 FLOP_SOURCE = "6 a parameter and trained token, 2 a parameter and sampled token"
 

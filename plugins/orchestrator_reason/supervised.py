@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,16 @@ class SupervisedResult:
     seconds: float
 
 
+@dataclass
+class _Progress:
+    """Everything but weights and moments that the next step depends on, or that the result reports."""
+
+    stopped: bool = False
+    generated: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
 def fine_tune(
     module: Any,
     tokenizer: Any,
@@ -63,15 +73,13 @@ def fine_tune(
     checks = task.problems("heldout", settings.check_problems, stream("sft/check", seed))
     require_clean_border(tokenizer, checks[:32])
     learner = Learner(module, settings, settings.max_steps)
-    curve: list[dict[str, float]] = []
-    seconds, generated, stopped = 0.0, 0, False
+    done = _Progress()
     saved = None if folder is None else load_state(folder)
     if saved is not None:
-        tensors, state = saved
-        learner.restore(tensors, state["learner"])
-        curve, seconds, generated, stopped = state["curve"], state["seconds"], state["generated"], state["stopped"]
-    started = time.perf_counter() - seconds
-    while not stopped and learner.updates < settings.max_steps:
+        learner.restore(saved[0], saved[1]["learner"])
+        done = _Progress(**saved[1]["progress"])
+    started = time.perf_counter() - done.seconds
+    while not done.stopped and learner.updates < settings.max_steps:
         problems = task.problems("train", settings.batch, stream("sft/step", seed, learner.updates))
         metrics = learner.update([encode_pair(tokenizer, problem, end_token) for problem in problems])
         step = learner.updates
@@ -79,19 +87,18 @@ def fine_tune(
         if checked:
             before = engine.usage["completion_tokens"]
             metrics["greedy_accuracy"] = greedy_accuracy(engine, task, checks).value
-            generated += int(engine.usage["completion_tokens"] - before)
-            stopped = metrics["greedy_accuracy"] >= settings.stop_at
-        curve.append({"step": step, **metrics})
+            done.generated += int(engine.usage["completion_tokens"] - before)
+            done.stopped = metrics["greedy_accuracy"] >= settings.stop_at
+        done.curve.append({"step": step, **metrics})
+        done.seconds = time.perf_counter() - started
         if folder is not None and checked:
-            seconds = time.perf_counter() - started
-            state = {"learner": learner.state(), "curve": curve, "seconds": seconds, "generated": generated}
-            save_state(folder, learner.tensors(), state | {"stopped": stopped})
+            save_state(folder, learner.tensors(), {"learner": learner.state(), "progress": vars(done)})
         report(step, metrics)
     return SupervisedResult(
-        curve=curve,
+        curve=done.curve,
         steps=learner.updates,
-        stopped=stopped,
+        stopped=done.stopped,
         tokens=learner.tokens,
-        generated_tokens=generated,
-        seconds=time.perf_counter() - started,
+        generated_tokens=done.generated,
+        seconds=done.seconds,
     )

@@ -29,7 +29,10 @@ class Artifact:
     schema_version: ClassVar[int] = 1
 
     def __init__(
-        self, path: Path | str, digest: str | None = None, meta: Mapping[str, Any] | None = None,
+        self,
+        path: Path | str,
+        digest: str | None = None,
+        meta: Mapping[str, Any] | None = None,
         sources: Mapping[str, Path] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -58,21 +61,28 @@ def check_name(path: str) -> str:
     return path
 
 
-def list_files(path: Path) -> list[str]:
+def list_files(path: Path, sources: Mapping[str, Path] | None = None) -> list[str]:
     """Return the relative names of all files below a directory, sorted; directories exist only through their files.
 
+    Links to what ``sources`` names are left out: so does an opened artifact point to files that stay outside the store.
     Raises ArtifactError for a link, a device, a name that cannot be stored, or a directory that is not there.
     """
     if not path.is_dir():
-        raise ArtifactError(f"the artifact's directory {path.name!r} does not exist; write the files before returning the artifact")
+        raise ArtifactError(
+            f"the artifact's directory {path.name!r} does not exist; write the files before returning the artifact"
+        )
     found: list[str] = []
     for folder, folders, names in os.walk(path):
         here = Path(folder)
         for name in [*names, *(name for name in folders if (here / name).is_symlink())]:
             relative = check_name((here / name).relative_to(path).as_posix())
             mode = (here / name).lstat().st_mode
+            if stat.S_ISLNK(mode) and sources and relative in sources and (here / name).readlink() == sources[relative]:
+                continue
             if stat.S_ISLNK(mode):
-                raise ArtifactError(f"{relative!r} is a symbolic link; an artifact holds its own files: copy the target or declare it in `sources`")
+                raise ArtifactError(
+                    f"{relative!r} is a symbolic link; an artifact holds its own files: copy the target or declare it in `sources`"
+                )
             if not stat.S_ISREG(mode):
                 raise ArtifactError(f"{relative!r} is not a regular file; an artifact holds files only")
             found.append(relative)
@@ -92,14 +102,18 @@ def allow_only(path: Path, names: Iterable[str], type_name: str) -> None:
     allowed = set(names)
     for name in sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if not one.is_dir()):
         if name not in allowed:
-            raise ArtifactError(f"{type_name}: the file {name!r} does not belong here; the type holds {', '.join(sorted(allowed))}")
+            raise ArtifactError(
+                f"{type_name}: the file {name!r} does not belong here; the type holds {', '.join(sorted(allowed))}"
+            )
 
 
 def read_json(path: Path, type_name: str) -> Any:
     """Return the content of a small JSON file; raises ArtifactError when it is not JSON or not small."""
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
-        raise ArtifactError(f"{type_name}: {path.name} has {size} bytes; small JSON has at most {MAX_JSON_BYTES}, larger data belongs in a table")
+        raise ArtifactError(
+            f"{type_name}: {path.name} has {size} bytes; small JSON has at most {MAX_JSON_BYTES}, larger data belongs in a table"
+        )
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:

@@ -28,16 +28,22 @@ def _check(value: Any, path: str, depth: int) -> None:
     kind = type(value)
     if kind is str:
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise TypeError(f"{path} is text with a lone surrogate, which UTF-8 cannot hold; decode the text properly first")
+            raise TypeError(
+                f"{path} is text with a lone surrogate, which UTF-8 cannot hold; decode the text properly first"
+            )
     elif kind is float:
         if not math.isfinite(value):
-            raise TypeError(f"{path} is {value}; only finite numbers can be encoded, use None or text for what is missing")
+            raise TypeError(
+                f"{path} is {value}; only finite numbers can be encoded, use None or text for what is missing"
+            )
     elif kind is dict or kind is list:
         if depth >= _MAX_DEPTH:
             raise TypeError(f"{path} is nested deeper than {_MAX_DEPTH} levels; flatten it")
         _check_items(value, path, depth)
     elif not (value is None or kind is int or kind is bool):
-        raise TypeError(f"{path} is a {kind.__module__}.{kind.__qualname__}; only str, int, float, bool, None, list and dict are encoded")
+        raise TypeError(
+            f"{path} is a {kind.__module__}.{kind.__qualname__}; only str, int, float, bool, None, list and dict are encoded"
+        )
 
 
 def _check_items(value: Any, path: str, depth: int) -> None:

@@ -31,17 +31,23 @@ class Model(Artifact):
     def check(cls, path: Path, meta: dict[str, Any]) -> None:
         """Raise ArtifactError unless transformers could read the directory: headers are checked, tensors are not loaded."""
         if not isinstance(meta.get("format"), str) or not meta["format"]:
-            raise ArtifactError(f"Model: meta['format'] is {meta.get('format')!r}; it names the loader, for example 'dense'")
+            raise ArtifactError(
+                f"Model: meta['format'] is {meta.get('format')!r}; it names the loader, for example 'dense'"
+            )
         require(path, ["config.json"], "Model")
         read_json_object(path / "config.json", "Model")
         tensors: dict[str, set[str]] = {}
         for name in list_files_following(path):
             if name.lower().endswith(_REFUSED):
-                raise ArtifactError(f"Model: {name!r} has a format that is not accepted, as it may run code when it is read; save as safetensors")
+                raise ArtifactError(
+                    f"Model: {name!r} has a format that is not accepted, as it may run code when it is read; save as safetensors"
+                )
             if name.endswith(".safetensors"):
                 tensors[name] = set(read_header(path / name))
         if not tensors:
-            raise ArtifactError("Model: there is no .safetensors file; save the weights with save_pretrained (safe_serialization)")
+            raise ArtifactError(
+                "Model: there is no .safetensors file; save the weights with save_pretrained (safe_serialization)"
+            )
         if (path / _INDEX).is_file():
             _check_index(path, tensors)
         for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -51,7 +57,9 @@ class Model(Artifact):
 
 def list_files_following(path: Path) -> list[str]:
     """Return the relative names of all files, those that a reference points to included."""
-    if any(one.is_symlink() for one in path.rglob("*")):  # only the store makes such a directory, for an artifact with sources
+    if any(
+        one.is_symlink() for one in path.rglob("*")
+    ):  # only the store makes such a directory, for an artifact with sources
         return sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
     return list_files(path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -52,9 +51,15 @@ def read_roots(files: Files) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             content = json.loads(path.read_bytes())
-            roots[path.stem] = {"owner": str(content["owner"]), "keys": list(content["keys"]), "digests": list(content["digests"])}
+            roots[path.stem] = {
+                "owner": str(content["owner"]),
+                "keys": list(content["keys"]),
+                "digests": list(content["digests"]),
+            }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"the root {path.stem!r} cannot be read ({error}); remove it with root_remove or add it again") from None
+            raise StoreError(
+                f"the root {path.stem!r} cannot be read ({error}); remove it with root_remove or add it again"
+            ) from None
     return roots
 
 
@@ -66,7 +71,9 @@ def root_add(files: Files, name: str, keys: Iterable[str], digests: Iterable[str
         if path.exists():
             known = read_roots(files)[name]
         content = {
-            "owner": owner or known["owner"], "keys": sorted({*known["keys"], *keys}), "digests": sorted({*known["digests"], *digests}),
+            "owner": owner or known["owner"],
+            "keys": sorted({*known["keys"], *keys}),
+            "digests": sorted({*known["digests"], *digests}),
         }
         if content != known or not path.exists():
             files.write(path, canonical_json(content))
@@ -85,7 +92,8 @@ def reachable(files: Files, manifests: Iterable[Manifest]) -> list[Manifest]:
     keys = {key for root in roots for key in root["keys"]}
     digests = {digest for root in roots for digest in root["digests"]}
     return [
-        manifest for manifest in manifests
+        manifest
+        for manifest in manifests
         if manifest.key in keys or any(output.digest in digests for output in manifest.outputs.values())
     ]
 
@@ -103,7 +111,7 @@ def gc(store: Store, *, dry_run: bool, grace_s: float, now_s: float) -> GcReport
         if dry_run or report.blocked_by:
             return report
         for path in paths:
-            store.files.move(path, store.files.root / "trash" / f"{os.getpid()}-{path.name}-{store.files.temporary().name}")
+            store.files.move(path, store.root / "trash" / store.files.temporary().name)
         store.leases.remove_dead()
     trash = store.root / "trash"
     for path in sorted(trash.iterdir()) if trash.is_dir() else []:
@@ -120,22 +128,44 @@ def _mark(store: Store, dry_run: bool, before_s: float) -> tuple[GcReport, list[
     dead = [manifest for manifest in manifests if manifest.key not in kept]
     needed = {entry.sha256 for manifest in manifests if manifest.key in kept for entry in manifest.files()}
     shown = {output.digest for manifest in manifests if manifest.key in kept for output in manifest.outputs.values()}
-    objects = [path for path in _children(root / "objects", 2) if path.name not in needed and _touched_s(path) < before_s]
+    objects = [
+        path for path in _children(root / "objects", 2) if path.name not in needed and _touched_s(path) < before_s
+    ]
     views = [path for path in _children(root / "views") if path.name not in shown and _touched_s(path) < before_s]
     leased = store.leases.live()
     scratch = [path for path in _children(root / "scratch") if path.name not in leased and _newest_s(path) < before_s]
+    unfinished = [
+        path for path in _children(root / "entries") if not any(path.iterdir()) and _touched_s(path) < before_s
+    ]
     leftovers = [
         path for name in ("tmp", "trash", "quarantine") for path in _children(root / name) if _newest_s(path) < before_s
+    ] + unfinished
+    remembered = {
+        store.objects.record(entry).name for manifest in manifests if manifest.key in kept for entry in manifest.files()
+    }
+    records = [
+        path for path in _children(root / "verified", 2) if path.name not in remembered and _touched_s(path) < before_s
     ]
-    records = [path for path in _children(root / "verified", 2) if path.name in {one.name for one in objects}]
     report = GcReport(
-        dry_run=dry_run, entries=tuple(manifest.key for manifest in dead), objects=tuple(path.name for path in objects),
-        views=tuple(path.name for path in views), scratch=tuple(path.name for path in scratch),
-        leftovers=tuple(path.relative_to(root).as_posix() for path in leftovers), bytes_by_entry=_bytes_by_entry(dead, objects),
-        reclaimable_bytes=sum(map(_size, [*objects, *scratch, *leftovers])), blocked_by=tuple(leased),
+        dry_run=dry_run,
+        entries=tuple(manifest.key for manifest in dead),
+        objects=tuple(path.name for path in objects),
+        views=tuple(path.name for path in views),
+        scratch=tuple(path.name for path in scratch),
+        leftovers=tuple(path.relative_to(root).as_posix() for path in leftovers),
+        bytes_by_entry=_bytes_by_entry(dead, objects),
+        reclaimable_bytes=sum(map(_size, [*objects, *scratch, *leftovers])),
+        blocked_by=tuple(leased),
     )
     entries = [store.manifest_path(manifest.key).parent for manifest in dead]
-    return report, [*entries, *views, *records, *objects, *scratch, *(path for path in leftovers if path.parent.name != "trash")]
+    return report, [
+        *entries,
+        *views,
+        *records,
+        *objects,
+        *scratch,
+        *(path for path in leftovers if path.parent.name != "trash"),
+    ]
 
 
 def _bytes_by_entry(dead: list[Manifest], objects: list[Path]) -> dict[str, int]:

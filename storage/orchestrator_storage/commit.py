@@ -21,12 +21,22 @@ _OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def store_files(
-    files: Files, objects: Objects, *, key: str, spec: str, stage: str, version: str, payload: dict[str, Any],
-    outputs: Mapping[str, Artifact], facts: list[dict[str, Any]], metrics: Mapping[str, float], figures: Mapping[str, Path],
+    files: Files,
+    objects: Objects,
+    *,
+    key: str,
+    spec: str,
+    stage: str,
+    version: str,
+    payload: dict[str, Any],
+    outputs: Mapping[str, Artifact],
+    facts: list[dict[str, Any]],
+    metrics: Mapping[str, float],
+    figures: Mapping[str, Path],
     record: dict[str, Any],
 ) -> Manifest:
     """Make every file of a result durable and return the manifest to publish. Everything is checked before anything is stored."""
-    canonical_json([payload, record])
+    canonical_json({"payload": payload, "record": record})
     described = {name: _describe(files, name, artifact) for name, artifact in outputs.items()}
     drawn = {check_name(name): _entry(path, name) for name, path in figures.items()}
     digests = {name: output.digest for name, output in described.items()}
@@ -41,8 +51,17 @@ def store_files(
     for folder in sorted(folders):
         files.sync_folder(folder)
     return Manifest(
-        key=key, spec=spec, stage=stage, version=version, payload=payload, outputs=described, facts=rows,
-        facts_digest=facts_digest(rows), metrics={name: float(value) for name, value in metrics.items()}, figures=drawn, record=record,
+        key=key,
+        spec=spec,
+        stage=stage,
+        version=version,
+        payload=payload,
+        outputs=described,
+        facts=rows,
+        facts_digest=facts_digest(rows),
+        metrics={name: float(value) for name, value in metrics.items()},
+        figures=drawn,
+        record=record,
     )
 
 
@@ -60,20 +79,27 @@ def _describe(files: Files, name: str, artifact: Artifact) -> Output:
     except ArtifactError as error:
         raise ArtifactError(f"output {name!r}: {error}") from None
     return Output(
-        type=kind.type_name, schema_version=kind.schema_version, meta=artifact.meta, files=entries,
+        type=kind.type_name,
+        schema_version=kind.schema_version,
+        meta=artifact.meta,
+        files=entries,
         digest=artifact_digest(kind.type_name, kind.schema_version, artifact.meta, entries),
     )
 
 
 def _entries(artifact: Artifact, name: str) -> tuple[FileEntry, ...]:
-    own = list_files(artifact.path) if artifact.path.is_dir() or not artifact.sources else []
+    own = list_files(artifact.path, artifact.sources) if artifact.path.is_dir() or not artifact.sources else []
     twice = sorted(set(own) & set(artifact.sources))
     if twice:
-        raise ArtifactError(f"output {name!r}: the file {twice[0]!r} is both in the directory and in `sources`; keep one")
+        raise ArtifactError(
+            f"output {name!r}: the file {twice[0]!r} is both in the directory and in `sources`; keep one"
+        )
     entries = [_entry(artifact.path / one, one) for one in own]
     for one, source in artifact.sources.items():
         if not source.is_absolute() or not source.is_file():
-            raise ArtifactError(f"output {name!r}: the source {str(source)!r} of {one!r} is not the absolute path of a file")
+            raise ArtifactError(
+                f"output {name!r}: the source {str(source)!r} of {one!r} is not the absolute path of a file"
+            )
         entries.append(dataclasses.replace(_entry(source, check_name(one)), source=str(source)))
     if not entries:
         raise ArtifactError(f"output {name!r}: its directory is empty; write the files before returning the artifact")
@@ -95,24 +121,23 @@ def _check(files: Files, artifact: Artifact, entries: tuple[FileEntry, ...]) -> 
     gathered = files.temporary()  # the type's rules hold for own and referenced files together
     for entry in entries:
         target = gathered / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(Path(entry.source) if entry.source else (artifact.path / entry.path).absolute())
+        files.make_folder(target.parent, durable=False)
+        files.symlink(Path(entry.source) if entry.source else (artifact.path / entry.path).absolute(), target)
     try:
         artifact.check(gathered, artifact.meta)
     finally:
         files.remove(gathered)
 
 
-def _put(files: Files, objects: Objects, path: Path, entry: FileEntry, folders: set[Path], figure: bool = False) -> None:
+def _put(
+    files: Files, objects: Objects, path: Path, entry: FileEntry, folders: set[Path], figure: bool = False
+) -> None:
     try:
         path.absolute().relative_to(files.root / "scratch")
         move = not figure
     except ValueError:
         move = False  # not ours: a view, or a directory of the caller
-    try:
-        objects.put(path, entry, move=move)
-    except ValueError as error:
-        raise ArtifactError(str(error)) from None
+    objects.put(path, entry, move=move)
     folders.add(objects.path(entry.sha256).parent)
 
 
@@ -121,7 +146,13 @@ def differing_outputs(one: Manifest | None, other: Manifest) -> list[str]:
     if one is None:
         return []
     names = sorted(set(one.outputs) | set(other.outputs))
-    return [name for name in names if name not in one.outputs or name not in other.outputs or one.outputs[name].digest != other.outputs[name].digest]
+    return [
+        name
+        for name in names
+        if name not in one.outputs
+        or name not in other.outputs
+        or one.outputs[name].digest != other.outputs[name].digest
+    ]
 
 
 def with_note(manifest: Manifest, differing: list[str]) -> Manifest:

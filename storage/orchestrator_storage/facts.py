@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
 FACTS_VERSION = "facts.v1"
 FACT_FIELDS = (
-    "subject", "stage", "axes", "phase", "quantity", "value", "low", "high", "n", "unit", "basis", "hardware", "source",
+    "subject",
+    "stage",
+    "axes",
+    "phase",
+    "quantity",
+    "value",
+    "low",
+    "high",
+    "n",
+    "unit",
+    "basis",
+    "hardware",
+    "source",
 )
 BASES = ("measured", "counted", "modelled", "published", "assumed")
 
@@ -47,7 +59,9 @@ def check_fact(row: Mapping[str, Any], outputs: Mapping[str, str] | None = None)
         stored[field] = str(text)
     for field in ("quantity", "unit"):
         if not stored[field]:
-            raise ArtifactError(f"fact {name!r}: {field} is empty; every fact names its quantity and its unit (use '1' for a bare number)")
+            raise ArtifactError(
+                f"fact {name!r}: {field} is empty; every fact names its quantity and its unit (use '1' for a bare number)"
+            )
     if stored["basis"] not in BASES:
         raise ArtifactError(f"fact {name!r}: basis {stored['basis']!r} is not one of {', '.join(BASES)}")
     stored["value"] = _number(row.get("value"), name, "value")
@@ -63,23 +77,31 @@ def check_fact(row: Mapping[str, Any], outputs: Mapping[str, str] | None = None)
 
 def _number(value: Any, name: str, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ArtifactError(f"fact {name!r}: {field} is {value!r}; it must be a finite number, and what is unknown is left out")
+        raise ArtifactError(
+            f"fact {name!r}: {field} is {value!r}; it must be a finite number, and what is unknown is left out"
+        )
     return float(value)
 
 
 def _subject(subject: str, name: str, outputs: Mapping[str, str] | None) -> str:
     if subject.startswith("@") and outputs is not None:
         if subject[1:] not in outputs:
-            raise ArtifactError(f"fact {name!r}: its subject {subject!r} names no output; the outputs are {', '.join(sorted(outputs))}")
+            raise ArtifactError(
+                f"fact {name!r}: its subject {subject!r} names no output; the outputs are {', '.join(sorted(outputs))}"
+            )
         return outputs[subject[1:]]
     if not _SUBJECT.fullmatch(subject):
-        raise ArtifactError(f"fact {name!r}: its subject {subject!r} is neither an artifact's digest nor '@' and the name of an output")
+        raise ArtifactError(
+            f"fact {name!r}: its subject {subject!r} is neither an artifact's digest nor '@' and the name of an output"
+        )
     return subject
 
 
 def facts_digest(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the SHA-256 hex digest of facts: over the sorted canonical rows without ``stage`` and ``axes``, order does not matter."""
-    encoded = sorted(canonical_json({name: value for name, value in row.items() if name not in _STAMPED}) for row in rows)
+    encoded = sorted(
+        canonical_json({name: value for name, value in row.items() if name not in _STAMPED}) for row in rows
+    )
     return hashlib.sha256(b"\n".join(encoded)).hexdigest()
 
 
@@ -92,5 +114,7 @@ def facts_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     columns: dict[str, list[Any]] = {
         name: [row.get(name, None if name in types else "") for row in rows] for name in FACT_FIELDS
     }
-    columns["axes"] = [axes if isinstance(axes, str) and axes else canonical_json(axes or {}).decode() for axes in columns["axes"]]
+    columns["axes"] = [
+        axes if isinstance(axes, str) and axes else canonical_json(axes or {}).decode() for axes in columns["axes"]
+    ]
     return pa.table(columns, schema=pa.schema([(name, types.get(name, pa.string())) for name in FACT_FIELDS]))

@@ -55,19 +55,20 @@ class Files:
         self.make_folder(self.root / "tmp")
         return self.root / "tmp" / (uuid.uuid4().hex + name)
 
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, path: Path, *, durable: bool = True) -> None:
         """Create a folder and its parents."""
         if path.is_dir():
             return
-        if path != self.root:
-            self.make_folder(path.parent)
-            self.step("make_folder", path)
-            with contextlib.suppress(FileExistsError):
-                path.mkdir()
-            self.sync_folder(path.parent)
-        else:
+        if path == self.root:
             self.step("make_folder", path)
             path.mkdir(parents=True, exist_ok=True)
+            return
+        self.make_folder(path.parent, durable=durable)
+        self.step("make_folder", path)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        if durable:
+            self.sync_folder(path.parent)
 
     def write(self, path: Path, content: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
         """Write a whole file: into a temporary, then renamed, so that nobody ever sees a part of it.
@@ -96,28 +97,26 @@ class Files:
         if durable:
             self.sync_folder(path.parent)
 
-    def take(self, source: Path, target: Path, *, move: bool) -> None:
-        """Bring a file to ``target``, read-only and replacing what is there; the caller syncs the folder.
+    def bring(self, source: Path, *, move: bool) -> Path:
+        """Return a durable, read-only temporary with a file's content, to be published or removed.
 
-        ``move`` renames it (a copy where source and target are on two file systems), so that no second name of it stays writable.
+        ``move`` renames the file (or copies it from another file system), so that no name of it stays writable.
         """
-        self.make_folder(target.parent)
         temporary = self.temporary()
         try:
             if not (move and self._rename(source, temporary)):
-                self.step("copy", target)
+                self.step("copy", source)
                 shutil.copyfile(source, temporary)
-            if temporary.stat().st_nlink == 1:  # a second name belongs to somebody else, whose permissions stay as they are
+            if (
+                temporary.stat().st_nlink == 1
+            ):  # a second name belongs to somebody else, whose permissions stay as they are
                 temporary.chmod(0o444)
-            self.step("sync", target)
+            self.step("sync", temporary)
             _sync(temporary)
-            self.step("publish", target)
-            temporary.replace(target)
         except BaseException:
-            if move and not source.exists() and temporary.exists():
-                temporary.replace(source)
             temporary.unlink(missing_ok=True)
             raise
+        return temporary
 
     def _rename(self, source: Path, target: Path) -> bool:
         self.step("take", source)
@@ -128,6 +127,12 @@ class Files:
                 raise
             return False
         return True
+
+    def publish(self, temporary: Path, path: Path) -> None:
+        """Rename a temporary to its place, replacing what is there; the caller syncs the folder."""
+        self.make_folder(path.parent)
+        self.step("publish", path)
+        temporary.replace(path)
 
     def link(self, source: Path, target: Path) -> None:
         """Give a file a second name; a copy where the file system cannot."""

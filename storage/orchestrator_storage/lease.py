@@ -43,7 +43,11 @@ class Holder:
         pid = os.getpid()
         started = _start_time(pid)
         return cls(
-            host=socket.gethostname(), boot_id=_boot_id(), pid=pid, start_time=0 if started is None else started, run=run,
+            host=socket.gethostname(),
+            boot_id=_boot_id(),
+            pid=pid,
+            start_time=0 if started is None else started,
+            run=run,
             pid_namespace=_pid_namespace(),
         )
 
@@ -65,8 +69,12 @@ class Holder:
     def from_json(cls, plain: Mapping[str, Any]) -> Holder:
         """Read what :meth:`to_json` wrote; raises KeyError or TypeError for anything else."""
         return cls(
-            host=str(plain["host"]), boot_id=str(plain["boot_id"]), pid=int(plain["pid"]), start_time=int(plain["start_time"]),
-            run=str(plain.get("run", "")), pid_namespace=str(plain.get("pid_namespace", "")),
+            host=str(plain["host"]),
+            boot_id=str(plain["boot_id"]),
+            pid=int(plain["pid"]),
+            start_time=int(plain["start_time"]),
+            run=str(plain.get("run", "")),
+            pid_namespace=str(plain.get("pid_namespace", "")),
         )
 
 
@@ -179,7 +187,9 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
 
@@ -197,12 +207,14 @@ _pause = threading.Event()
 
 def _refresh(held: weakref.WeakSet[Lease]) -> None:
     """Touch the leases that this process holds, as long as it holds any; a lease that was lost is left alone."""
-    while leases := list(held):
-        for lease in leases:
-            with contextlib.suppress(OSError):
-                if lease.held():
-                    os.utime(lease.path)
-        del leases
-        if "lease" in locals():
-            del lease
+    while _touch(held):
         _pause.wait(HEARTBEAT_S)
+
+
+def _touch(held: weakref.WeakSet[Lease]) -> bool:
+    leases = list(held)
+    for lease in leases:
+        with contextlib.suppress(OSError):
+            if lease.held():
+                os.utime(lease.path)
+    return bool(leases)

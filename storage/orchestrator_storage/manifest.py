@@ -55,7 +55,10 @@ class Output:
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
-            "type": self.type, "schema_version": self.schema_version, "digest": self.digest, "meta": self.meta,
+            "type": self.type,
+            "schema_version": self.schema_version,
+            "digest": self.digest,
+            "meta": self.meta,
             "files": [entry.to_json() for entry in self.files],
         }
 
@@ -63,7 +66,10 @@ class Output:
     def from_json(cls, plain: Mapping[str, Any]) -> Output:
         """Read what :meth:`to_json` wrote."""
         return cls(
-            type=plain["type"], schema_version=plain["schema_version"], digest=plain["digest"], meta=dict(plain["meta"]),
+            type=plain["type"],
+            schema_version=plain["schema_version"],
+            digest=plain["digest"],
+            meta=dict(plain["meta"]),
             files=tuple(FileEntry.from_json(entry) for entry in plain["files"]),
         )
 
@@ -95,10 +101,15 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Return plain data, closed by a checksum over the rest; a metric that is not finite becomes text."""
         plain = {
-            "schema": self.schema, "key": self.key, "spec": self.spec, "stage": self.stage, "version": self.version,
+            "schema": self.schema,
+            "key": self.key,
+            "spec": self.spec,
+            "stage": self.stage,
+            "version": self.version,
             "payload": self.payload,
             "outputs": {name: output.to_json() for name, output in self.outputs.items()},
-            "facts": self.facts, "facts_digest": self.facts_digest,
+            "facts": self.facts,
+            "facts_digest": self.facts_digest,
             "metrics": {name: value if math.isfinite(value) else repr(value) for name, value in self.metrics.items()},
             "figures": {name: entry.to_json() for name, entry in self.figures.items()},
             "record": self.record,
@@ -114,8 +125,15 @@ class Manifest:
         if plain.get("checksum") != _checksum(body):
             raise StoreError("the manifest's content does not match its checksum")
         return cls(
-            schema=body["schema"], key=body["key"], spec=body["spec"], stage=body["stage"], version=body["version"],
-            payload=body["payload"], facts=body["facts"], facts_digest=body["facts_digest"], record=body["record"],
+            schema=body["schema"],
+            key=body["key"],
+            spec=body["spec"],
+            stage=body["stage"],
+            version=body["version"],
+            payload=body["payload"],
+            facts=body["facts"],
+            facts_digest=body["facts_digest"],
+            record=body["record"],
             outputs={name: Output.from_json(output) for name, output in body["outputs"].items()},
             metrics={name: float(value) for name, value in body["metrics"].items()},
             figures={name: FileEntry.from_json(entry) for name, entry in body["figures"].items()},

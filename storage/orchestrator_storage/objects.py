@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from orchestrator_storage.errors import ArtifactError
 from orchestrator_storage.files import Files, signature
 from orchestrator_storage.hashing import hash_file
 from orchestrator_storage.manifest import FileEntry
@@ -35,7 +36,11 @@ class Objects:
         """Return what is wrong with the content of an entry, "" when it is sound; ``full`` hashes whatever the stat says."""
         path = self.locate(entry)
         now = signature(path)
-        name = f"object {entry.sha256[:12]} ({entry.path})" if entry.source is None else f"the referenced file {entry.source!r}"
+        name = (
+            f"object {entry.sha256[:12]} ({entry.path})"
+            if entry.source is None
+            else f"the referenced file {entry.source!r}"
+        )
         if now is None:
             return f"{name} is missing"
         if now[0] != entry.size:
@@ -53,28 +58,42 @@ class Objects:
         return ""
 
     def put(self, file: Path, entry: FileEntry, *, move: bool) -> None:
-        """Store a file that hashes to the entry, unless a sound object is there; one that is broken is replaced.
+        """Store a file that was hashed to the entry, unless a sound object is there; one that is broken is replaced.
 
-        Raises OSError, and ValueError when the file changed since it was hashed.
+        The caller syncs the folder. Raises OSError, and ArtifactError when the file changed since it was hashed.
         """
         if not self.problem(entry):
             return
-        path = self.path(entry.sha256)
-        if not move or file.stat().st_nlink > 1:
-            found, _ = hash_file(file)  # somebody else can write to it, so what was hashed may not be what is there
-            if found != entry.sha256:
-                raise ValueError(f"{entry.path!r} changed while it was being stored; nothing may write to an artifact that was returned")
-        self.files.take(file, path, move=move)
-        now = signature(path)
-        if now is not None and now[0] == entry.size:
-            self._remember(entry, now)
+        temporary = self.files.bring(file, move=move)
+        try:
+            if (not move or temporary.stat().st_nlink > 1) and hash_file(temporary)[0] != entry.sha256:
+                raise ArtifactError(
+                    f"{entry.path!r} changed while it was being stored; nothing may write to an artifact that was returned"
+                )
+            path = self.path(entry.sha256)
+            with self.files.lock(
+                "objects"
+            ):  # of two processes that store one content, the second must not change the inode
+                if not self.problem(entry):
+                    return
+                self.files.publish(temporary, path)
+            now = signature(path)
+            if now is not None and now[0] == entry.size:
+                self._remember(entry, now)
+        finally:
+            temporary.unlink(missing_ok=True)
 
-    def _record(self, entry: FileEntry) -> Path:
-        name = entry.sha256 if entry.source is None else hashlib.sha256(f"{entry.sha256} {entry.source}".encode()).hexdigest()
+    def record(self, entry: FileEntry) -> Path:
+        """Return the file that remembers the stat of an entry's content at its last verification."""
+        name = (
+            entry.sha256
+            if entry.source is None
+            else hashlib.sha256(f"{entry.sha256} {entry.source}".encode()).hexdigest()
+        )
         return self.files.root / "verified" / name[:2] / name
 
     def _remembered(self, entry: FileEntry) -> list[int] | None:
-        record = self._record(entry)
+        record = self.record(entry)
         if record not in self._verified:
             try:
                 self._verified[record] = json.loads(record.read_bytes())
@@ -83,14 +102,14 @@ class Objects:
         return self._verified[record]
 
     def _remember(self, entry: FileEntry, now: list[int]) -> None:
-        record = self._record(entry)
+        record = self.record(entry)
         self._verified[record] = now
         with contextlib.suppress(OSError):  # not remembering costs a hash next time, nothing more
             self.files.write(record, json.dumps(now).encode(), durable=False)
 
     def forget(self, entry: FileEntry) -> None:
         """Let the next check hash the content of an entry."""
-        record = self._record(entry)
+        record = self.record(entry)
         self._verified.pop(record, None)
         with contextlib.suppress(OSError):
             self.files.remove(record)

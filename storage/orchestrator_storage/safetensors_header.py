@@ -16,9 +16,28 @@ from orchestrator_storage.errors import ArtifactError
 
 #: Bits of one element.
 DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "C64": 64,
 }
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -40,7 +59,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise ArtifactError(f"{path.name} is no safetensors file: its header should have {length} bytes, the file has {size}")
+            raise ArtifactError(
+                f"{path.name} is no safetensors file: its header should have {length} bytes, the file has {size}"
+            )
         text = file.read(length)
     try:
         header = json.loads(text, object_pairs_hook=_unique)
@@ -53,10 +74,14 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     position = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != position:
-            raise ArtifactError(f"{path.name}: tensor {name!r} begins at byte {entry.begin}, not at {position}; tensors lie side by side")
+            raise ArtifactError(
+                f"{path.name}: tensor {name!r} begins at byte {entry.begin}, not at {position}; tensors lie side by side"
+            )
         position = entry.end
     if position != size:
-        raise ArtifactError(f"{path.name}: its tensors end at byte {position}, the file at {size}; it was cut short or has bytes to spare")
+        raise ArtifactError(
+            f"{path.name}: its tensors end at byte {position}, the file at {size}; it was cut short or has bytes to spare"
+        )
     return dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[0])))
 
 
@@ -74,10 +99,14 @@ def _entry(file: str, name: str, plain: Any, offset: int) -> TensorEntry:
     if dtype not in DTYPE_BITS:
         raise ArtifactError(f"{file}: tensor {name!r} has dtype {dtype!r}, not one of {', '.join(DTYPE_BITS)}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise ArtifactError(f"{file}: tensor {name!r} has shape {shape!r} and data_offsets {offsets!r}; both are lists of whole numbers >= 0")
+        raise ArtifactError(
+            f"{file}: tensor {name!r} has shape {shape!r} and data_offsets {offsets!r}; both are lists of whole numbers >= 0"
+        )
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits % 8 or offsets[1] - offsets[0] != bits // 8:
-        raise ArtifactError(f"{file}: tensor {name!r} of {dtype} {shape} takes {bits / 8:g} bytes, its data_offsets {offsets} give {offsets[1] - offsets[0]}")
+        raise ArtifactError(
+            f"{file}: tensor {name!r} of {dtype} {shape} takes {bits / 8:g} bytes, its data_offsets {offsets} give {offsets[1] - offsets[0]}"
+        )
     return TensorEntry(dtype=dtype, shape=tuple(shape), begin=offset + offsets[0], end=offset + offsets[1])
 
 

@@ -12,6 +12,7 @@ A manifest is written after everything that it names is durable. Whatever is int
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import time
@@ -44,7 +45,9 @@ class Store:
     ``types`` adds plugins' artifact types to the built-in ones. ``on_write`` is told every change before it happens; see files.py.
     """
 
-    def __init__(self, root: Path, types: Mapping[str, type[Artifact]] | None = None, *, on_write: OnWrite | None = None) -> None:
+    def __init__(
+        self, root: Path, types: Mapping[str, type[Artifact]] | None = None, *, on_write: OnWrite | None = None
+    ) -> None:
         self.root = Path(root).absolute()
         self.types = {**BUILTIN_TYPES, **(types or {})}
         self.files = Files(self.root, on_write)
@@ -127,7 +130,9 @@ class Store:
     def find(self, digest_prefix: str) -> list[tuple[Manifest, str]]:
         """Return (manifest, output name) of every output whose digest begins so."""
         return [
-            (manifest, name) for manifest in self.manifests() for name, output in manifest.outputs.items()
+            (manifest, name)
+            for manifest in self.manifests()
+            for name, output in manifest.outputs.items()
             if output.digest.startswith(digest_prefix)
         ]
 
@@ -139,8 +144,13 @@ class Store:
         for entry in output.files:
             problem = self.objects.problem(entry)
             if problem:
-                raise StoreError(f"{output.type} {output.digest[:12]} cannot be used: {problem}; run again to compute it anew")
-        return self.types.get(output.type, Artifact)(open_view(self.files, self.objects, output), output.digest, output.meta)
+                raise StoreError(
+                    f"{output.type} {output.digest[:12]} cannot be used: {problem}; run again to compute it anew"
+                )
+        sources = {entry.path: Path(entry.source) for entry in output.files if entry.source is not None}
+        with self._told(f"open {output.type} {output.digest[:12]}"):
+            view = open_view(self.files, self.objects, output)
+        return self.types.get(output.type, Artifact)(view, output.digest, output.meta, sources)
 
     def object_path(self, entry: FileEntry) -> Path:
         """Return the file that holds the content of an entry, for example of a figure."""
@@ -149,40 +159,83 @@ class Store:
     # -- writing
 
     def commit(
-        self, *, key: str, spec: str, stage: str, version: str, payload: dict[str, Any], outputs: Mapping[str, Artifact],
-        facts: list[dict[str, Any]], metrics: Mapping[str, float], figures: Mapping[str, Path], record: dict[str, Any],
-        replace: bool = False, lease: Lease | None = None,
+        self,
+        *,
+        key: str,
+        spec: str,
+        stage: str,
+        version: str,
+        payload: dict[str, Any],
+        outputs: Mapping[str, Artifact],
+        facts: list[dict[str, Any]],
+        metrics: Mapping[str, float],
+        figures: Mapping[str, Path],
+        record: dict[str, Any],
+        replace: bool = False,
+        lease: Lease | None = None,
     ) -> Manifest:
         """Store a result whole and return its manifest; files of artifacts in the store's scratch are moved, all others copied.
 
         The first sound result of a key wins: a later one is dropped, and where its digests differ the returned manifest's record says
         so under ``nondeterministic``. With ``replace`` the new manifest takes the old one's place. A ``lease`` that was lost is refused.
-        Facts with the subject ``@name`` are about that output. Raises ArtifactError, StoreError, OSError; then nothing was committed.
+        Facts with the subject ``@name`` are about that output. Raises ArtifactError or StoreError; then nothing was committed.
         """
-        if lease is not None and not lease.held():
-            raise StoreError(f"the lease of {key[:12]} passed to another process while this one was silent; its result stands")
-        with self.files.lock("commit", shared=True):
+        self._entry(key)
+        with self._told(f"take the result of {stage}"), self.files.lock("commit", shared=True):
             manifest = commit.store_files(
-                self.files, self.objects, key=key, spec=spec, stage=stage, version=version, payload=payload, outputs=outputs,
-                facts=facts, metrics=metrics, figures=figures, record=record,
+                self.files,
+                self.objects,
+                key=key,
+                spec=spec,
+                stage=stage,
+                version=version,
+                payload=payload,
+                outputs=outputs,
+                facts=facts,
+                metrics=metrics,
+                figures=figures,
+                record=record,
             )
-            return self._publish(manifest, replace)
+            return self._publish(manifest, replace, lease)
 
-    def _publish(self, manifest: Manifest, replace: bool) -> Manifest:
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Turn what the operating system refuses into a sentence for the user."""
+        try:
+            yield
+        except OSError as error:
+            hint = (
+                "; free space (`orchestrate gc` shows what can go) and run again"
+                if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else ""
+            )
+            raise StoreError(f"the store {str(self.root)!r} cannot {what}: {error.strerror or error}{hint}") from error
+
+    def _publish(self, manifest: Manifest, replace: bool, lease: Lease | None) -> Manifest:
         path = self.manifest_path(manifest.key)
         while True:
             existing = self.lookup(manifest.key)
             differing = commit.differing_outputs(existing, manifest)
             if differing:
-                self.problems.append(f"{manifest.stage}: the same key gave another result in {', '.join(differing)}: the stage is not deterministic")
+                self.problems.append(
+                    f"{manifest.stage}: the same key gave another result in {', '.join(differing)}: the stage is not deterministic"
+                )
             if existing is not None and not replace:
                 return commit.with_note(existing, differing)
             if differing:
                 manifest = commit.with_note(manifest, differing)
             content = json.dumps(manifest.to_json(), sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
             with self.files.lock("entries"):
-                if existing is None and isinstance(self._read(manifest.key), Manifest) and not self._stale(manifest.key):
+                if (
+                    existing is None
+                    and isinstance(self._read(manifest.key), Manifest)
+                    and not self._stale(manifest.key)
+                ):
                     continue  # somebody committed between our look and our lock
+                if lease is not None and not lease.held():
+                    raise StoreError(
+                        f"the lease of {manifest.key[:12]} passed to another process, whose result counts; this one is dropped"
+                    )
                 self.files.write(path, content)
                 return manifest
 
@@ -211,7 +264,9 @@ class Store:
                 self.files.move(self._entry(key), place / "entry")
                 self.files.write(place / "reason.txt", problem.encode() + b"\n")
         except OSError as error:
-            self.problems.append(f"store: the broken entry {key[:12]} could not be moved to quarantine ({error.strerror or error})")
+            self.problems.append(
+                f"store: the broken entry {key[:12]} could not be moved to quarantine ({error.strerror or error})"
+            )
 
     def _quarantine_place(self, name: str) -> Path:
         folder = self.root / "quarantine"
@@ -227,7 +282,8 @@ class Store:
         """Return the resumable folder of a key, created where needed."""
         self._entry(key)
         path = self.root / "scratch" / key
-        self.files.make_folder(path)
+        with self._told(f"make a scratch folder for {key[:12]}"):
+            self.files.make_folder(path)
         return path
 
     def remove_scratch(self, key: str) -> None:
@@ -238,9 +294,16 @@ class Store:
     def lease(self, key: str, holder: Holder) -> Lease | None:
         """Return the right to compute a key; None while somebody alive holds it. A dead holder is replaced at once."""
         self._entry(key)
-        return self.leases.acquire(key, holder)
+        with self._told(f"give a lease of {key[:12]}"):
+            return self.leases.acquire(key, holder)
 
-    def root_add(self, name: str, keys: list[str] | tuple[str, ...] = (), digests: list[str] | tuple[str, ...] = (), owner: str = "") -> None:
+    def root_add(
+        self,
+        name: str,
+        keys: list[str] | tuple[str, ...] = (),
+        digests: list[str] | tuple[str, ...] = (),
+        owner: str = "",
+    ) -> None:
         """Let gc keep these keys and digests, beside what the root names already."""
         collect.root_add(self.files, name, keys, digests, owner)
 

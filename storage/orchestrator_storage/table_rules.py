@@ -41,10 +41,17 @@ def _check_members(collectives: pa.Table, groups: pa.Table) -> None:
     members = set(zip(owners.tolist(), ranks.tolist(), strict=True))
     if len(members) != len(ranks):
         raise ArtifactError("Traffic groups: a group holds a rank twice")
-    asked = zip(_numbers(collectives, "id").tolist(), _numbers(collectives, "group").tolist(), _numbers(collectives, "rank").tolist(), strict=True)
+    asked = zip(
+        _numbers(collectives, "id").tolist(),
+        _numbers(collectives, "group").tolist(),
+        _numbers(collectives, "rank").tolist(),
+        strict=True,
+    )
     for one, group, rank in asked:
         if (group, rank) not in members:
-            raise ArtifactError(f"Traffic ops: collective {one} puts rank {rank} in group {group}, which does not hold it")
+            raise ArtifactError(
+                f"Traffic ops: collective {one} puts rank {rank} in group {group}, which does not hold it"
+            )
 
 
 def _edges(ops: pa.Table, ids: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +65,9 @@ def _edges(ops: pa.Table, ids: np.ndarray, name: str) -> tuple[np.ndarray, np.nd
     earlier = order[np.minimum(np.searchsorted(ids[order], required), len(ids) - 1)]
     unknown = np.flatnonzero(ids[earlier] != required)
     if len(unknown):
-        raise ArtifactError(f"Traffic ops: operation {ids[later[unknown[0]]]} {name} {required[unknown[0]]}, which does not exist")
+        raise ArtifactError(
+            f"Traffic ops: operation {ids[later[unknown[0]]]} {name} {required[unknown[0]]}, which does not exist"
+        )
     return earlier, later
 
 
@@ -74,12 +83,14 @@ def _check_order(ids: np.ndarray, edges: list[tuple[np.ndarray, np.ndarray]]) ->
     while ready:
         row = ready.pop()
         done += 1
-        for after in later[by_earlier[starts[row]:starts[row + 1]]].tolist():
+        for after in later[by_earlier[starts[row] : starts[row + 1]]].tolist():
             waits[after] -= 1
             if waits[after] == 0:
                 ready.append(after)
     if done < len(ids):
-        raise ArtifactError(f"Traffic ops: operation {ids[np.flatnonzero(waits > 0)[0]]} waits, through its requirements, for itself")
+        raise ArtifactError(
+            f"Traffic ops: operation {ids[np.flatnonzero(waits > 0)[0]]} waits, through its requirements, for itself"
+        )
 
 
 def check_thoughts(problems: pa.Table, nodes: pa.Table, ops: pa.Table, calls: pa.Table) -> None:
@@ -95,7 +106,9 @@ def check_thoughts(problems: pa.Table, nodes: pa.Table, ops: pa.Table, calls: pa
     made = nodes.filter(pc.not_equal(nodes.column("kind"), "root"))
     if made.column("op_id").null_count:
         orphan = made.filter(pc.is_null(made.column("op_id"))).column("node_id")[0]
-        raise ArtifactError(f"Thoughts nodes: node {orphan} has no op_id; every node but a root was made by an operation")
+        raise ArtifactError(
+            f"Thoughts nodes: node {orphan} has no op_id; every node but a root was made by an operation"
+        )
     _known(nodes, "op_id", ops.column("op_id"), "Thoughts nodes", "operation")
     _known(calls, "op_id", ops.column("op_id"), "Thoughts calls", "operation")
     for name in ("inputs", "outputs"):
@@ -111,7 +124,9 @@ def _check_depths(nodes: pa.Table, ids: np.ndarray) -> None:
     root = np.array([kind == "root" for kind in nodes.column("kind").to_pylist()], bool)
     wrong = np.flatnonzero((counts == 0) != root)
     if len(wrong):
-        raise ArtifactError(f"Thoughts nodes: node {ids[wrong[0]]} has {counts[wrong[0]]} parents; a root has none, every other node has at least one")
+        raise ArtifactError(
+            f"Thoughts nodes: node {ids[wrong[0]]} has {counts[wrong[0]]} parents; a root has none, every other node has at least one"
+        )
     wrong = np.flatnonzero(root & (depth != 0))
     if len(wrong):
         raise ArtifactError(f"Thoughts nodes: root {ids[wrong[0]]} has depth {depth[wrong[0]]}; a root has depth 0")
@@ -122,11 +137,15 @@ def _check_depths(nodes: pa.Table, ids: np.ndarray) -> None:
     parent = order[np.searchsorted(ids[order], lists.flatten().to_numpy())] if len(child) else child
     wrong = np.flatnonzero(depth[parent] >= depth[child])
     if len(wrong):
-        raise ArtifactError(f"Thoughts nodes: node {ids[child[wrong[0]]]} is not deeper than its parent {ids[parent[wrong[0]]]}")
+        raise ArtifactError(
+            f"Thoughts nodes: node {ids[child[wrong[0]]]} is not deeper than its parent {ids[parent[wrong[0]]]}"
+        )
     problem = np.array(nodes.column("problem_id").to_pylist(), dtype=object)
     wrong = np.flatnonzero(problem[parent] != problem[child])
     if len(wrong):
-        raise ArtifactError(f"Thoughts nodes: node {ids[child[wrong[0]]]} has the parent {ids[parent[wrong[0]]]} of another problem")
+        raise ArtifactError(
+            f"Thoughts nodes: node {ids[child[wrong[0]]]} has the parent {ids[parent[wrong[0]]]} of another problem"
+        )
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:
@@ -142,7 +161,9 @@ def _unique(table: pa.Table, name: str, where: str) -> np.ndarray:
     counts = pc.value_counts(table.column(name))
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
-        raise ArtifactError(f"{where}: {name} {twice.field('values')[0]} appears {twice.field('counts')[0]} times; it must be unique")
+        raise ArtifactError(
+            f"{where}: {name} {twice.field('values')[0]} appears {twice.field('counts')[0]} times; it must be unique"
+        )
     return _numbers(table, name)
 
 

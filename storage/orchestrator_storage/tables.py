@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator_storage import schemas
 from orchestrator_storage.artifact import Artifact, allow_only, read_json, require
@@ -26,8 +26,15 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         raise ArtifactError(f"a table has the columns {names}; every name appears once")
     plain = table.replace_schema_metadata(None).combine_chunks()
     pq.write_table(
-        plain, path, compression="zstd", compression_level=3, row_group_size=_ROW_GROUP_ROWS, version="2.6",
-        data_page_version="1.0", use_dictionary=True, write_statistics=True,
+        plain,
+        path,
+        compression="zstd",
+        compression_level=3,
+        row_group_size=_ROW_GROUP_ROWS,
+        version="2.6",
+        data_page_version="1.0",
+        use_dictionary=True,
+        write_statistics=True,
     )
 
 
@@ -40,6 +47,17 @@ def read_parquet(path: Path, type_name: str) -> pa.Table:
         return pq.read_table(path, partitioning=None, memory_map=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(f"{type_name}: {path.name} is not a Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _column_names(path: Path) -> list[str]:
+    """Return the columns from the footer, which is written last: a file that was cut short has none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"Table: {path.name} is not a Parquet file ({str(error).splitlines()[0]})") from None
 
 
 class Table(Artifact):
@@ -64,11 +82,11 @@ class Table(Artifact):
             (path / "data.json").write_bytes(canonical_json(data) + b"\n")
 
     @classmethod
-    def check(cls, path: Path, meta: dict[str, Any]) -> None:
+    def check(cls, path: Path, meta: dict[str, Any]) -> None:  # noqa: ARG003 - any meta will do
         """Raise ArtifactError unless the rows and the JSON can be read."""
         require(path, ["table.parquet"], "Table")
         allow_only(path, ["table.parquet", "data.json"], "Table")
-        names = read_parquet(path / "table.parquet", "Table").column_names
+        names = _column_names(path / "table.parquet")
         if len(set(names)) != len(names):
             raise ArtifactError(f"Table: the columns are {names}; every name appears once")
         if (path / "data.json").is_file():
@@ -95,7 +113,7 @@ class Traffic(Artifact):
         write_parquet(path / "groups.parquet", schemas.TRAFFIC_GROUPS.table(groups))
 
     @classmethod
-    def check(cls, path: Path, meta: dict[str, Any]) -> None:
+    def check(cls, path: Path, meta: dict[str, Any]) -> None:  # noqa: ARG003 - any meta will do
         """Raise ArtifactError unless ids, ranks, groups, sizes and dependencies fit together."""
         from orchestrator_storage.table_rules import check_traffic
 
@@ -111,9 +129,11 @@ class Thoughts(Artifact):
     """A record of reasoning as a graph: problems, nodes (thoughts), ops and calls, one Parquet table each."""
 
     type_name = "Thoughts"
-    tables = {
-        "problems": schemas.THOUGHTS_PROBLEMS, "nodes": schemas.THOUGHTS_NODES,
-        "ops": schemas.THOUGHTS_OPS, "calls": schemas.THOUGHTS_CALLS,
+    tables: ClassVar[dict[str, schemas.TableSchema]] = {
+        "problems": schemas.THOUGHTS_PROBLEMS,
+        "nodes": schemas.THOUGHTS_NODES,
+        "ops": schemas.THOUGHTS_OPS,
+        "calls": schemas.THOUGHTS_CALLS,
     }
 
     def problems(self) -> pa.Table:
@@ -134,8 +154,13 @@ class Thoughts(Artifact):
 
     @classmethod
     def write(
-        cls, path: Path, *, problems: pa.Table | Mapping[str, Any], nodes: pa.Table | Mapping[str, Any],
-        ops: pa.Table | Mapping[str, Any], calls: pa.Table | Mapping[str, Any],
+        cls,
+        path: Path,
+        *,
+        problems: pa.Table | Mapping[str, Any],
+        nodes: pa.Table | Mapping[str, Any],
+        ops: pa.Table | Mapping[str, Any],
+        calls: pa.Table | Mapping[str, Any],
     ) -> None:
         """Write the four tables (or mappings of columns), cast to the schemas."""
         given = {"problems": problems, "nodes": nodes, "ops": ops, "calls": calls}
@@ -143,7 +168,7 @@ class Thoughts(Artifact):
             write_parquet(path / f"{name}.parquet", schema.table(given[name]))
 
     @classmethod
-    def check(cls, path: Path, meta: dict[str, Any]) -> None:
+    def check(cls, path: Path, meta: dict[str, Any]) -> None:  # noqa: ARG003 - any meta will do
         """Raise ArtifactError unless the four tables fit together."""
         from orchestrator_storage.table_rules import check_thoughts
 

@@ -56,12 +56,14 @@ class Tensors(Artifact):
         (path / "schema.json").write_bytes(canonical_json(_schema(path)) + b"\n")
 
     @classmethod
-    def check(cls, path: Path, meta: dict[str, Any]) -> None:
+    def check(cls, path: Path, meta: dict[str, Any]) -> None:  # noqa: ARG003 - any meta will do
         """Raise ArtifactError unless the header is sound and the schema says the same."""
         require(path, ["tensors.safetensors", "schema.json"], "Tensors")
         allow_only(path, ["tensors.safetensors", "schema.json"], "Tensors")
         if read_json_object(path / "schema.json", "Tensors") != _schema(path):
-            raise ArtifactError("Tensors: schema.json differs from the header of tensors.safetensors; write both with Tensors.write")
+            raise ArtifactError(
+                "Tensors: schema.json differs from the header of tensors.safetensors; write both with Tensors.write"
+            )
 
 
 def _schema(path: Path) -> dict[str, Any]:
@@ -116,7 +118,11 @@ class Tokens(Artifact):
 
     @staticmethod
     def write(
-        path: Path, splits: Mapping[str, TokenSplit], vocab_size: int, eos_token_id: int, shard_tokens: int = 2**24,
+        path: Path,
+        splits: Mapping[str, TokenSplit],
+        vocab_size: int,
+        eos_token_id: int,
+        shard_tokens: int = 2**24,
     ) -> None:
         """Write shards of whole documents and tokens.json; the caller puts tokenizer.json beside them.
 
@@ -130,25 +136,38 @@ class Tokens(Artifact):
             if not _SPLIT.fullmatch(name):
                 raise ArtifactError(f"Tokens: the split {name!r} does not match [a-z][a-z0-9_]*")
             offsets = np.asarray(split.offsets, np.int64)
-            _check_split(name, np.asarray(split.tokens), offsets, len(split.bytes), len(split.words), vocab_size, eos_token_id)
+            _check_split(
+                name, np.asarray(split.tokens), offsets, len(split.bytes), len(split.words), vocab_size, eos_token_id
+            )
             shards = []
             for number, (first, last) in enumerate(_ranges(offsets, shard_tokens)):
                 shards.append(f"{name}-{number:05d}.safetensors")
-                write_safetensors(path / shards[-1], {
-                    "tokens": np.asarray(split.tokens)[offsets[first]:offsets[last]].astype(dtype),
-                    "offsets": offsets[first:last + 1] - offsets[first],
-                    "bytes": np.asarray(split.bytes, np.int64)[first:last],
-                    "words": np.asarray(split.words, np.int64)[first:last],
-                })
+                write_safetensors(
+                    path / shards[-1],
+                    {
+                        "tokens": np.asarray(split.tokens)[offsets[first] : offsets[last]].astype(dtype),
+                        "offsets": offsets[first : last + 1] - offsets[first],
+                        "bytes": np.asarray(split.bytes, np.int64)[first:last],
+                        "words": np.asarray(split.words, np.int64)[first:last],
+                    },
+                )
             described[name] = {
-                "shards": shards, "tokens": len(split.tokens), "documents": len(offsets) - 1,
-                "bytes": int(np.sum(split.bytes, dtype=np.int64)), "words": int(np.sum(split.words, dtype=np.int64)),
+                "shards": shards,
+                "tokens": len(split.tokens),
+                "documents": len(offsets) - 1,
+                "bytes": int(np.sum(split.bytes, dtype=np.int64)),
+                "words": int(np.sum(split.words, dtype=np.int64)),
             }
-        info = {"vocab_size": int(vocab_size), "eos_token_id": int(eos_token_id), "dtype": dtype.name, "splits": described}
+        info = {
+            "vocab_size": int(vocab_size),
+            "eos_token_id": int(eos_token_id),
+            "dtype": dtype.name,
+            "splits": described,
+        }
         (path / "tokens.json").write_bytes(canonical_json(info) + b"\n")
 
     @classmethod
-    def check(cls, path: Path, meta: dict[str, Any]) -> None:
+    def check(cls, path: Path, meta: dict[str, Any]) -> None:  # noqa: ARG003 - any meta will do
         """Raise ArtifactError unless every shard fits tokens.json, its documents and the vocabulary."""
         require(path, ["tokens.json", "tokenizer.json"], "Tokens")
         read_json_object(path / "tokenizer.json", "Tokens", limit=False)
@@ -188,23 +207,41 @@ def _check_shards(path: Path, name: str, split: dict[str, Any], info: dict[str, 
         totals["documents"] += len(arrays["bytes"])
         for field in ("bytes", "words"):
             if len(arrays[field]) and arrays[field].min() < 0:
-                raise ArtifactError(f"Tokens: {shard} has a document with {arrays[field].min()} {field}; the least is 0")
+                raise ArtifactError(
+                    f"Tokens: {shard} has a document with {arrays[field].min()} {field}; the least is 0"
+                )
             totals[field] += int(arrays[field].sum())
     for field in _COUNTS:
         if split.get(field) != totals[field]:
-            raise ArtifactError(f"Tokens: tokens.json says {split.get(field)} {field} in split {name!r}; its shards hold {totals[field]}")
+            raise ArtifactError(
+                f"Tokens: tokens.json says {split.get(field)} {field} in split {name!r}; its shards hold {totals[field]}"
+            )
 
 
 def _check_split(
-    name: str, tokens: np.ndarray, offsets: np.ndarray, num_bytes: int, num_words: int, vocab_size: int, eos_token_id: int,
+    name: str,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    num_bytes: int,
+    num_words: int,
+    vocab_size: int,
+    eos_token_id: int,
 ) -> None:
     if tokens.ndim != 1 or offsets.ndim != 1 or tokens.dtype.kind not in "iu" or not len(offsets):
-        raise ArtifactError(f"Tokens: {name}: tokens and offsets are one-dimensional whole numbers, offsets with one more entry than documents")
+        raise ArtifactError(
+            f"Tokens: {name}: tokens and offsets are one-dimensional whole numbers, offsets with one more entry than documents"
+        )
     if not num_bytes == num_words == len(offsets) - 1:
-        raise ArtifactError(f"Tokens: {name}: {len(offsets) - 1} documents by offsets, {num_bytes} by bytes, {num_words} by words; they must agree")
+        raise ArtifactError(
+            f"Tokens: {name}: {len(offsets) - 1} documents by offsets, {num_bytes} by bytes, {num_words} by words; they must agree"
+        )
     if offsets[0] != 0 or offsets[-1] != len(tokens) or (offsets[1:] <= offsets[:-1]).any():
-        raise ArtifactError(f"Tokens: {name}: offsets run from {offsets[0]} to {offsets[-1]}; they must rise from 0 to the {len(tokens)} tokens")
+        raise ArtifactError(
+            f"Tokens: {name}: offsets run from {offsets[0]} to {offsets[-1]}; they must rise from 0 to the {len(tokens)} tokens"
+        )
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-        raise ArtifactError(f"Tokens: {name}: token ids run from {tokens.min()} to {tokens.max()}; the vocabulary has {vocab_size}")
+        raise ArtifactError(
+            f"Tokens: {name}: token ids run from {tokens.min()} to {tokens.max()}; the vocabulary has {vocab_size}"
+        )
     if (tokens[offsets[1:] - 1] != eos_token_id).any():
         raise ArtifactError(f"Tokens: {name}: a document does not end with the EOS token {eos_token_id}")

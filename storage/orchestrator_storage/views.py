@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from orchestrator_storage.artifact import check_name
 from orchestrator_storage.files import Files
 from orchestrator_storage.hashing import hash_file
 from orchestrator_storage.manifest import FileEntry, Output
@@ -34,10 +35,10 @@ def open_view(files: Files, objects: Objects, output: Output) -> Path:
 def build_view(files: Files, objects: Objects, entries: tuple[FileEntry, ...]) -> Path:
     """Return a fresh temporary directory with the entries' files."""
     made = files.temporary()
-    made.mkdir()
+    files.make_folder(made, durable=False)
     for entry in entries:
-        target = made / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = made / check_name(entry.path)
+        files.make_folder(target.parent, durable=False)
         if entry.source is None:
             files.link(objects.path(entry.sha256), target)
         else:

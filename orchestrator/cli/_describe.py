@@ -1,0 +1,129 @@
+"""What a stage, a component or a kind looks like from a recipe: inputs, settings with type, default and meaning, an example line."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import textwrap
+from typing import Any, get_type_hints
+
+from orchestrator.convert import describe
+from orchestrator.key import encode
+from orchestrator.stage import StageSpec
+
+
+def describe_stage(spec: StageSpec, owner: str) -> dict[str, Any]:
+    """Return everything that ``list stages NAME`` prints, as JSON."""
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "plugin": owner,
+        "doc": spec.doc,
+        "cites": list(spec.cites),
+        "seeded": spec.seeded,
+        "workers": spec.workers if spec.workers_allowed else None,
+        "inputs": [
+            {
+                "name": port.name,
+                "type": port.type.__name__,
+                "optional": port.optional,
+                "gathers": port.gather,
+                "wired": not port.facts,
+            }
+            for port in spec.ports.values()
+        ],
+        "outputs": [{"name": name, "type": kind.__name__} for name, kind in spec.outputs.items()],
+        "settings": describe_fields(spec.config) if spec.config else [],
+        "example": example_line(spec),
+    }
+
+
+def describe_fields(config: type) -> list[dict[str, Any]]:
+    """List the fields of a config dataclass: name, type in words, default or required, and the comment beside it."""
+    hints = get_type_hints(config, include_extras=True)
+    comments = _comments(config)
+    return [
+        {
+            "name": one.name,
+            "type": describe(hints[one.name]),
+            **_default(one),
+            "doc": one.metadata.get("doc") or comments.get(one.name, ""),
+        }
+        for one in dataclasses.fields(config)
+        if one.init
+    ]
+
+
+def _default(one: dataclasses.Field[Any]) -> dict[str, Any]:
+    if one.default is not dataclasses.MISSING:
+        return {"required": False, "default": encode(one.default)}
+    if one.default_factory is not dataclasses.MISSING:
+        return {"required": False, "default": encode(one.default_factory())}
+    return {"required": True, "default": None}
+
+
+def _comments(config: type) -> dict[str, str]:
+    """Read what an author wrote beside or above each field, or as a string below it; nothing where there is no source."""
+    found: dict[str, str] = {}
+    for ancestor in reversed(config.__mro__):
+        try:
+            source = textwrap.dedent(inspect.getsource(ancestor))
+        except (OSError, TypeError):
+            continue
+        body = ast.parse(source).body[0]
+        lines = source.splitlines()
+        statements = body.body if isinstance(body, ast.ClassDef) else []
+        for position, statement in enumerate(statements):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                following = statements[position + 1] if position + 1 < len(statements) else None
+                found[statement.target.id] = _beside(statement, lines) or _below(following) or _above(statement, lines)
+    return found
+
+
+def _beside(statement: ast.AnnAssign, lines: list[str]) -> str:
+    rest = lines[(statement.end_lineno or statement.lineno) - 1][statement.end_col_offset or 0 :].strip()
+    return rest.lstrip("#: ").partition(" # noqa")[0] if rest.startswith("#") and "noqa" not in rest[:8] else ""
+
+
+def _below(statement: ast.stmt | None) -> str:
+    if (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    ):
+        return " ".join(statement.value.value.split())
+    return ""
+
+
+def _above(statement: ast.AnnAssign, lines: list[str]) -> str:
+    words: list[str] = []
+    for line in reversed(lines[: statement.lineno - 1]):
+        if not line.strip().startswith("#:"):
+            break
+        words.insert(0, line.strip().lstrip("#: "))
+    return " ".join(words)
+
+
+def example_line(spec: StageSpec) -> str:
+    """Write a line to paste into a recipe: required inputs and settings, and one setting with its default."""
+    name = spec.name.rpartition(".")[2]
+    parts = [f"uses: {spec.name}"]
+    wired = [port for port in spec.ports.values() if not port.facts and not port.optional]
+    if wired:
+        parts.append(
+            "inputs: {"
+            + ", ".join(f"{port.name}: A_STAGE_THAT_MAKES_{port.type.__name__.upper()}" for port in wired)
+            + "}"
+        )
+    fields = describe_fields(spec.config) if spec.config else []
+    parts += [f"{one['name']}: {one['type'].replace(' ', '_').upper()}" for one in fields if one["required"]]
+    plain = [
+        one
+        for one in fields
+        if not one["required"] and isinstance(one["default"], (int, float, str)) and one["default"] != ""
+    ]
+    if plain:
+        parts.append(f"{plain[0]['name']}: {json.dumps(plain[0]['default']).strip(chr(34))}")
+    return f"{name}: {{{', '.join(parts)}}}"

@@ -1,0 +1,31 @@
+"""What the compress family offers: two stages and the loader of the checkpoints that they write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator import Component, hookimpl
+
+orchestrator_api = "1"
+
+
+@hookimpl
+def orchestrator_stages() -> list[Any]:
+    """Offer round to nearest and GPTQ."""
+    from . import stages
+
+    return [stages.rtn, stages.gptq]
+
+
+@hookimpl
+def orchestrator_components() -> list[Component]:
+    """Offer the loader of `compressed-tensors` checkpoints."""
+    return [
+        Component(
+            kind="model_loader",
+            name="compressed-tensors",
+            version="1",
+            entry="orchestrator_compress.loader:Loader",
+            doc="compressed-tensors pack-quantized checkpoints, decompressed to float32 by an independent reader",
+        )
+    ]

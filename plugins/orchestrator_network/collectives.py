@@ -1,0 +1,193 @@
+"""Collectives as phases of concurrent neighbour flows.
+
+Every step of a ring moves an equal chunk over the same links, so its 2(p - 1) steps are one phase: flows that
+advance in lockstep, `steps` times the bits of one step, and `steps` times the latency. The result equals the
+expanded simulation, in which step k of a rank waits for its own step k - 1 and for its predecessor's: the slowest
+neighbour flow sends back to back, and no chain of dependencies is longer than `steps` of them.
+
+Times when alone, for an all-reduce of S bytes a rank over p ranks, beta seconds a byte of one link, L seconds a step:
+
+    ring               2(p - 1)(L + S beta / p) bidirectional      half of the beta term, where a rank has two ports
+    or more two_rings          a quarter of it: two edge-disjoint Hamiltonian cycles, both directions, four ports
+    torus2d            4(sqrt(p) - 1) L + S beta (1 - 1/p) / 2 on a square: two halves, one starts along rows, one
+    along columns halving_doubling   2 log2(p) L + 2 S beta (1 - 1/p), p a power of two, if the network does not
+    block
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from orchestrator_network.errors import WorkloadError
+from orchestrator_network.rings import hamiltonian_cycles
+from orchestrator_network.topology import Topology
+
+Algorithm = Literal["ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"]
+AllReduce = Literal["auto", "ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"]
+
+_REDUCING = ("all_reduce", "reduce_scatter", "all_gather")
+COLLECTIVES = (*_REDUCING, "all_to_all", "broadcast", "reduce", "barrier")
+_SPELLINGS = {name.replace("_", ""): name for name in COLLECTIVES}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Phase:
+    """Flows ``source[i]`` -> ``target[i]`` in lockstep: each moves ``step_bytes`` payload, ``steps`` times in a row."""
+
+    source: np.ndarray
+    target: np.ndarray
+    step_bytes: float
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Uniform:
+    """A whole all-to-all at once: every ordered pair of ``ranks`` exchanges ``step_bytes``."""
+
+    ranks: np.ndarray
+    step_bytes: float
+
+
+Chain = list[Phase | Uniform]
+
+
+def collective_name(name: str) -> str:
+    """Return the canonical name: ``allreduce`` and ``all-reduce`` are ``all_reduce``; else WorkloadError."""
+    canonical = _SPELLINGS.get(name.lower().replace("-", "").replace("_", ""))
+    if canonical is None:
+        raise WorkloadError(f"collective `{name}` is not one of {', '.join(COLLECTIVES)}")
+    return canonical
+
+
+def candidates(name: str, ranks: np.ndarray, topology: Topology) -> tuple[Algorithm, ...]:
+    """Return the algorithms that this topology can lay out for these ranks, `ring` first."""
+    if collective_name(name) not in _REDUCING or len(ranks) < 3:
+        return ("ring",)
+    found: list[Algorithm] = ["ring", "bidirectional"]
+    grid = topology.grid(ranks)
+    if grid is not None and min(grid.shape) > 1:
+        if len(hamiltonian_cycles(*grid.shape)) == 2:
+            found.append("two_rings")
+        found.append("torus2d")
+    if _power_of_two(len(ranks)):
+        found.append("halving_doubling")
+    return tuple(found)
+
+
+def lower(
+    name: str, size_bytes: int, ranks: np.ndarray, topology: Topology, algorithm: Algorithm = "ring"
+) -> list[Chain]:
+    """Return concurrent chains of consecutive phases that carry out a collective.
+
+    ``size_bytes`` is the whole buffer of one rank: the input of an all-reduce, reduce-scatter and all-to-all, the
+    output of an all-gather, the message of a broadcast or reduce. ``algorithm`` concerns all-reduce, reduce-scatter
+    and all-gather. Raises WorkloadError for what the topology cannot lay out.
+    """
+    if algorithm not in get_args(Algorithm):
+        raise WorkloadError(f"all-reduce `{algorithm}` is not one of {', '.join(get_args(Algorithm))}")
+    kind = collective_name(name)
+    if len(ranks) < 2 or (size_bytes == 0 and kind != "barrier"):
+        return []
+    if kind == "all_to_all":
+        return [[Uniform(ranks=ranks, step_bytes=size_bytes / len(ranks))]]
+    if kind not in _REDUCING:
+        return [_tree(kind, size_bytes, ranks)]
+    if algorithm == "torus2d":
+        grid = _grid(topology, ranks)
+        return [_part(kind, *_rows_first(size_bytes / 2, side)) for side in (grid, grid.T)]
+    if algorithm == "halving_doubling":
+        scatter = _halving(size_bytes, ranks)
+        return [_part(kind, scatter, scatter[::-1])]
+    return [_part(kind, *_rings(size_bytes, _cycles(topology, ranks, algorithm)))]
+
+
+def _part(kind: str, scatter: Chain, gather: Chain) -> Chain:
+    """An all-reduce is a reduce-scatter and an all-gather."""
+    return {"reduce_scatter": scatter, "all_gather": gather, "all_reduce": scatter + gather}[kind]
+
+
+def _rings(size_bytes: float, cycles: list[np.ndarray]) -> tuple[Chain, Chain]:
+    p = len(cycles[0])
+    source, target = np.concatenate([(cycle, np.roll(cycle, -1)) for cycle in cycles], axis=1)
+    phase = Phase(source=source, target=target, step_bytes=size_bytes / p / len(cycles), steps=p - 1)
+    return [phase], [phase]
+
+
+def _cycles(topology: Topology, ranks: np.ndarray, algorithm: Algorithm) -> list[np.ndarray]:
+    """Return the orders of ranks in which rings run, one for each direction that is used."""
+    grid = topology.grid(ranks)
+    cycles = [] if grid is None else hamiltonian_cycles(*grid.shape)
+    orders = [ranks] if grid is None or not cycles else [grid[cycle[:, 0], cycle[:, 1]] for cycle in cycles]
+    if algorithm == "ring":
+        return orders[:1]
+    if algorithm == "bidirectional":
+        return [orders[0], orders[0][::-1]]
+    if len(orders) < 2:
+        shape = "no mesh" if grid is None else f"a mesh of {grid.shape[0]} x {grid.shape[1]}"
+        raise WorkloadError(
+            f"two edge-disjoint rings are not constructible for {len(ranks)} ranks on {topology.name} ({shape}): "
+            "one side must divide the other, and the longer share no factor with the shorter less 1; use torus2d, ring or auto"
+        )
+    return [way for order in orders for way in (order, order[::-1])]
+
+
+def _grid(topology: Topology, ranks: np.ndarray) -> np.ndarray:
+    grid = topology.grid(ranks)
+    if grid is None or min(grid.shape) < 2:
+        raise WorkloadError(
+            f"the two-dimensional all-reduce needs ranks that fill at least 2 rows and 2 columns of a mesh; "
+            f"{len(ranks)} ranks on {topology.name} do not; use ring or auto"
+        )
+    return grid
+
+
+def _rows_first(size_bytes: float, grid: np.ndarray) -> tuple[Chain, Chain]:
+    """Scatter along rows, then along columns, and gather in reverse; both directions take half of the bytes each."""
+    rows, columns = grid.shape
+    (source, target), (across_source, across_target) = _both_ways(grid), _both_ways(grid.T)
+    chunk = size_bytes / 2 / columns
+    along = Phase(source=source, target=target, step_bytes=chunk, steps=columns - 1)
+    across = Phase(source=across_source, target=across_target, step_bytes=chunk / rows, steps=rows - 1)
+    return [along, across], [across, along]
+
+
+def _both_ways(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return sources and targets of the neighbour flows along every line, in both directions."""
+    following = np.roll(lines, -1, axis=1)
+    return np.concatenate([lines.ravel(), following.ravel()]), np.concatenate([following.ravel(), lines.ravel()])
+
+
+def _halving(size_bytes: float, ranks: np.ndarray) -> Chain:
+    """Return the recursive halving: in step k ranks at distance p / 2^k exchange S / 2^k (Rabenseifner 2004)."""
+    if not _power_of_two(len(ranks)):
+        raise WorkloadError(f"halving_doubling needs a power of two of ranks, got {len(ranks)}; use ring or auto")
+    chain: Chain = []
+    distance, share = len(ranks) // 2, size_bytes / 2
+    while distance:
+        partner = ranks[np.arange(len(ranks)) ^ distance]
+        chain.append(Phase(source=ranks, target=partner, step_bytes=share, steps=1))
+        distance, share = distance // 2, share / 2
+    return chain
+
+
+def _power_of_two(count: int) -> bool:
+    return count & (count - 1) == 0
+
+
+def _tree(kind: str, size_bytes: int, ranks: np.ndarray) -> Chain:
+    """Return a binomial tree from (broadcast) or to (reduce) the first rank; a barrier is both with one byte."""
+    down: list[Phase] = []
+    reached = 1
+    while reached < len(ranks):
+        children = np.arange(reached, min(2 * reached, len(ranks)))
+        parents = ranks[children - reached]
+        down.append(Phase(source=parents, target=ranks[children], step_bytes=max(size_bytes, 1), steps=1))
+        reached *= 2
+    up = [
+        Phase(source=phase.target, target=phase.source, step_bytes=phase.step_bytes, steps=1)
+        for phase in reversed(down)
+    ]
+    return [*(up if kind != "broadcast" else []), *(down if kind != "reduce" else [])]

@@ -1,0 +1,108 @@
+"""The topologies that a recipe chooses by name: a shape, built for a number of devices and a link speed.
+
+Every device has 16 links, as in the published machines: 16 planes of a fat tree with one link each, or 4 planes of a
+HammingMesh with four. Planes are disjoint and alike, so one is simulated with its share of every message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator_network.cost import LINKS_PER_DEVICE
+
+if TYPE_CHECKING:
+    from orchestrator_network.fat_tree import FatTree
+    from orchestrator_network.hamming_mesh import HammingMesh
+
+PORTS_OF_A_MESH = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FatTreeConfig:
+    """``oversubscription`` is the taper at the leaf (1, 2 and 4: the published full, 50 % and 75 %); ``tiers`` null: fewest."""
+
+    oversubscription: float = 1.0
+    tiers: int | None = None
+    radix: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hx2MeshConfig:
+    """Boards of ``board`` x ``board``; ``grid_rows`` of boards, null: as square as the devices allow."""
+
+    board: int = 2
+    grid_rows: int | None = None
+    radix: int = 64
+
+    def __post_init__(self) -> None:
+        if self.board < 1:
+            raise ValueError(f"board is {self.board}, a board has at least 1 accelerator a side")
+        if self.grid_rows is not None and self.grid_rows < 1:
+            raise ValueError(f"grid_rows is {self.grid_rows}, it must be at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hx4MeshConfig(Hx2MeshConfig):
+    """As `Hx2MeshConfig`, with boards of 4 x 4."""
+
+    board: int = 4
+
+
+class FatTreeBuilder:
+    """Kind ``topology``: a fat tree with any taper."""
+
+    def __init__(self, config: FatTreeConfig) -> None:
+        self.config = config
+
+    def build(self, devices: int, link_gbps: float) -> FatTree:
+        """Return the tree for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+        from orchestrator_network.fat_tree import FatTree
+
+        config = self.config
+        return FatTree(
+            hosts=devices,
+            tiers=config.tiers,
+            oversubscription=config.oversubscription,
+            link_gbps=link_gbps,
+            radix=config.radix,
+            planes=LINKS_PER_DEVICE,
+        )
+
+
+class HammingMeshBuilder:
+    """Kind ``topology``: a HammingMesh of square boards."""
+
+    def __init__(self, config: Hx2MeshConfig) -> None:
+        self.config = config
+
+    def build(self, devices: int, link_gbps: float) -> HammingMesh:
+        """Return the mesh for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+        from orchestrator_network.errors import TopologyError
+        from orchestrator_network.hamming_mesh import HammingMesh
+
+        side = self.config.board
+        boards, rest = divmod(devices, side * side)
+        if rest or boards == 0:
+            near = sorted({max(1, boards) * side * side, (boards + 1) * side * side})
+            raise TopologyError(
+                f"{devices} devices do not fill boards of {side} x {side}; use {' or '.join(map(str, near))} devices, or "
+                "another board"
+            )
+        rows = self.config.grid_rows or _squarest(boards)
+        if boards % rows:
+            raise TopologyError(f"{boards} boards do not fill {rows} rows; grid_rows must divide {boards}")
+        return HammingMesh(
+            board_rows=side,
+            board_columns=side,
+            grid_rows=rows,
+            grid_columns=boards // rows,
+            link_gbps=link_gbps,
+            radix=self.config.radix,
+            planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,
+        )
+
+
+def _squarest(count: int) -> int:
+    """Return the largest divisor of ``count`` that is at most its square root."""
+    return max(side for side in range(1, int(count**0.5) + 1) if count % side == 0)

@@ -1,0 +1,165 @@
+"""What a network costs: switches, copper and optical cables.
+
+Rules (they reproduce all 16 totals published for HammingMesh, arXiv:2209.01346 table 2): 64-port switches; 16 links
+of 400 Gb/s an accelerator (16 planes of a tree with one link, or 4 planes of a mesh with four); traces on a board
+are free; cables from host to ToR and half of the board-edge cables are copper (DAC), all others optical (AoC).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from orchestrator_network.fat_tree import Ports
+
+PUBLISHED_LINK_GBPS = 400.0
+LINKS_PER_DEVICE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """US dollars a piece; the defaults are those of the published totals."""
+
+    switch_usd: float = 14_280.0
+    dac_usd: float = 272.0
+    aoc_usd: float = 603.0
+    ports: int = 64
+    source: str = "arXiv:2209.01346, table 2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """Pieces to buy: switches (fractions: a switch shared with another network), copper and optical cables."""
+
+    switches: float
+    dac_cables: float
+    aoc_cables: float
+
+    def times(self, copies: float) -> Bill:
+        """Return the bill of that many copies."""
+        return Bill(
+            switches=self.switches * copies, dac_cables=self.dac_cables * copies, aoc_cables=self.aoc_cables * copies
+        )
+
+    def usd(self, prices: Prices = Prices()) -> float:
+        """Return the price in US dollars."""
+        cables = self.dac_cables * prices.dac_usd + self.aoc_cables * prices.aoc_usd
+        return self.switches * prices.switch_usd + cables
+
+
+class Billed(Protocol):
+    """Anything with a bill."""
+
+    def bill(self) -> Bill:
+        """Return switches and cables of all planes."""
+
+
+def fat_tree_bill(hosts: int, ports: Ports, levels: int) -> Bill:
+    """Return the bill of one plane; upper tiers are packed: as many switches as their cables fill."""
+    tors = math.ceil(hosts / ports.tor_down)
+    if levels == 1:
+        return Bill(switches=1, dac_cables=hosts, aoc_cables=0)
+    rising = tors * ports.tor_up
+    if levels == 2:
+        return Bill(switches=tors + math.ceil(rising / ports.core), dac_cables=hosts, aoc_cables=rising)
+    # Non-blocking above the ToR means as many cables to the cores as to the aggregation switches.
+    to_core = rising * ports.agg_up // ports.agg_down
+    switches = tors + math.ceil(rising / ports.agg_down) + math.ceil(to_core / ports.core)
+    return Bill(switches=switches, dac_cables=hosts, aoc_cables=rising + to_core)
+
+
+def hamming_mesh_bill(
+    board_rows: int, board_columns: int, grid_rows: int, grid_columns: int, *, radix: int = 64
+) -> Bill:
+    """Return the bill of one plane; a partly used switch is shared, half of the board-edge cables are copper."""
+    switches = uplinks = edges = 0.0
+    for lines, boards in ((board_rows * grid_rows, grid_columns), (board_columns * grid_columns, grid_rows)):
+        ends = 2 * boards
+        edges += lines * ends
+        if ends <= radix:
+            switches += lines * ends / radix
+        else:
+            leaves = math.ceil(ends / (radix // 2))
+            switches += lines * leaves * 1.5
+            uplinks += lines * leaves * (radix // 2)
+    return Bill(switches=switches, dac_cables=edges / 2, aoc_cables=edges / 2 + uplinks)
+
+
+def dragonfly_bill(groups: int, routers: int, hosts_a_router: int, global_links: int, *, radix: int = 64) -> Bill:
+    """Return the bill of one plane of a Dragonfly; routers that fit share a switch, with free links inside."""
+    used = hosts_a_router + routers - 1 + global_links
+    together = max(1, radix // used)
+    switches_a_group = math.ceil(routers / together)
+    inside = switches_a_group * math.comb(together, 2)
+    local = math.comb(routers, 2) - inside
+    hosts = groups * routers * hosts_a_router
+    return Bill(
+        switches=groups * switches_a_group,
+        dac_cables=hosts + groups * local,
+        aoc_cables=groups * routers * global_links / 2,
+    )
+
+
+def torus_bill(rows: int, columns: int, *, board: int = 2) -> Bill:
+    """Return the bill of one plane of a 2D torus of square boards: board-to-board cables, all optical."""
+    return Bill(switches=0, dac_cables=0, aoc_cables=(rows * columns * 2) / board)
+
+
+def topology_cost(topology: Billed, prices: Prices = Prices(), *, link_gbps: float | None = None) -> dict[str, float]:
+    """Return ``switches``, ``dac_cables``, ``aoc_cables``, ``published_usd`` and ``network_capex_usd``.
+
+    The published prices are those of 400 Gb/s parts; ``network_capex_usd`` holds the price of a gigabit constant,
+    so links of another speed (``link_gbps``) cost in proportion.
+    """
+    bill = topology.bill()
+    usd = bill.usd(prices)
+    scale = 1.0 if link_gbps is None else link_gbps / PUBLISHED_LINK_GBPS
+    pieces = {"switches": bill.switches, "dac_cables": bill.dac_cables, "aoc_cables": bill.aoc_cables}
+    return {**pieces, "published_usd": usd, "network_capex_usd": usd * scale}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedShape:
+    """One of the 16 published machines: its bill and the total in millions of US dollars."""
+
+    topology: str
+    scale: str
+    devices: int
+    musd: float
+    bill: Bill
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def published_shapes() -> list[PublishedShape]:
+    """Return the 16 machines of the published cost table, recomputed from their shapes."""
+    from orchestrator_network.fat_tree import FatTree
+    from orchestrator_network.hamming_mesh import HammingMesh
+
+    shapes = []
+    for name, taper, small, large in (
+        ("fat_tree", 1, (1024, 25.3), (16384, 679.9)),
+        ("fat_tree_50", 2, (1050, 17.6), (16422, 419.1)),
+        ("fat_tree_75", 4, (1071, 13.2), (16422, 270.8)),
+    ):
+        for scale, (hosts, musd) in (("small", small), ("large", large)):
+            tree = FatTree(hosts=hosts, oversubscription=taper, radix=64, planes=16)
+            shapes.append(_shape(name, scale, hosts, musd, tree.bill()))
+    small_fly, large_fly = dragonfly_bill(8, 16, 8, 8), dragonfly_bill(30, 32, 17, 16)
+    shapes.append(_shape("dragonfly", "small", 1024, 27.9, small_fly.times(16)))
+    shapes.append(_shape("dragonfly", "large", 16320, 429.2, large_fly.times(16)))
+    for board, small_musd, large_musd in ((1, 10.8, 448.2), (2, 5.4, 224.1), (4, 2.7, 43.3)):
+        for scale, side, musd in (("small", 32, small_musd), ("large", 128, large_musd)):
+            grid = side // board
+            mesh = HammingMesh(board_rows=board, board_columns=board, grid_rows=grid, grid_columns=grid, planes=4)
+            name = "hyperx" if board == 1 else f"hx{board}mesh"
+            shapes.append(_shape(name, scale, side * side, musd, mesh.bill()))
+    shapes.append(_shape("torus", "small", 1024, 2.5, torus_bill(32, 32).times(4)))
+    shapes.append(_shape("torus", "large", 16384, 39.5, torus_bill(128, 128).times(4)))
+    return shapes
+
+
+def _shape(name: str, scale: str, devices: int, musd: float, bill: Bill) -> PublishedShape:
+    return PublishedShape(topology=name, scale=scale, devices=devices, musd=musd, bill=replace(bill))

@@ -1,0 +1,257 @@
+"""Fat trees of one to three tiers with any taper, ECMP spraying at flow fidelity.
+
+With ``radix`` ports a switch (tiers 1 and 2; tier 3 when a radix is given): a ToR has floor(radix o / (1 + o))
+ports down and the rest up for oversubscription o, everything above is non-blocking, the last ToR and pod may be
+partly filled. Without a radix, three tiers are the k-ary tree: hosts = k^3/4, k/2 hosts a ToR, k/2 ToRs a pod, as
+many aggregation switches a pod as a ToR has uplinks; the taper sits at the ToR up to 4, the rest of it at the
+aggregation switch (8: ToR k/2 : k/8, agg k/2 : k/4). Cores and spines are *logical*: uplink j of every switch below
+meets in core j; several share one physical switch, which is what the bill counts.
+
+Spraying evenly over all uplinks loads the links of one ToR (and of one pod) alike, so they are one trunk in each
+direction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from orchestrator_network.cost import Bill, fat_tree_bill
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.graph import Network, Wiring
+from orchestrator_network.routes import Routes, check_pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Ports of the switches of a fat tree: ToR down and up, aggregation down and up, ports of a core (or spine)."""
+
+    tor_down: int
+    tor_up: int = 0
+    agg_down: int = 0
+    agg_up: int = 0
+    core: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FatTree:
+    """A fat tree; ``tiers=None`` takes the fewest that fit.
+
+    ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one is simulated.
+    ``latency_ps`` is that of one link. Impossible shapes raise :class:`TopologyError`.
+    """
+
+    hosts: int
+    tiers: int | None = None
+    oversubscription: float = 1
+    link_gbps: float = 400.0
+    radix: int | None = None
+    planes: int = 1
+    latency_ps: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if self.hosts < 2:
+            raise TopologyError(f"a fat tree needs at least 2 hosts, got {self.hosts}")
+        if self.link_gbps <= 0:
+            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
+        if self.planes < 1:
+            raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        if not 1 <= self.oversubscription < math.inf:
+            raise TopologyError(f"oversubscription must be at least 1 (1 is non-blocking), got {self.oversubscription}")
+        if self.tiers not in {None, 1, 2, 3}:
+            raise TopologyError(f"a fat tree has 1, 2 or 3 tiers, got {self.tiers}")
+        if self.radix is not None and (self.radix < 4 or self.radix % 2):
+            raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
+        _ = self.ports
+
+    @property
+    def name(self) -> str:
+        """The family and its taper, for tables."""
+        return "fat_tree" if self.oversubscription == 1 else f"fat_tree_{self.oversubscription:g}to1"
+
+    @cached_property
+    def levels(self) -> int:
+        """The number of tiers in use."""
+        if self.tiers is not None:
+            return self.tiers
+        radix = self.radix or 64
+        if self.hosts <= radix:
+            return 1
+        return 2 if math.ceil(self.hosts / _tapered(radix, self.oversubscription)[0]) <= radix else 3
+
+    @cached_property
+    def ports(self) -> Ports:
+        """Port counts of every tier; raises TopologyError when the hosts do not fit."""
+        if self.levels == 3 and self.radix is None and self.tiers == 3:
+            return _k_ary_ports(self.hosts, self.oversubscription)
+        radix = self.radix or 64
+        if self.levels == 1:
+            if self.hosts > radix:
+                raise TopologyError(f"{self.hosts} hosts do not fit one switch of {radix} ports; use tiers=2")
+            return Ports(tor_down=self.hosts)
+        down, up = _tapered(radix, self.oversubscription)
+        tors = math.ceil(self.hosts / down)
+        if self.levels == 2:
+            if tors > radix:
+                raise TopologyError(
+                    f"{self.hosts} hosts need {tors} ToRs of {down} hosts, a spine has {radix} ports; use tiers=3"
+                )
+            return Ports(tor_down=down, tor_up=up, core=radix)
+        pods = math.ceil(tors / (radix // 2))
+        if pods > radix:
+            raise TopologyError(f"{self.hosts} hosts need {pods} pods, a core has {radix} ports; use a larger radix")
+        return Ports(tor_down=down, tor_up=up, agg_down=radix // 2, agg_up=radix // 2, core=radix)
+
+    @property
+    def tors(self) -> int:
+        """The number of ToR switches."""
+        return math.ceil(self.hosts / self.ports.tor_down)
+
+    @property
+    def pods(self) -> int:
+        """The number of pods; a tree of fewer than three tiers is one pod."""
+        return math.ceil(self.tors / self.ports.agg_down) if self.levels == 3 else 1
+
+    @property
+    def link_bps(self) -> float:
+        """Capacity of one link in bits per second."""
+        return self.link_gbps * 1e9
+
+    @property
+    def injection_bps(self) -> float:
+        """What one host can send in one plane, in bits per second."""
+        return self.link_bps
+
+    @cached_property
+    def network(self) -> Network:
+        """One plane as a graph."""
+        ports, tors, pods = self.ports, self.tors, self.pods
+        aggs = ports.tor_up if self.levels == 3 else 0
+        first_tor = self.hosts
+        first_agg = first_tor + tors
+        first_core = first_agg + pods * aggs
+        cores = {1: 0, 2: ports.tor_up, 3: aggs * ports.agg_up}[self.levels]
+        wiring, host, tor = Wiring(), np.arange(self.hosts), np.arange(tors)
+        up = self._trunks
+        wiring.cable(
+            host,
+            first_tor + host // ports.tor_down,
+            trunk=host,
+            back=up["host_down"] + host,
+            latency_ps=self.latency_ps,
+        )
+        if self.levels > 1:
+            above = first_core if self.levels == 2 else first_agg + (tor // ports.agg_down)[:, None] * aggs
+            wiring.cable(
+                first_tor + tor[:, None],
+                above + np.arange(ports.tor_up),
+                trunk=up["tor_up"] + tor[:, None],
+                back=up["tor_down"] + tor[:, None],
+                latency_ps=self.latency_ps,
+            )
+        if self.levels == 3:
+            agg = np.arange(pods * aggs)[:, None]
+            wiring.cable(
+                first_agg + agg,
+                first_core + (agg % aggs) * ports.agg_up + np.arange(ports.agg_up),
+                trunk=up["pod_up"] + agg // aggs,
+                back=up["pod_down"] + agg // aggs,
+                latency_ps=self.latency_ps,
+            )
+        names = [f"host{i}" for i in host] + [f"tor{i}" for i in tor]
+        names += [f"agg{i}" for i in range(pods * aggs)] + [f"core{i}" for i in range(cores)]
+        return wiring.network(self.hosts, tuple(names), self.link_bps)
+
+    @cached_property
+    def _trunks(self) -> dict[str, int]:
+        """First trunk of every group; absent groups take no numbers."""
+        tors, pods = self.tors if self.levels > 1 else 0, self.pods if self.levels == 3 else 0
+        sizes = {
+            "host_up": self.hosts,
+            "host_down": self.hosts,
+            "tor_up": tors,
+            "tor_down": tors,
+            "pod_up": pods,
+            "pod_down": pods,
+        }
+        starts, begin = {}, 0
+        for group, size in sizes.items():
+            starts[group] = begin
+            begin += size
+        return starts
+
+    def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Spray every flow evenly over its shortest up-down paths, in closed form."""
+        check_pairs(self.hosts, sources, targets)
+        start = self._trunks
+        tor_from, tor_to = sources // self.ports.tor_down, targets // self.ports.tor_down
+        away = tor_from != tor_to
+        per_pod = self.ports.agg_down if self.levels == 3 else self.tors
+        far = away & (tor_from // per_pod != tor_to // per_pod)
+        flow = np.arange(len(sources))
+        rows = [flow, flow, flow[away], flow[away], flow[far], flow[far]]
+        columns = [
+            start["host_up"] + sources,
+            start["host_down"] + targets,
+            start["tor_up"] + tor_from[away],
+            start["tor_down"] + tor_to[away],
+            start["pod_up"] + tor_from[far] // per_pod,
+            start["pod_down"] + tor_to[far] // per_pod,
+        ]
+        row, column = np.concatenate(rows), np.concatenate(columns)
+        shape = (len(sources), len(self.network.trunk_bps))
+        hops = (2.0 + 2.0 * away) + 2.0 * far
+        share = csr_array((np.ones(len(row)), (row, column)), shape=shape)
+        return Routes(share=share, latency_ps=hops * self.latency_ps, hops=hops)
+
+    def loads(self, demand: np.ndarray) -> np.ndarray:
+        """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
+        wanted = demand.astype(float)
+        np.fill_diagonal(wanted, 0)
+        host = np.arange(self.hosts)
+        tor = host // self.ports.tor_down
+        parts = [wanted.sum(axis=1), wanted.sum(axis=0)]
+        groups = [tor] if self.levels > 1 else []
+        groups += [tor // self.ports.agg_down] if self.levels == 3 else []
+        for group in groups:
+            leaving = np.where(group[:, None] != group, wanted, 0.0)
+            parts += [np.bincount(group, leaving.sum(axis=1)), np.bincount(group, leaving.sum(axis=0))]
+        return np.concatenate(parts)
+
+    def grid(self, ranks: np.ndarray) -> None:  # noqa: ARG002 - the topology protocol asks every topology
+        """Return None: a tree has no mesh to lay a collective on."""
+        return
+
+    def bill(self) -> Bill:
+        """Return switches and cables of all planes."""
+        return fat_tree_bill(self.hosts, self.ports, self.levels).times(self.planes)
+
+
+def _tapered(radix: int, oversubscription: float) -> tuple[int, int]:
+    """Return the ports down and up of a ToR switch: 32/32, 42/22 and 51/13 of 64 for 1, 2 and 4."""
+    down = min(math.floor(radix * oversubscription / (1 + oversubscription)), radix - 1)
+    return down, radix - down
+
+
+def _k_ary_ports(hosts: int, oversubscription: float) -> Ports:
+    """Return the ports of the k-ary tree of k^3/4 hosts, the taper at the ToR first."""
+    k = round((4 * hosts) ** (1 / 3))
+    if k % 2 or k**3 != 4 * hosts:
+        near = sorted({max(4, 2 * math.floor(k / 2)), 2 * math.ceil((k + 1) / 2)})
+        sizes = " or ".join(str(size**3 // 4) for size in near)
+        raise TopologyError(
+            f"a k-ary tree of 3 tiers has k^3/4 hosts for an even k, {hosts} is none; "
+            f"use {sizes} hosts, or give radix=64"
+        )
+    at_tor = min(oversubscription, 4)
+    tor_up, agg_up = k / 2 / at_tor, k / 2 / (oversubscription / at_tor)
+    if tor_up != int(tor_up) or agg_up != int(agg_up) or tor_up < 1 or agg_up < 1:
+        raise TopologyError(
+            f"oversubscription {oversubscription:g} leaves {tor_up:g} uplinks a ToR and {agg_up:g} an aggregation "
+            f"switch of {k} ports; both must be whole numbers"
+        )
+    return Ports(tor_down=k // 2, tor_up=int(tor_up), agg_down=k // 2, agg_up=int(agg_up), core=k)

@@ -1,0 +1,127 @@
+"""A network as arrays: directed links between hosts and switches, and the trunks that spraying loads alike.
+
+Nodes are numbered hosts first, then switches. A *trunk* is a set of parallel or symmetric links that minimal
+multi-path routing loads equally (all uplinks of one leaf switch, for example): a flow that sends a share w of its
+bytes through a trunk of n links sends w / n through each. Max-min fairness over trunks is therefore exact, and much
+smaller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components, shortest_path
+
+from orchestrator_network.errors import TopologyError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """Directed links; every link has its reverse.
+
+    ``source``, ``target``, ``trunk`` int32 [links]; ``capacity_bps`` float64 [links] in bits per second;
+    ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
+    ``names`` one a node.
+    """
+
+    hosts: int
+    names: tuple[str, ...]
+    source: np.ndarray
+    target: np.ndarray
+    capacity_bps: np.ndarray
+    latency_ps: np.ndarray
+    trunk: np.ndarray
+    route_cost: np.ndarray
+
+    @property
+    def nodes(self) -> int:
+        """The number of hosts and switches."""
+        return len(self.names)
+
+    @property
+    def links(self) -> int:
+        """The number of directed links."""
+        return len(self.source)
+
+    @cached_property
+    def trunk_bps(self) -> np.ndarray:
+        """Return the capacity of every trunk in bits per second, float64 [trunks]."""
+        return np.bincount(self.trunk, weights=self.capacity_bps)
+
+    @cached_property
+    def trunk_links(self) -> np.ndarray:
+        """Return the number of links of every trunk, int64 [trunks]."""
+        return np.bincount(self.trunk)
+
+    def adjacency(self) -> csr_array:
+        """Return how many links lead from node to node, [nodes, nodes]."""
+        ones = np.ones(self.links)
+        return csr_array((ones, (self.source, self.target)), shape=(self.nodes, self.nodes))
+
+    def degree(self) -> np.ndarray:
+        """Return the number of outgoing links of every node, int64 [nodes]."""
+        return np.bincount(self.source, minlength=self.nodes)
+
+    def diameter(self) -> int:
+        """Return the largest number of links on a shortest path between two hosts, by breadth-first search."""
+        distance = shortest_path(self.adjacency(), unweighted=True, indices=np.arange(self.hosts))
+        return int(distance[:, : self.hosts].max())
+
+    def check(self) -> None:
+        """Refuse a network that no flow could use, with the reason."""
+        if self.hosts < 2:
+            raise TopologyError(f"a network needs at least 2 hosts, got {self.hosts}")
+        if self.links == 0 or not np.all(self.capacity_bps > 0):
+            raise TopologyError("every link needs a capacity above 0 bit/s; set link_gbps to a positive number")
+        if np.any(self.latency_ps < 0):
+            raise TopologyError("link latency is negative; set latency_ps to 0 or more")
+        parts, label = connected_components(self.adjacency(), directed=False)
+        reached = np.unique(label[: self.hosts])
+        if len(reached) > 1:
+            raise TopologyError(f"the network is disconnected: its hosts fall into {len(reached)} of {parts} parts")
+
+
+class Wiring:
+    """Collects duplex cables and returns them as a :class:`Network`."""
+
+    def __init__(self) -> None:
+        self._columns: list[tuple[np.ndarray, ...]] = []
+
+    def cable(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        *,
+        trunk: np.ndarray,
+        back: np.ndarray,
+        latency_ps: int,
+        route_cost: int = 1,
+    ) -> None:
+        """Join ``first[i]`` and ``second[i]`` both ways, in trunk ``trunk[i]`` forward and ``back[i]`` in reverse."""
+        first, second, trunk, back = np.broadcast_arrays(first, second, trunk, back)
+        for columns in ((first, second, trunk), (second, first, back)):
+            flat = tuple(np.ravel(column).astype(np.int32) for column in columns)
+            size = len(flat[0])
+            self._columns.append((*flat, np.full(size, latency_ps, np.int64), np.full(size, route_cost, np.int8)))
+
+    def network(self, hosts: int, names: tuple[str, ...], link_bps: float) -> Network:
+        """Return the checked network; every link has the capacity ``link_bps``."""
+        source, target, trunk, latency_ps, route_cost = (
+            np.concatenate(part) for part in zip(*self._columns, strict=True)
+        )
+        _, trunk = np.unique(trunk, return_inverse=True)
+        built = Network(
+            hosts=hosts,
+            names=names,
+            source=source,
+            target=target,
+            capacity_bps=np.full(len(source), float(link_bps)),
+            latency_ps=latency_ps,
+            trunk=trunk.astype(np.int32),
+            route_cost=route_cost,
+        )
+        built.check()
+        return built

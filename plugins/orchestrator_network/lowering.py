@@ -1,0 +1,126 @@
+"""From flows and collectives to programs for the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from orchestrator_network.collectives import Algorithm, AllReduce, Phase, Uniform, candidates, lower
+from orchestrator_network.fairness import alone_rates
+from orchestrator_network.program import Program, ProgramBuilder
+from orchestrator_network.routes import Routes
+from orchestrator_network.topology import Topology
+from orchestrator_network.wire import PS_PER_S, Wire
+from orchestrator_network.workloads import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """One transfer: bits along a row of loads, then a delay; ``alone_bps`` is its rate when alone."""
+
+    bits: float
+    row: int
+    alone_bps: float
+    delay_ps: int
+
+
+class CollectiveLowering:
+    """Lowers collectives into a program under construction; equal ones share their rows."""
+
+    def __init__(self, builder: ProgramBuilder, topology: Topology, wire: Wire, allreduce: AllReduce) -> None:
+        self._builder, self._topology, self._wire, self._allreduce = builder, topology, wire, allreduce
+        self._rows: dict[tuple[bytes, ...], tuple[int, float, Routes]] = {}
+        self._chosen: dict[tuple[str, int, bytes], list[list[Move]]] = {}
+
+    def moves(self, name: str, size_bytes: int, ranks: np.ndarray) -> list[list[Move]]:
+        """Return concurrent chains of consecutive transfers that carry out a collective over ``ranks``.
+
+        ``auto`` takes the algorithm that is quickest when alone, of those that the topology can lay out.
+        """
+        key = (name, size_bytes, ranks.tobytes())
+        if key not in self._chosen:
+            named = self._allreduce
+            found = candidates(name, ranks, self._topology) if named == "auto" else (named,)
+            self._chosen[key] = min((self._lower(name, size_bytes, ranks, one) for one in found), key=self._alone_s)
+        return self._chosen[key]
+
+    def _lower(self, name: str, size_bytes: int, ranks: np.ndarray, algorithm: Algorithm) -> list[list[Move]]:
+        chains = lower(name, size_bytes, ranks, self._topology, algorithm)
+        return [
+            [self._phase(part) if isinstance(part, Phase) else self._uniform(part) for part in chain]
+            for chain in chains
+        ]
+
+    def _alone_s(self, chains: list[list[Move]]) -> float:
+        """Return the seconds that a collective takes alone; its concurrent chains use different links."""
+        return max(
+            (sum(move.bits / move.alone_bps + move.delay_ps / PS_PER_S for move in chain) for chain in chains),
+            default=0,
+        )
+
+    def message(self, source: int, target: int, size_bytes: int) -> Move:
+        """Return the transfer of one message; its delay is that from the last bit sent until arrival."""
+        phase = Phase(source=np.array([source]), target=np.array([target]), step_bytes=size_bytes, steps=1)
+        return self._phase(phase)
+
+    def _phase(self, phase: Phase) -> Move:
+        key = (phase.source.tobytes(), phase.target.tobytes())
+        if key not in self._rows:
+            routes = self._topology.routes(phase.source, phase.target)
+            self._add_row(key, np.asarray(routes.share.sum(axis=0)), routes)
+        return self._move(key, phase.step_bytes, phase.steps)
+
+    def _uniform(self, exchange: Uniform) -> Move:
+        ranks = exchange.ranks
+        key = (b"all_to_all", ranks.tobytes())
+        if key not in self._rows:
+            demand = np.zeros((self._topology.hosts, self._topology.hosts))
+            demand[np.ix_(ranks, ranks)] = 1
+            # All pairs start at once, so one latency passes: that of the longest route from the first rank.
+            routes = self._topology.routes(np.full(len(ranks) - 1, ranks[0]), ranks[1:])
+            self._add_row(key, self._topology.loads(demand), routes)
+        return self._move(key, exchange.step_bytes, 1)
+
+    def _add_row(self, key: tuple[bytes, ...], total: np.ndarray, routes: Routes) -> None:
+        row = csr_array(total.reshape(1, -1))
+        alone_bps = float(alone_rates(row, self._topology.network.trunk_bps)[0])
+        self._rows[key] = (self._builder.rows(row), alone_bps, routes)
+
+    def _move(self, key: tuple[bytes, ...], step_bytes: float, steps: int) -> Move:
+        row, alone_bps, routes = self._rows[key]
+        bits = float(self._wire.bits(step_bytes / self._topology.planes))
+        # A step is over when its slowest flow has arrived.
+        delay_ps = int(self._wire.arrival_ps(routes, bits, self._topology.link_bps).max())
+        return Move(bits=bits * steps, row=row, alone_bps=alone_bps, delay_ps=delay_ps * steps)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoweredFlows:
+    """A program with one operation a flow, its routes, and wire bits of one plane, float64 [flows]."""
+
+    program: Program
+    routes: Routes
+    bits: np.ndarray
+
+
+def lower_flows(topology: Topology, workload: Workload, wire: Wire) -> LoweredFlows:
+    """Return the program of a workload: flow i is operation i, it finishes when its last byte has arrived."""
+    routes = topology.routes(workload.source, workload.target)
+    bits = wire.bits(np.ceil(workload.size_bytes / topology.planes))
+    count = len(workload)
+    none = np.full(count, -1)
+    program = Program(
+        delay_ps=wire.arrival_ps(routes, bits, topology.link_bps),
+        on_network=np.ones(count, bool),
+        bits=bits,
+        row=np.arange(count),
+        start_ps=workload.start_ps,
+        acquire=none,
+        release=none,
+        finish_edges=np.unique(workload.after[:, ::-1], axis=0),
+        start_edges=np.zeros((0, 2), np.int64),
+        loads=routes.share,
+    )
+    return LoweredFlows(program=program, routes=routes, bits=bits)

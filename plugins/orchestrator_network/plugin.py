@@ -1,0 +1,50 @@
+"""What the network family offers to the orchestrator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator import Component, hookimpl
+from orchestrator_network.components import FatTreeConfig, Hx2MeshConfig, Hx4MeshConfig
+
+orchestrator_api = "1"
+
+
+@hookimpl
+def orchestrator_stages() -> list[Callable[..., Any]]:
+    """Offer the stage."""
+    from orchestrator_network import stages
+
+    return [stages.simulate]
+
+
+@hookimpl
+def orchestrator_components() -> list[Component]:
+    """Offer the topologies."""
+    return [
+        Component(
+            kind="topology",
+            name="fat_tree",
+            version="1",
+            entry="orchestrator_network.components:FatTreeBuilder",
+            config=FatTreeConfig,
+            doc="Fat tree of 64-port switches with any taper (oversubscription 1, 2, 4: full, 50 %, 75 %).",
+        ),
+        Component(
+            kind="topology",
+            name="hx2mesh",
+            version="1",
+            entry="orchestrator_network.components:HammingMeshBuilder",
+            config=Hx2MeshConfig,
+            doc="HammingMesh of 2 x 2 boards (arXiv:2209.01346).",
+        ),
+        Component(
+            kind="topology",
+            name="hx4mesh",
+            version="1",
+            entry="orchestrator_network.components:HammingMeshBuilder",
+            config=Hx4MeshConfig,
+            doc="HammingMesh of 4 x 4 boards (arXiv:2209.01346).",
+        ),
+    ]

@@ -1,0 +1,188 @@
+"""The time of one training step: its operations carried over a topology, communication beside computation.
+
+Rules: a rank computes one operation at a time; collectives of one group run one after another in the order of their
+ids, as communicators do (`in_order=False` lets them share the links instead); a collective starts when all of its
+ranks are ready; a send is over when its last bit has left, a receive when it has arrived. Rank r runs on host r.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator_network.collectives import AllReduce
+from orchestrator_network.engine import Sharing, Trace, run
+from orchestrator_network.errors import WorkloadError
+from orchestrator_network.lowering import CollectiveLowering
+from orchestrator_network.program import Program, ProgramBuilder
+from orchestrator_network.simulation import Fidelity, link_table
+from orchestrator_network.topology import Topology
+from orchestrator_network.traffic import StepTraffic, read_traffic
+from orchestrator_network.wire import Wire
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """What one rank did from ``start_ps`` to ``end_ps``: ``lane`` is compute or communication."""
+
+    lane: str
+    label: str
+    start_ps: int
+    end_ps: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepResult:
+    """The time of a step, in picoseconds.
+
+    ``step_ps`` with this network, ``step_ps_infinite`` with infinite bandwidth and zero latency;
+    ``exposed_communication_ps`` is their difference; ``communication_ps`` is the step with no computation;
+    ``compute_ps`` is that of the busiest rank, whose ``timeline`` is kept. ``links`` as in `simulate`, utilization
+    over the step.
+    """
+
+    step_ps: int
+    step_ps_infinite: int
+    compute_ps: int
+    communication_ps: int
+    events: int
+    links: pa.Table
+    timeline: tuple[Interval, ...]
+
+    @property
+    def exposed_communication_ps(self) -> int:
+        """The part of the step that the network adds."""
+        return self.step_ps - self.step_ps_infinite
+
+
+def simulate_step(
+    topology: Topology,
+    operations: pa.Table,
+    groups: pa.Table,
+    *,
+    fidelity: Fidelity = "flow",
+    allreduce: AllReduce = "auto",
+    in_order: bool = True,
+    wire: Wire = Wire(),  # noqa: B008 - frozen
+    progress: Callable[[int, int], None] | None = None,
+) -> StepResult:
+    """Simulate the operations of one step; raise WorkloadError for traffic that cannot be carried."""
+    traffic = read_traffic(operations, groups)
+    if traffic.ranks > topology.hosts:
+        raise WorkloadError(f"the traffic has {traffic.ranks} ranks, {topology.name} has {topology.hosts} hosts")
+    lowered = lower_traffic(traffic, topology, allreduce=allreduce, in_order=in_order, wire=wire)
+    program, capacity = lowered.program, topology.network.trunk_bps
+    sharing: Sharing = "max_min" if fidelity == "flow" else "alone"
+    traces = []
+    runs: tuple[tuple[Program, Sharing], ...] = (
+        (program, sharing),
+        (program, "infinite"),
+        (_without_compute(program), sharing),
+    )
+    for number, (variant, how) in enumerate(runs):
+        report = None if progress is None else _part(progress, number, len(runs))
+        traces.append(run(variant, capacity, sharing=how, progress=report))
+    moves = program.row >= 0
+    trunk_bits = np.asarray(program.bits[moves] @ program.loads[program.row[moves]])
+    busiest = int(traffic.compute_ps.argmax())
+    return StepResult(
+        step_ps=traces[0].end_ps,
+        step_ps_infinite=traces[1].end_ps,
+        compute_ps=int(traffic.compute_ps.max()),
+        communication_ps=traces[2].end_ps,
+        events=sum(trace.events for trace in traces),
+        links=link_table(topology.network, trunk_bits, traces[0].end_ps),
+        timeline=tuple(_timeline(traffic, lowered, traces[0], busiest)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoweredStep:
+    """A program, and for every row of the traffic the operation that starts it and the one that finishes it."""
+
+    program: Program
+    first: np.ndarray
+    last: np.ndarray
+
+
+def lower_traffic(
+    traffic: StepTraffic, topology: Topology, *, allreduce: AllReduce = "auto", in_order: bool = True, wire: Wire
+) -> LoweredStep:
+    """Return the engine program of a step."""
+    builder = ProgramBuilder(len(topology.network.trunk_bps))
+    lowering = CollectiveLowering(builder, topology, wire, allreduce)
+    first = np.full(len(traffic.id), -1)
+    streams: dict[tuple[str, int], int] = defaultdict(builder.stream)
+    for row in traffic.of_kind("compute").tolist():
+        stream = streams["rank", int(traffic.rank[row])]
+        first[row] = builder.add(delay_ps=int(traffic.duration_ps[row]), acquire=stream, release=stream)
+    last = first.copy()
+    _lower_messages(traffic, builder, lowering, first, last)
+    for collective in traffic.collectives:
+        stream = streams["group", collective.group] if in_order else -1
+        begin = builder.add(acquire=stream)
+        ends = []
+        for chain in lowering.moves(collective.name, collective.size_bytes, collective.ranks):
+            operation = begin
+            for move in chain:
+                operation = builder.add(
+                    bits=move.bits, row=move.row, delay_ps=move.delay_ps, on_network=True, after=[operation]
+                )
+            ends.append(operation)
+        first[collective.rows] = begin
+        last[collective.rows] = builder.add(release=stream, after=ends or [begin])
+    builder.finish_edges(last[traffic.finish_edges[:, 0]], first[traffic.finish_edges[:, 1]])
+    builder.start_edges(first[traffic.start_edges[:, 0]], first[traffic.start_edges[:, 1]])
+    return LoweredStep(program=builder.build(), first=first, last=last)
+
+
+def _lower_messages(
+    traffic: StepTraffic, builder: ProgramBuilder, lowering: CollectiveLowering, first: np.ndarray, last: np.ndarray
+) -> None:
+    """Lower sends and receives; the k-th send of a (source, target, tag) feeds the k-th receive."""
+    arrivals: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    receives: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for row in traffic.of_kind("send").tolist():
+        source, target = int(traffic.rank[row]), int(traffic.peer[row])
+        move = lowering.message(source, target, int(traffic.size_bytes[row]))
+        first[row] = last[row] = builder.add(bits=move.bits, row=move.row)
+        arrival = builder.add(delay_ps=move.delay_ps, on_network=True, after=[int(first[row])])
+        arrivals[source, target, int(traffic.tag[row])].append(arrival)
+    for row in traffic.of_kind("recv").tolist():
+        first[row] = last[row] = builder.add()
+        receives[int(traffic.peer[row]), int(traffic.rank[row]), int(traffic.tag[row])].append(row)
+    for pair in sorted(arrivals.keys() | receives.keys()):
+        sent, received = arrivals.get(pair, []), receives.get(pair, [])
+        if len(sent) != len(received):
+            source, target, tag = pair
+            raise WorkloadError(
+                f"from rank {source} to rank {target} with tag {tag}: {len(sent)} sends and "
+                f"{len(received)} receives; they must match"
+            )
+        # Posting a receive late must not lose the message, so arrival gates its end: a row of its own after both.
+        for arrival, row in zip(sent, received, strict=True):
+            last[row] = builder.add(after=[arrival, int(first[row])])
+
+
+def _without_compute(program: Program) -> Program:
+    return replace(program, delay_ps=np.where(program.on_network, program.delay_ps, 0))
+
+
+def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Callable[[int, int], None]:
+    return lambda done, total: progress(number * total + done, parts * total)
+
+
+def _timeline(traffic: StepTraffic, lowered: LoweredStep, trace: Trace, rank: int) -> list[Interval]:
+    """Return what one rank computes, sends and takes part in, in the order of time."""
+    intervals = []
+    for row in np.flatnonzero(traffic.rank == rank).tolist():
+        start_ps, end_ps = int(trace.start_ps[lowered.first[row]]), int(trace.finish_ps[lowered.last[row]])
+        kind = traffic.kind[row]
+        if end_ps > start_ps and kind != "recv":
+            lane = "compute" if kind == "compute" else "communication"
+            intervals.append(Interval(lane=lane, label=f"{kind} {traffic.id[row]}", start_ps=start_ps, end_ps=end_ps))
+    return sorted(intervals, key=lambda interval: (interval.start_ps, interval.lane, interval.label))

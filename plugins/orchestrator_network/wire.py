@@ -1,0 +1,60 @@
+"""What a message costs on the wire and how long its path is, the terms of the bound for one flow alone.
+
+A message of S bytes is cut into packets of `packet_bytes` with a header of `header_bytes` each: wire(S) = S +
+header * ceil(S / (packet - header)). Alone on h links of one rate its last byte arrives after wire * 8 / rate + h *
+latency + (h - 1) * packet * 8 / rate (every switch stores and forwards), and its sender knows h * (latency + header
+* 8 / rate) later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator_network.routes import Routes
+
+PS_PER_S = 1_000_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """Packet and header (and acknowledgement) size in bytes; `Wire.fluid()` leaves both out."""
+
+    packet_bytes: int = 4150
+    header_bytes: int = 64
+
+    def __post_init__(self) -> None:
+        if self.header_bytes < 0 or (self.packet_bytes <= self.header_bytes and self.packet_bytes != 0):
+            raise ValueError(
+                f"packet_bytes {self.packet_bytes} must exceed header_bytes {self.header_bytes}; "
+                "the defaults are 4150 and 64"
+            )
+
+    @classmethod
+    def fluid(cls) -> Wire:
+        """No headers, no packets: the pure alpha-beta model of the closed formulas."""
+        return cls(packet_bytes=0, header_bytes=0)
+
+    def bits(self, payload_bytes: np.ndarray | float) -> np.ndarray:
+        """Return the bits on the wire of messages of that many payload bytes, float64."""
+        payload = np.asarray(payload_bytes, float)
+        if self.packet_bytes == 0:
+            return payload * 8
+        headers = self.header_bytes * np.ceil(payload / (self.packet_bytes - self.header_bytes))
+        return np.asarray((payload + headers) * 8)
+
+    def packets(self, payload_bytes: np.ndarray) -> np.ndarray:
+        """Return the number of packets of messages, int64; 0 for the fluid model."""
+        if self.packet_bytes == 0:
+            return np.zeros(len(payload_bytes), np.int64)
+        return -(-np.asarray(payload_bytes, np.int64) // (self.packet_bytes - self.header_bytes))
+
+    def arrival_ps(self, routes: Routes, wire_bits: np.ndarray | float, link_bps: float) -> np.ndarray:
+        """Return what passes after the last bit has left until it arrives, int64 [flows] in picoseconds."""
+        packet_bits = np.minimum(self.packet_bytes * 8.0, wire_bits)
+        return np.rint(routes.latency_ps + (routes.hops - 1) * packet_bits / link_bps * PS_PER_S).astype(np.int64)
+
+    def acknowledge_ps(self, routes: Routes, link_bps: float) -> np.ndarray:
+        """Return what passes from arrival until the sender has the last acknowledgement, int64 [flows] in ps."""
+        return np.rint(routes.latency_ps + routes.hops * self.header_bytes * 8 / link_bps * PS_PER_S).astype(np.int64)
