@@ -1,13 +1,24 @@
 """The stages of the reason family: thin adapters over `supervised` and `expert`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from orchestrator import Context, Ref, stage
+from orchestrator import Context, Ref, StageError, stage
 from orchestrator_reason.settings import ExpertSettings, SupervisedSettings
 from orchestrator_storage import Model
 
 FLOP_SOURCE = "6 a parameter and trained token, 2 a parameter and sampled token"
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Turn a library's ValueError, which names value, rule and fix, into a message for the user."""
+    try:
+        yield
+    except ValueError as error:
+        raise StageError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +57,10 @@ def sft(ctx: Context, config: SFTConfig, model: Model) -> Model:
         ctx.log_metrics(metrics, step)
         ctx.progress(step, config.max_steps, "step")
 
-    result = fine_tune(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
-    problems = task.problems("heldout", config.eval_problems, stream("sft/eval", ctx.seed))
-    accuracy = greedy_accuracy(engine, task, problems)
+    with _user_errors():
+        problems = task.problems("heldout", config.eval_problems, stream("sft/eval", ctx.seed))
+        result = fine_tune(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
+        accuracy = greedy_accuracy(engine, task, problems)
     ctx.progress(config.max_steps, config.max_steps, "step")
     ctx.log_metrics(
         _named("greedy_accuracy", accuracy)
@@ -68,7 +80,8 @@ def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model) 
 
     task = ctx.component("task", config.task)
     module, tokenizer, engine = _load(ctx, model)
-    problems = task.problems("heldout", config.eval_problems, stream("expert/eval", ctx.seed))
+    with _user_errors():
+        problems = task.problems("heldout", config.eval_problems, stream("expert/eval", ctx.seed))
     sample_seed = stream("expert/eval/samples", ctx.seed)
 
     def measure() -> tuple[Any, dict[str, float]]:
@@ -80,8 +93,9 @@ def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model) 
         ctx.log_metrics(metrics, index)
         ctx.progress(index, config.rounds, "round")
 
-    before, sampled_before = measure()
-    result = improve(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
+    with _user_errors():
+        before, sampled_before = measure()
+        result = improve(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
     after, sampled_after = measure()
     metrics = _named("greedy_accuracy_before", before) | _named("greedy_accuracy_after", after) | {"n": after.n}
     metrics |= {f"{name}_before": value for name, value in sampled_before.items()}

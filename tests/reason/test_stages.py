@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.component import component
-from orchestrator.errors import Cancelled, OrchestratorError
+from orchestrator.errors import Cancelled, OrchestratorError, StageError
 from orchestrator.testing import StageRun, run_stage
 from orchestrator_reason.stages import expert_iteration, sft
 from orchestrator_storage import Model
@@ -99,6 +99,13 @@ def test_reruns_and_interrupted_runs_give_the_same_bytes(
     }
     other = run_stage(sft, SFT, inputs={"model": base}, home=tmp_path / "one", seed=2)
     assert other.outputs["result"].digest != first.outputs["result"].digest
+
+
+def test_more_problems_than_exist_is_an_error_for_the_user(base: Model, tmp_path: Path) -> None:
+    """A task too small for the evaluation says how many problems there are; no traceback is needed to understand it."""
+    config = {**SFT, "task": {"name": "sort", "digits": 2}}
+    with pytest.raises(StageError, match="sort2 gives 0 to 5 heldout problems"):
+        run_stage(sft, config, inputs={"model": base}, home=tmp_path)
 
 
 def test_a_misspelt_task_is_refused_with_the_near_match(base: Model, tmp_path: Path) -> None:

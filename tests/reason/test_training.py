@@ -225,9 +225,7 @@ def test_selection_keeps_distinct_correct_samples_of_mixed_groups(tokenizer: Tok
 
     assert [prompt for prompt, _ in kept] == [encode(tokenizer, problems[index].prompt) for index in (2, 3, 3)]
     assert [response[-1] for _, response in kept] == [0, 5, 6]
-    assert metrics == pytest.approx(
-        {"reward": 8 / 13, "mixed_share": 0.5, "truncated_share": 1 / 13, "kept": 3}
-    )
+    assert metrics == pytest.approx({"reward": 8 / 13, "mixed_share": 0.5, "truncated_share": 1 / 13, "kept": 3})
 
 
 def test_training_never_sees_a_held_out_prompt(new_module: NewModule, tokenizer: Tokenizer) -> None:
