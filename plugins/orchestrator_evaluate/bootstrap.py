@@ -111,8 +111,8 @@ def _leave_one_out(statistic: Statistic, n: int) -> Any:
     return np.concatenate(blocks)
 
 
-def mean_interval(values: Sequence[float], *, seed: int, confidence: float = 0.95) -> Interval:
-    """Return the BCa interval of a mean over items."""
+def mean_interval(values: Any, *, seed: int, confidence: float = 0.95) -> Interval:
+    """Return the BCa interval of the mean of a sequence of numbers, one an item."""
     array = np.asarray(values, dtype=np.float64)
     return bca_interval(lambda indices: array[indices].mean(axis=1), len(array), seed=seed, confidence=confidence)
 

@@ -26,7 +26,7 @@ def pareto(variants: Sequence[Variant], metric: str = "usd_per_solved") -> Any:
         for panel, scope in zip(panels, scopes, strict=True):
             shown = _one_per_quality(variants, scope)
             priced = [one for one in shown if one.figure(metric).value]
-            scale, unit = _scale(max((one.figure(metric).value or 0.0 for one in priced), default=1.0), UNITS[metric])
+            scale, unit = _scale(max((one.known(metric) for one in priced), default=1.0), UNITS[metric])
             _pareto_panel(panel, priced, styles, metric, scale)
             title = TITLES[scope] + (f" {shown[0].hardware}" if scope == "target" else "")
             panel.set_title(title)
@@ -57,8 +57,8 @@ def _pareto_panel(
     panel.set_xscale("log")
     for variant in shown:
         colour, marker = styles[variant.quality.label]
-        x, y = variant.figure(metric).value * scale, variant.figure("value").value
-        low, high = variant.figure("low").value, variant.figure("high").value
+        x, y = variant.known(metric) * scale, variant.known("value")
+        low, high = variant.known("low"), variant.known("high")
         left, right = variant.figure(f"{metric}_low").value, variant.figure(f"{metric}_high").value
         across = (
             None if left is None or right is None else [[max(0.0, x - left * scale)], [max(0.0, right * scale - x)]]
@@ -79,7 +79,7 @@ def _pareto_panel(
             alpha=0.95,
             zorder=3,
         )
-    front = _front([(one.figure(metric).value * scale, one.figure("value").value) for one in shown])
+    front = _front([(one.known(metric) * scale, one.known("value")) for one in shown])
     if len(front) > 1:
         panel.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1.0, alpha=0.45, zorder=2)
     if shown:

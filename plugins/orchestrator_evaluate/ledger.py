@@ -44,6 +44,12 @@ class Variant:
         """Return a figure, nothing where the row does not have it."""
         return self.figures.get(column, NOTHING)
 
+    def known(self, column: str) -> float:
+        """Return the value of a figure that the row is known to have."""
+        value = self.figure(column).value
+        assert value is not None, column
+        return value
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:

@@ -76,7 +76,8 @@ def choose_documents(lengths: Sequence[int], max_documents: int | None, max_toke
     Raises:
         ValueError: none fits; says the length of the shortest.
     """
-    chosen, used = [], 0
+    chosen: list[int] = []
+    used = 0
     for number, length in enumerate(lengths):
         if max_documents is not None and len(chosen) == max_documents:
             break

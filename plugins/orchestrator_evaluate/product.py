@@ -9,7 +9,7 @@ it off the ladder changes nothing else. The two scopes walk the ladder separatel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,8 @@ from orchestrator_evaluate.columns import UNITS
 from orchestrator_evaluate.ledger import Variant
 from orchestrator_evaluate.members import written
 from orchestrator_evaluate.pricing import solved_ratio
+from orchestrator_evaluate.selection import Change, baseline_of, find, refuse_unknown_axes
 
-Change = Mapping[str, Any]
 COSTS = ("usd_per_solved_at_volume", "usd_per_solved", "usd_per_attempt", "usd_per_mtok_out", "train_usd")
 
 
@@ -33,10 +33,10 @@ class Rung:
     change: Change
     variant: Variant
     state: str
-    reason: str
-    before: float | None
-    cost: float | None
-    factor: float | None
+    reason: str = ""
+    before: float | None = None
+    cost: float | None = None
+    factor: float | None = None
     low: float | None = None
     high: float | None = None
     cumulative: float = 1.0
@@ -66,61 +66,6 @@ class Product:
         return self.counted[-1].variant if self.counted else self.rungs[0].variant
 
 
-def baseline_of(variants: Sequence[Variant], scope: str, chosen: Change) -> Variant:
-    """Return the first variant of a scope that agrees with the chosen coordinates; axes left out take the first value.
-
-    Raises:
-        ValueError: no variant agrees; lists those that there are.
-    """
-    mine = [variant for variant in variants if variant.scope == scope]
-    relevant = {axis: value for axis, value in chosen.items() if any(axis in variant.axes for variant in mine)}
-    _refuse_unknown_axes(variants, chosen)
-    for variant in mine:
-        if all(variant.axes.get(axis) == value for axis, value in relevant.items()):
-            return variant
-    raise ValueError(f"no variant of scope {scope} is {written(chosen)}; there are {_names(mine)}")
-
-
-def find(variants: Sequence[Variant], scope: str, wanted: Change, changed: Change) -> Variant:
-    """Return the variant with the wanted coordinates.
-
-    A member of a ragged family lacks some axes (an uncompressed model has no bits): it agrees if all axes it has agree and
-    it has those that were just changed. A change to ``null`` takes an axis away.
-
-    Raises:
-        ValueError: none or several agree.
-    """
-    mine = [variant for variant in variants if variant.scope == scope]
-    present = {axis: value for axis, value in wanted.items() if value is not None}
-    needed = {axis for axis, value in changed.items() if value is not None and any(axis in one.axes for one in mine)}
-    agreeing = [
-        variant
-        for variant in mine
-        if all(axis in present and present[axis] == value for axis, value in variant.axes.items())
-        and needed <= variant.axes.keys()
-    ]
-    widest = max((len(variant.axes) for variant in agreeing), default=0)
-    agreeing = [variant for variant in agreeing if len(variant.axes) == widest]
-    if len(agreeing) != 1:
-        found = f"{len(agreeing)} variants are" if agreeing else "no variant is"
-        raise ValueError(f"{found} {written(present)} in scope {scope}; there are {_names(mine)}")
-    return agreeing[0]
-
-
-def _refuse_unknown_axes(variants: Sequence[Variant], change: Change) -> None:
-    axes = {axis for variant in variants for axis in variant.axes}
-    for axis in change:
-        if axis not in axes:
-            raise ValueError(
-                f"axis {axis!r} of baseline or ladder is not an axis of any variant: {', '.join(sorted(axes)) or 'none'}"
-            )
-
-
-def _names(variants: Sequence[Variant]) -> str:
-    shown = [variant.name for variant in variants[:8]]
-    return ", ".join(shown) + (f", ... ({len(variants)} in all)" if len(variants) > 8 else "")
-
-
 def walk(
     variants: Sequence[Variant],
     scope: str,
@@ -148,70 +93,84 @@ def walk(
     if metric not in COSTS:
         raise ValueError(f"cost metric {metric!r} is not one of {', '.join(COSTS)}")
     start = baseline_of(variants, scope, baseline)
-    current: dict[str, Any] = {**baseline, **start.axes}
-    last, cumulative = start, 1.0
-    rungs = [
-        Rung(
-            change={},
-            variant=start,
-            state="baseline",
-            reason="",
-            before=None,
-            cost=start.figure(metric).value,
-            factor=None,
-            basis=start.figure(metric).basis,
-        )
-    ]
+    origin: dict[str, Any] = {**baseline, **start.axes}
+    current, everything, last, cumulative = origin, origin, start, 1.0
+    first = start.figure(metric)
+    rungs = [Rung(change={}, variant=start, state="baseline", cost=first.value, basis=first.basis)]
+    acting = {axis for variant in variants if variant.scope == scope for axis in variant.axes}
     for change in ladder:
-        _refuse_unknown_axes(variants, change)
-        idle = not any(axis in variant.axes for variant in variants if variant.scope == scope for axis in change)
-        here = last if idle else find(variants, scope, {**current, **change}, change)
-        alone = start if idle else find(variants, scope, {**baseline, **start.axes, **change}, change)
-        rung = _rung(change, last, here, metric, idle=idle)
+        refuse_unknown_axes(variants, change)
+        everything = {**everything, **change}
+        if acting.isdisjoint(change):
+            rungs.append(_idle(change, last, metric, cumulative))
+            continue
+        here = _try_find(variants, scope, {**current, **change}, change)
+        alone = _try_find(variants, scope, {**origin, **change}, change)
+        # A change can need another one that did not count (bits need a compressed model): shown as it would stand with it.
+        rung = (
+            _judged(change, last, here, metric)
+            if here is not None
+            else _dependent(change, last, find(variants, scope, everything, change), metric)
+        )
+        low, high = factor_interval((last, rung.variant), metric, volume, seed) if rung.factor else (None, None)
         if rung.state == "counted":
             assert rung.factor is not None
             cumulative *= rung.factor
-            current, last = {**current, **change}, here
-        low, high = (
-            (None, None)
-            if idle or rung.factor is None
-            else factor_interval(rung_pair(rungs, rung), metric, volume, seed)
-        )
-        rungs.append(replace(rung, cumulative=cumulative, alone=_ratio(start, alone, metric), low=low, high=high))
+            current, last = {**current, **change}, rung.variant
+        by_itself = None if alone is None else _ratio(start, alone, metric)
+        rungs.append(replace(rung, cumulative=cumulative, alone=by_itself, low=low, high=high))
     return _product(scope, metric, rungs)
 
 
-def rung_pair(done: Sequence[Rung], rung: Rung) -> tuple[Variant, Variant]:
-    """Return the variants whose costs make a rung's factor: the last counted one and its own."""
-    before = next(one.variant for one in reversed(done) if one.state in {"baseline", "counted"})
-    return before, rung.variant
+def _try_find(variants: Sequence[Variant], scope: str, wanted: Change, change: Change) -> Variant | None:
+    """Return the variant with these coordinates, None where there is none."""
+    try:
+        return find(variants, scope, wanted, change)
+    except ValueError:
+        return None
 
 
-def _rung(change: Change, last: Variant, here: Variant, metric: str, *, idle: bool) -> Rung:
-    """Judge one rung against the last counted one."""
+def _measured_against(change: Change, last: Variant, here: Variant, metric: str) -> Rung:
+    """Return a rung with its costs and factor, not yet judged."""
     before, cost = last.figure(metric), here.figure(metric)
-    factor = _ratio(last, here, metric)
-    basis = weakest(before.basis, cost.basis)
-    common = {"change": change, "variant": here, "before": before.value, "cost": cost.value, "basis": basis}
-    if idle:
-        return Rung(state="idle", reason="does not act in this scope", factor=1.0, **common)
-    if factor is None:
+    return Rung(
+        change=change,
+        variant=here,
+        state="counted",
+        before=before.value,
+        cost=cost.value,
+        factor=_ratio(last, here, metric),
+        basis=weakest(before.basis, cost.basis),
+    )
+
+
+def _idle(change: Change, last: Variant, metric: str, cumulative: float) -> Rung:
+    """Return the rung of a change that acts in the other scope only."""
+    rung = _measured_against(change, last, last, metric)
+    return replace(
+        rung, state="idle", reason="does not act in this scope", factor=1.0, alone=1.0, cumulative=cumulative
+    )
+
+
+def _dependent(change: Change, last: Variant, here: Variant, metric: str) -> Rung:
+    """Return the rung of a change that exists only together with one that did not count."""
+    rung = _measured_against(change, last, here, metric)
+    return replace(rung, state="excluded", reason="exists only with a rung that is excluded")
+
+
+def _judged(change: Change, last: Variant, here: Variant, metric: str) -> Rung:
+    """Judge one rung against the last counted one: it counts unless its cost or its quality speaks against it."""
+    rung = _measured_against(change, last, here, metric)
+    if rung.factor is None:
         nothing = here.solved_cost is not None and here.solved_cost.value is None
         reason = "nothing solved: the cost is only bounded" if nothing else f"{metric} is not available"
-        return Rung(state="excluded", reason=reason, factor=None, **common)
-    if not here.matched:
-        delta = here.figure("delta_low").value
-        return Rung(
-            state="excluded",
-            reason=f"quality may be inferior (paired lower bound {delta:+.3f})",
-            factor=factor,
-            **common,
-        )
-    if basis in HEARSAY:
-        return Rung(
-            state="excluded", reason=f"the cost is {basis}, not modelled from a timed kernel", factor=factor, **common
-        )
-    return Rung(state="counted", reason="", factor=factor, **common)
+    elif not here.matched:
+        reason = f"quality may be inferior (paired lower bound {here.figure('delta_low').value:+.3f})"
+    elif rung.basis in HEARSAY:
+        reason = f"the cost is {rung.basis}, not modelled from a timed kernel"
+    else:
+        return rung
+    return replace(rung, state="excluded", reason=reason)
 
 
 def _ratio(before: Variant, after: Variant, metric: str) -> float | None:

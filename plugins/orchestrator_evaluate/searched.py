@@ -26,7 +26,7 @@ def problem_of(row: Row) -> Problem:
     held = parsed if isinstance(parsed, dict) else {}
     return Problem(
         id=row["problem_id"],
-        prompt=held.get("prompt", instance),
+        prompt=str(held.get("prompt", instance)),
         answer=row["gold"] if row["gold"] is not None else held.get("answer", ""),
         complexity=row["complexity"] or 0,
     )

@@ -80,7 +80,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         raise ValueError(f"discordant counts {only_first} and {only_second} must not be negative")
     n = only_first + only_second
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, float(2 * tail / 2**n))
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

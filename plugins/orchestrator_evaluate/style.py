@@ -19,7 +19,7 @@ SERIES = ("#1f5fa8", "#e07b39", "#2a9d8f", "#8e5ea2", "#c44e52", "#7a8b99", "#b5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GOOD, NEUTRAL, REFUSED = "#1f5fa8", "#9aa7b5", "#c9d1d9"
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.color": INK,

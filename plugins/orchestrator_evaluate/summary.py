@@ -9,8 +9,9 @@ from typing import Any
 from orchestrator_evaluate.columns import UNITS
 from orchestrator_evaluate.ledger import Inputs, Variant, compare, price_variants
 from orchestrator_evaluate.perplexity import perplexities
-from orchestrator_evaluate.product import Change, Product, baseline_of, walk
+from orchestrator_evaluate.product import Product, walk
 from orchestrator_evaluate.scopes import Conditions
+from orchestrator_evaluate.selection import Change, baseline_of
 
 
 @dataclass(frozen=True, kw_only=True)

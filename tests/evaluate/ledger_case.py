@@ -10,8 +10,8 @@ import numpy as np
 from orchestrator_evaluate.hardware import h200_1024
 from orchestrator_evaluate.ledger import Inputs, Variant, compare, price_variants
 from orchestrator_evaluate.members import FactBook, Quality, Training
-from orchestrator_evaluate.product import baseline_of
 from orchestrator_evaluate.scopes import Conditions
+from orchestrator_evaluate.selection import baseline_of
 
 N = 80
 BASELINE = {"variant": "reasoner", "samples": 8, "topology": "fat_tree"}

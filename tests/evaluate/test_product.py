@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator_evaluate.columns import PRODUCT_FIGURES, product_schema, table_of
 from orchestrator_evaluate.ledger import Variant, compare, price_variants
-from orchestrator_evaluate.product import COSTS, baseline_of, find, product_rows, walk
+from orchestrator_evaluate.product import COSTS, product_rows, walk
+from orchestrator_evaluate.selection import baseline_of, find
 from orchestrator_evaluate.summary import account, claim, three_numbers
 from tests.evaluate.ledger_case import BASELINE, LADDER, compared, fact, facts, inputs, quality
 
@@ -29,7 +31,7 @@ CHANGES = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(CHANGES), max_size=6), st.sampled_from(["here", "target"]), st.sampled_from(COSTS))
 def test_product_telescopes(ladder: list[dict], scope: str, metric: str) -> None:
     """For any ladder, the counted factors multiply to cost(baseline) / cost(final) within 1e-12."""
@@ -41,7 +43,7 @@ def test_product_telescopes(ladder: list[dict], scope: str, metric: str) -> None
         assert product.counted[-1].cumulative == product.value
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.permutations([*LADDER, {"variant": "rtn4"}]))
 def test_an_excluded_rung_changes_no_headline(ladder: list[dict]) -> None:
     """Wherever the broken model stands on the ladder, taking it off leaves the product, its end and its factors as they are."""
@@ -193,6 +195,17 @@ def test_ragged_families_are_addressed_by_what_they_have() -> None:
     assert find(variants, "here", {**small, **start}, start).quality.label == "reasoner"
     with pytest.raises(ValueError, match="no variant is model:small in scope here"):
         find(variants, "here", {"model": "small"}, {"model": "small"})
+
+
+def test_a_rung_that_needs_an_excluded_one_is_excluded_with_it() -> None:
+    """Bits without a compressed model do not exist: the rung says so, has no factor alone, and stops nothing."""
+    variants = [replace(variant, matched=variant.quality.label != "small/bits:2") for variant in ragged()]
+    ladder = [{"model": "small", "bits": 2}, {"bits": 4}]
+    rungs = walk(variants, "here", {"model": "reasoner"}, ladder, metric="usd_per_solved").rungs
+    assert [rung.state for rung in rungs] == ["baseline", "excluded", "excluded"]
+    assert rungs[2].reason == "exists only with a rung that is excluded"
+    assert rungs[2].variant.quality.label == "small/bits:4"
+    assert rungs[2].alone is None
 
 
 def test_members_without_coordinates_are_addressed_by_label() -> None:
