@@ -129,7 +129,8 @@ def _cycles(topology: Topology, ranks: np.ndarray, algorithm: Algorithm) -> list
         shape = "no mesh" if grid is None else f"a mesh of {grid.shape[0]} x {grid.shape[1]}"
         raise WorkloadError(
             f"two edge-disjoint rings are not constructible for {len(ranks)} ranks on {topology.name} ({shape}): "
-            "one side must divide the other, and the longer share no factor with the shorter less 1; use torus2d, ring or auto"
+            "one side must divide the other, and the longer share no factor with the shorter less 1; "
+            "use torus2d, ring or auto"
         )
     return [way for order in orders for way in (order, order[::-1])]
 

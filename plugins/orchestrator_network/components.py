@@ -20,7 +20,7 @@ PORTS_OF_A_MESH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class FatTreeConfig:
-    """``oversubscription`` is the taper at the leaf (1, 2 and 4: the published full, 50 % and 75 %); ``tiers`` null: fewest."""
+    """``oversubscription``: the taper at the leaf (1, 2, 4: published as full, 50 %, 75 %); ``tiers`` null: fewest."""
 
     oversubscription: float = 1.0
     tiers: int | None = None
@@ -86,8 +86,8 @@ class HammingMeshBuilder:
         if rest or boards == 0:
             near = sorted({max(1, boards) * side * side, (boards + 1) * side * side})
             raise TopologyError(
-                f"{devices} devices do not fill boards of {side} x {side}; use {' or '.join(map(str, near))} devices, or "
-                "another board"
+                f"{devices} devices do not fill boards of {side} x {side}; use {' or '.join(map(str, near))} devices, "
+                "or another board"
             )
         rows = self.config.grid_rows or _squarest(boards)
         if boards % rows:

@@ -11,7 +11,7 @@ _COLOURS = {"compute": "#4878a8", "communication": "#e08b3e"}
 
 
 def draw_step(step: StepResult, title: str) -> Figure:
-    """Draw computation and communication of the busiest rank over the step, and where the step would end without network."""
+    """Draw what the busiest rank does over the step, and where the step would end without a network."""
     figure = Figure(figsize=(8, 2.4), layout="constrained")
     axes = figure.add_subplot()
     for height, lane in enumerate(_COLOURS):

@@ -1,8 +1,9 @@
 """Ranks that run the same program are simulated once.
 
-In data-parallel training every rank computes and reduces alike, so at every instant all of them are in the same state:
-one rank stands for all, and a collective of all ranks is ready when that one is. This holds exactly if all ranks have equal
-columns, require operations of their own at equal places, exchange no messages, and share groups of all ranks.
+In data-parallel training every rank computes and reduces alike, so at every instant all of them are in the same
+state: one rank stands for all, and a collective of all ranks is ready when that one is. This holds exactly if all
+ranks have equal columns, require operations of their own at equal places, exchange no messages, and share groups of
+all ranks.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ accelerator row of the machine one row network joins the W and E ends of all its
 column one column network the N and S ends: one switch where all ends fit, else leaves of radix/2 ends below one
 logical spine. Boards of 1 x 1 are a 2D HyperX.
 
-Routing for flows is minimal in hops, where a trace is one hop and the way through a network one hop below one leaf and
-two through the spine: traffic inside a board wraps through the row or column network where that is shorter than the way
-across the board (section 2.2 of the field notes). There, equally long ways are chosen by credits; here they go across the
+Routing for flows is minimal in hops, where a trace is one hop and the way through a network one hop below one leaf
+and two through the spine: traffic inside a board wraps through the row or column network where that is shorter than
+the way across the board. Published routing chooses by credits among equally long ways; here they go across the
 board, as credits would steer neighbour traffic, and a flow is split evenly over all minimal paths that remain.
 """
 
@@ -24,8 +24,8 @@ from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Network, Wiring
 from orchestrator_network.routes import MinimalRouting, Routes
 
-# Three a hop: a switch, two cables away from both accelerators, is longer than one trace and shorter than two, and so is
-# the spine, two uplinks further, against two and three.
+# Three a hop. The way over one switch, two cables, counts four: longer than one trace, shorter than two. The way over
+# the spine, two uplinks more, counts six, two hops.
 _TRACE, _CABLE, _UPLINK = 3, 2, 1
 
 
@@ -60,7 +60,8 @@ class HammingMesh:
             if 2 * boards > self.radix * self.radix // 2:
                 raise TopologyError(
                     f"{boards} boards in a {side} have {2 * boards} ends, a tree of two levels "
-                    f"of {self.radix}-port switches has {self.radix * self.radix // 2}; use larger boards or a larger radix"
+                    f"of {self.radix}-port switches has {self.radix * self.radix // 2}; use larger boards or a "
+                    "larger radix"
                 )
 
     @property

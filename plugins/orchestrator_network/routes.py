@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.graph import Network
@@ -66,20 +66,35 @@ class MinimalRouting:
         """Split every flow evenly over its minimal paths; raise WorkloadError for impossible pairs."""
         network = self.network
         check_pairs(network.hosts, sources, targets)
-        reach, from_row, to_row = self._reach_of(sources, targets)
+        kept = network.hosts * network.nodes <= _KEPT_CELLS
+        # Half of the origins of a search are sources, half are targets.
+        most = len(sources) if kept else max(1, _KEPT_CELLS // network.nodes // 2)
+        parts = []
+        for begin in range(0, len(sources), most):
+            pair = sources[begin : begin + most], targets[begin : begin + most]
+            ends, row = np.unique(np.concatenate(pair), return_inverse=True)
+            reach, row = (self._from_all, ends[row]) if kept else (self._search(ends), row)
+            parts.append(self._evaluate(reach, row[: len(pair[0])], row[len(pair[0]) :], pair[1]))
+        return Routes(
+            share=csr_array(vstack([part.share for part in parts], format="csr")),
+            latency_ps=np.concatenate([part.latency_ps for part in parts]),
+            hops=np.concatenate([part.hops for part in parts]),
+        )
+
+    def _evaluate(self, reach: _Reach, from_row: np.ndarray, to_row: np.ndarray, targets: np.ndarray) -> Routes:
+        """Apply the formula above to flows whose ends have the given rows in ``reach``."""
+        network = self.network
         flows, trunks, values, latency, hops = [], [], [], [], []
         block = max(1, _CELLS // network.links)
-        for begin in range(0, len(sources), block):
+        for begin in range(0, len(targets), block):
             a, b, t = (rows[begin : begin + block] for rows in (from_row, to_row, targets))
             # Links are duplex with equal cost, so the distance from v to t is the distance from t to v.
             along = np.take(reach.distance[a], network.source, axis=1)
             along += network.route_cost
             along += np.take(reach.distance[b], network.target, axis=1)
             flow, link = np.divmod(np.flatnonzero(along == reach.distance[a, t][:, None]), network.links)
-            from_paths, to_paths = (
-                reach.paths[a[flow], network.source[link]],
-                reach.paths[b[flow], network.target[link]],
-            )
+            from_paths = reach.paths[a[flow], network.source[link]]
+            to_paths = reach.paths[b[flow], network.target[link]]
             share = from_paths * to_paths / reach.paths[a, t][flow]
             flows.append(flow + begin)
             trunks.append(network.trunk[link])
@@ -87,7 +102,7 @@ class MinimalRouting:
             latency.append(np.bincount(flow, share * network.latency_ps[link], minlength=len(a)))
             hops.append(np.bincount(flow, share, minlength=len(a)))
         entries = (np.concatenate(values), (np.concatenate(flows), np.concatenate(trunks)))
-        shares = csr_array(entries, shape=(len(sources), len(network.trunk_bps)))
+        shares = csr_array(entries, shape=(len(targets), len(network.trunk_bps)))
         shares.sum_duplicates()
         return Routes(share=shares, latency_ps=np.concatenate(latency), hops=np.concatenate(hops))
 
@@ -108,13 +123,6 @@ class MinimalRouting:
             wanted[origins, np.arange(len(origins))] = 0
             loads += np.bincount(network.trunk, self._accumulate(self._search(origins), wanted), len(loads))
         return loads
-
-    def _reach_of(self, sources: np.ndarray, targets: np.ndarray) -> tuple[_Reach, np.ndarray, np.ndarray]:
-        """Return a search from all ends, and the row of every source and of every target in it."""
-        if self.network.hosts * self.network.nodes <= _KEPT_CELLS:
-            return self._from_all, sources, targets
-        ends, row = np.unique(np.concatenate([sources, targets]), return_inverse=True)
-        return self._search(ends), row[: len(sources)], row[len(sources) :]
 
     @cached_property
     def _from_all(self) -> _Reach:

@@ -1,19 +1,14 @@
 """The stage of the network family: the training step of a `Traffic` artifact, carried over a topology."""
 
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 from orchestrator import Context, Ref, StageError, stage
-from orchestrator_network.cost import LINKS_PER_DEVICE, PUBLISHED_LINK_GBPS, Prices, published_shapes, topology_cost
+from orchestrator_network.cost import LINKS_PER_DEVICE, Prices, topology_cost
 from orchestrator_storage import Table, Traffic
 
-if TYPE_CHECKING:
-    from orchestrator_network.step import StepResult
-    from orchestrator_network.topology import Topology
-
 PS_PER_S = 10**12
-DIAMETER_HOSTS = 4096  # beyond, all pairs do not fit in memory and the column stays empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +16,9 @@ class SimulateConfig:
     """Which network carries the step.
 
     A device injects what its ``hardware`` says, or ``injection_gbps`` where that is set, over 16 equal links.
-    ``fidelity``: ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone. ``allreduce`` auto:
-    the algorithm that is quickest when alone. ``collectives``: those of one group run in_order, or concurrent.
+    ``fidelity``: ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone. ``allreduce``
+    auto: the algorithm that is quickest when alone. ``collectives``: those of one group run in_order, or
+    concurrent.
     """
 
     topology: Annotated[str, Ref("topology")] = "fat_tree"
@@ -45,12 +41,13 @@ class SimulateConfig:
             raise ValueError(f"link_latency_ns is {self.link_latency_ns}, it cannot be negative")
         if not 0 <= self.header_bytes < self.packet_bytes:
             raise ValueError(
-                f"header_bytes is {self.header_bytes}, it must be at least 0 and below packet_bytes, {self.packet_bytes}"
+                f"header_bytes is {self.header_bytes}, it must be at least 0 and below packet_bytes, "
+                f"{self.packet_bytes}"
             )
 
 
 class SimulateOutputs(NamedTuple):
-    """``result`` one row for the step, ``links`` one a directed link, ``cost`` the simulated and the published machines."""
+    """``result``: a row for the step; ``links``: a row a directed link; ``cost``: this and the published machines."""
 
     result: Table
     links: Table
@@ -62,6 +59,7 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simulate
     """Carry the messages of one training step over a topology: step time, exposed communication, price."""
     from orchestrator_network.figures import draw_step, draw_utilization
     from orchestrator_network.step import simulate_step
+    from orchestrator_network.tables import cost_table, step_row, step_table
     from orchestrator_network.wire import Wire
 
     began_s = time.perf_counter()
@@ -91,19 +89,19 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simulate
         raise StageError(f"network.simulate on {config.topology}: {error}") from error
     simulated_s = time.perf_counter() - began_s
     cost = topology_cost(topology, config.prices, link_gbps=link_gbps)
-    row = _row(config, hardware, topology, step, cost) | _of_step(traffic)
+    described = {"fidelity": config.fidelity, "allreduce": config.allreduce, "hardware": hardware}
+    row = step_row(topology, step, cost, described | traffic.meta)
     _report(ctx, config, row, hardware)
     ctx.fact("simulate_s", simulated_s, "s", "measured", phase="simulate")
     ctx.fact("simulate_events", step.events, "1", "counted", phase="simulate")
     title = f"{topology.name}, {devices} devices"
     ctx.log_figure("step_timeline", draw_step(step, title))
     ctx.log_figure("link_utilization", draw_utilization(step, title))
-    import pyarrow as pa
-
+    timeline = [asdict(interval) for interval in step.timeline]
     return SimulateOutputs(
-        result=ctx.table(pa.Table.from_pylist([row])),
+        result=ctx.table(step_table(row), data={"timeline": timeline}),
         links=ctx.table(step.links, "links"),
-        cost=ctx.table(pa.Table.from_pylist(_cost_rows(config, topology, cost)), "cost"),
+        cost=ctx.table(cost_table(topology, cost, config.prices), "cost"),
     )
 
 
@@ -119,43 +117,6 @@ def _devices(operations: Any) -> int:
     import pyarrow.compute as pc
 
     return int(pc.max(operations.column("rank")).as_py()) + 1
-
-
-def _row(
-    config: SimulateConfig, hardware: str, topology: "Topology", step: "StepResult", cost: dict[str, float]
-) -> dict[str, Any]:
-    utilization = step.links.column("utilization").to_numpy()
-    return {
-        "topology": topology.name,
-        "fidelity": config.fidelity,
-        "allreduce": config.allreduce,
-        "devices": topology.hosts,
-        "hardware": hardware,
-        "link_gbps": topology.link_bps / 1e9,
-        "links_per_device": LINKS_PER_DEVICE,
-        "planes": topology.planes,
-        "diameter": topology.network.diameter() if topology.hosts <= DIAMETER_HOSTS else None,
-        "step_ps": step.step_ps,
-        "compute_ps": step.compute_ps,
-        "communication_ps": step.communication_ps,
-        "exposed_communication_ps": step.exposed_communication_ps,
-        "step_ps_infinite": step.step_ps_infinite,
-        "network_time_share": 1 - step.step_ps_infinite / step.step_ps if step.step_ps else 0.0,
-        "mean_link_utilization": float(utilization.mean()),
-        "max_link_utilization": float(utilization.max()),
-        "switches": cost["switches"],
-        "dac_cables": cost["dac_cables"],
-        "aoc_cables": cost["aoc_cables"],
-        "cables": cost["dac_cables"] + cost["aoc_cables"],
-        "network_capex_usd": cost["network_capex_usd"],
-        "network_capex_400g_usd": cost["published_usd"],
-    }
-
-
-def _of_step(traffic: Traffic) -> dict[str, Any]:
-    """Return what the traffic says of its step, for whoever prices it."""
-    names = ("parameters", "gradient_bytes", "tokens_per_step", "flop_per_step")
-    return {name: traffic.meta[name] for name in names if name in traffic.meta}
 
 
 def _report(ctx: Context, config: SimulateConfig, row: dict[str, Any], hardware: str) -> None:
@@ -184,38 +145,3 @@ def _report(ctx: Context, config: SimulateConfig, row: dict[str, Any], hardware:
         hardware=hardware,
         source=f"prices: {config.prices.source}, in proportion to the link speed",
     )
-
-
-def _cost_rows(config: SimulateConfig, topology: "Topology", cost: dict[str, float]) -> list[dict[str, Any]]:
-    """Return the simulated machine, then the 16 published ones recomputed with the same prices, all at 400 Gb/s a link."""
-    rows = [
-        {
-            "topology": topology.name,
-            "scale": "simulated",
-            "devices": topology.hosts,
-            "switches": float(cost["switches"]),
-            "dac_cables": float(cost["dac_cables"]),
-            "aoc_cables": float(cost["aoc_cables"]),
-            "usd": cost["published_usd"],
-            "usd_per_device": cost["published_usd"] / topology.hosts,
-            "published_usd": None,
-            "link_gbps": PUBLISHED_LINK_GBPS,
-        }
-    ]
-    for shape in published_shapes():
-        usd = shape.bill.usd(config.prices)
-        rows.append(
-            {
-                "topology": shape.topology,
-                "scale": shape.scale,
-                "devices": shape.devices,
-                "switches": float(shape.bill.switches),
-                "dac_cables": float(shape.bill.dac_cables),
-                "aoc_cables": float(shape.bill.aoc_cables),
-                "usd": usd,
-                "usd_per_device": usd / shape.devices,
-                "published_usd": shape.musd * 1e6,
-                "link_gbps": PUBLISHED_LINK_GBPS,
-            }
-        )
-    return rows

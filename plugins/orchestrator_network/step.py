@@ -184,5 +184,9 @@ def _timeline(traffic: StepTraffic, lowered: LoweredStep, trace: Trace, rank: in
         kind = traffic.kind[row]
         if end_ps > start_ps and kind != "recv":
             lane = "compute" if kind == "compute" else "communication"
-            intervals.append(Interval(lane=lane, label=f"{kind} {traffic.id[row]}", start_ps=start_ps, end_ps=end_ps))
+            intervals.append(
+                Interval(
+                    lane=lane, label=f"{traffic.label[row] or kind} {traffic.id[row]}", start_ps=start_ps, end_ps=end_ps
+                )
+            )
     return sorted(intervals, key=lambda interval: (interval.start_ps, interval.lane, interval.label))

@@ -2,9 +2,9 @@
 
 Two tables. Operations: ``id`` int64, ``rank``, ``kind`` send | recv | compute | collective, ``collective``,
 ``group``, ``peer``, ``bytes``, ``tag``, ``duration_ps``, ``requires`` and ``irequires`` (ids that must have
-finished, or started, before). Groups: ``group``, ``ranks``. A collective has one operation for each rank of its
-group; the k-th operations of all ranks with the same group, name and tag are one collective. The k-th send from a
-to b with a tag meets the k-th receive of b from a with that tag.
+finished, or started, before), ``stage``, a label. Groups: ``group``, ``ranks``. A collective has one operation for
+each rank of its group; the k-th operations of all ranks with the same group, name and tag are one collective. The
+k-th send from a to b with a tag meets the k-th receive of b from a with that tag.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Collective:
 class StepTraffic:
     """Columns over operations in the order of their ids; edges are int64 [n, 2] of rows (earlier, later).
 
-    ``ranks`` is one more than the highest rank; where all run one program (`fold_ranks`) the columns hold the first only.
+    ``ranks`` is one more than the highest rank; where all run one program (`fold_ranks`) the columns hold the first
+    only.
     """
 
     ranks: int
@@ -45,6 +46,7 @@ class StepTraffic:
     id: np.ndarray
     rank: np.ndarray
     kind: list[str]
+    label: list[str]
     peer: np.ndarray
     size_bytes: np.ndarray
     tag: np.ndarray
@@ -92,6 +94,7 @@ def read_traffic(operations: pa.Table, groups: pa.Table) -> StepTraffic:
         id=ids,
         rank=rank,
         kind=kind,
+        label=column["stage"].to_pylist(),
         peer=_integers(column["peer"], -1),
         size_bytes=size_bytes,
         tag=_integers(column["tag"], 0),
