@@ -207,7 +207,8 @@ def check_reference(spec: StageSpec) -> str:
     """A worker finds the function by its import path, and pickling it stores only that path."""
     if "<locals>" in spec.entry:
         raise Broken(f"{spec.entry} is defined inside a function; define stages at the top level of a module")
-    found = functools.reduce(getattr, spec.function.__qualname__.split("."), importlib.import_module(spec.module))
+    module: Any = importlib.import_module(spec.module)
+    found = functools.reduce(getattr, spec.function.__qualname__.split("."), module)
     if found is not spec.function:
         raise Broken(
             f"{spec.entry} is another object than the registered function; return the decorated function itself"

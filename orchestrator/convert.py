@@ -94,8 +94,8 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, get_args(annotation)))
     if origin in (list, tuple):
-        inner = get_args(annotation)
-        return f"list of {describe(inner[0])}" if inner else "list"
+        arms = get_args(annotation)
+        return f"list of {describe(arms[0])}" if arms else "list"
     if origin is dict:
         return "mapping"
     names = {int: "int", float: "float", bool: "true or false", str: "text", type(None): "null", Any: "anything"}

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
-
 from orchestrator import events
 from orchestrator.executors.base import Executor
 from orchestrator.key import digest

@@ -20,10 +20,9 @@ from orchestrator.stage import Inspection, Port, StageSpec
 from orchestrator.wiring import port_relation, port_wires
 
 if TYPE_CHECKING:
-    from orchestrator_storage import Artifact
-
     from orchestrator.plugins import Registry
     from orchestrator.recipe import Recipe, StageDecl
+    from orchestrator_storage import Artifact
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class _Expansion:
             if written is None:
                 if not port.optional:
                     raise RecipeError(
-                        f"stages.{decl.name}.inputs.{port.name} is missing: {decl.uses} needs a {port.type.type_name}"
+                        f"stages.{decl.name}.inputs.{port.name} is missing: {decl.uses} needs a {_type_name(port.type)}"
                     )
                 continue
             if port.gather:
@@ -294,9 +293,8 @@ class _Expansion:
     def _check_type(self, decl: StageDecl, port: Port, wire: Wire) -> None:
         made = self._node_of(wire).outputs[wire.output]
         if not issubclass(made, port.type):
-            wanted = getattr(port.type, "type_name", port.type.__name__)
             raise RecipeError(
-                f"stages.{decl.name}.inputs.{port.name}: {wire.label} gives a {made.type_name}, {decl.uses} needs a {wanted}"
+                f"stages.{decl.name}.inputs.{port.name}: {wire.label} gives a {made.type_name}, {decl.uses} needs a {_type_name(port.type)}"
             )
 
     def _make(self, decl: StageDecl, spec: StageSpec, row: Row, inputs: dict[str, Input | list[Input] | None]) -> Node:
@@ -360,6 +358,10 @@ class _Expansion:
         if at not in self.inspections:
             self.inspections[at] = spec.inspect(config)
         return self.inspections[at]
+
+
+def _type_name(type_: type) -> str:
+    return str(getattr(type_, "type_name", type_.__name__))
 
 
 def _encoded(config: Any, where: str) -> Any:

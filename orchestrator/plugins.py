@@ -10,13 +10,13 @@ import functools
 import importlib.metadata
 import inspect
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orchestrator_storage as storage
 import pluggy
 
+import orchestrator_storage as storage
 from orchestrator import hooks
 from orchestrator.component import Component, select
 from orchestrator.errors import PluginError
@@ -128,23 +128,24 @@ def _names(variable: str) -> set[str]:
 
 
 def _load(registry: Registry, entry: importlib.metadata.EntryPoint, builtin: bool, blocked: str) -> None:
-    facts = {
-        "name": entry.name,
-        "builtin": builtin,
-        "distribution": entry.dist.name if entry.dist else "?",
-        "version": entry.dist.version if entry.dist else "?",
-    }
+    record = PluginRecord(
+        name=entry.name,
+        distribution=entry.dist.name if entry.dist else "?",
+        version=entry.dist.version if entry.dist else "?",
+        status="ok",
+        builtin=builtin,
+    )
     if blocked:
-        registry.plugins.append(PluginRecord(**facts, status="blocked", error=blocked))
+        registry.plugins.append(replace(record, status="blocked", error=blocked))
         return
     try:
-        _take(registry, entry.name, entry.load(), PluginRecord(**facts, status="ok"))
+        _take(registry, entry.name, entry.load(), record)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         if os.environ.get("ORCHESTRATOR_STRICT_PLUGINS") == "1":
             raise PluginError(f"plugin {entry.name!r} failed to load: {type(error).__name__}: {error}") from error
-        registry.plugins.append(PluginRecord(**facts, status="error", error=f"{type(error).__name__}: {error}"))
+        registry.plugins.append(replace(record, status="error", error=f"{type(error).__name__}: {error}"))
 
 
 def _take(registry: Registry, name: str, plugin: Any, record: PluginRecord) -> None:

@@ -251,7 +251,7 @@ def _point(name: str, file: Path, base: DictConfig, overrides: list[Any]) -> Rec
         _apply(tree, override)
     _refuse_interpolations(OmegaConf.to_container(tree, resolve=False), "")
     try:
-        plain = OmegaConf.to_container(tree, resolve=True)
+        plain: Any = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
         raise RecipeError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)

@@ -131,9 +131,8 @@ def invoke(arguments: list[str] | None = None) -> int:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """Return what to say about an error, and its exit code."""
-    from orchestrator_storage import ArtifactError, StoreError
-
     from orchestrator.errors import OrchestratorError
+    from orchestrator_storage import ArtifactError, StoreError
 
     if isinstance(error, OrchestratorError):
         return str(error), error.exit_code

@@ -75,9 +75,8 @@ def find_artifact(home: Home, address: str) -> tuple[str, Any, Any]:
 
     Returns the output's name, its store record (``Output``) and the ``Manifest`` of what made it; raises RecipeError when none or several fit.
     """
-    from orchestrator_storage import Store
-
     from orchestrator.plugins import installed
+    from orchestrator_storage import Store
 
     store = Store(home.store, installed().types)
     digest = address if is_digest(address) else _digest_of_stage(home, address)

@@ -28,9 +28,8 @@ def command(artifact: str, folder: Path, as_json: bool) -> None:
       orchestrate export small.layers/bits:4 ./layers
       orchestrate export 3f9ac01b22d4 ./model
     """  # noqa: D301 - the backslash is click's mark for text to leave as it is
-    from orchestrator_storage import Store
-
     from orchestrator.plugins import installed
+    from orchestrator_storage import Store
 
     home = Home.locate(create=False)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -19,7 +19,13 @@ LISTED_ENTRIES = 20
 
 @click.command(short_help="Remove what no kept run needs (a dry run unless --yes).")
 @click.option("--yes", is_flag=True, help="Remove it; without this, only say what would go.")
-@click.option("--grace-h", default=24.0, show_default=True, type=click.FloatRange(min=0), help="Keep what was written in the last hours.")
+@click.option(
+    "--grace-h",
+    default=24.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Keep what was written in the last hours.",
+)
 @json_option
 def command(yes: bool, grace_h: float, as_json: bool) -> None:
     """Find results, files and scratch folders that no run under runs/ and no pin names, and remove them with --yes.
@@ -44,15 +50,23 @@ def command(yes: bool, grace_h: float, as_json: bool) -> None:
             store.root_remove(name)
     report = store.gc(dry_run=not yes, grace_s=grace_h * 3600)
     if report.blocked_by and yes:
-        raise StoreError(f"nothing was removed: {len(report.blocked_by)} stages are being computed", "try again when they are done")
+        raise StoreError(
+            f"nothing was removed: {len(report.blocked_by)} stages are being computed", "try again when they are done"
+        )
     stages = {manifest.key: manifest.stage for manifest in store.manifests()} if not yes else {}
     rows: list[list[Any]] = [[key[:12], stages.get(key, ""), size(held)] for key, held in report.bytes_by_entry.items()]
     if as_json:
         print_json(
             {
-                "removed": report.deleted, "reclaimable_bytes": report.reclaimable_bytes, "entries": report.bytes_by_entry,
-                "objects": len(report.objects), "views": len(report.views), "scratch": len(report.scratch),
-                "leftovers": len(report.leftovers), "runs_gone": abandoned, "blocked_by": list(report.blocked_by),
+                "removed": report.deleted,
+                "reclaimable_bytes": report.reclaimable_bytes,
+                "entries": report.bytes_by_entry,
+                "objects": len(report.objects),
+                "views": len(report.views),
+                "scratch": len(report.scratch),
+                "leftovers": len(report.leftovers),
+                "runs_gone": abandoned,
+                "blocked_by": list(report.blocked_by),
             }
         )
         return
@@ -61,7 +75,10 @@ def command(yes: bool, grace_h: float, as_json: bool) -> None:
     if len(rows) > LISTED_ENTRIES and not yes:
         click.echo(f"... {len(rows)} results in all")
     if abandoned:
-        click.echo(f"{len(abandoned)} deleted runs {'were' if yes else 'would be'} let go" + ("" if yes else "; what they alone keep is not counted here"))
+        click.echo(
+            f"{len(abandoned)} deleted runs {'were' if yes else 'would be'} let go"
+            + ("" if yes else "; what they alone keep is not counted here")
+        )
     verb = "removed" if yes else "would remove"
     click.echo(
         f"{verb} {len(report.entries)} results, {len(report.objects)} files, {len(report.scratch)} scratch folders: "

@@ -240,9 +240,8 @@ def _runs(name: str | None) -> Listing:
 
 
 def _artifacts(name: str | None) -> Listing:
-    from orchestrator_storage import Store
-
     from orchestrator.home import Home
+    from orchestrator_storage import Store
 
     registry = _registry()
     if name is not None and name not in registry.types:

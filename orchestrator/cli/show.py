@@ -104,9 +104,8 @@ def _show_stages(home: Home, stages: list[dict[str, Any]], as_json: bool) -> Non
 
 def _stored(home: Home, key: str | None) -> dict[str, Any]:
     """Read what the store keeps beside a stage's outputs: settings, facts, host."""
-    from orchestrator_storage import Store
-
     from orchestrator.plugins import installed
+    from orchestrator_storage import Store
 
     manifest = Store(home.store, installed().types).peek(key) if key else None
     if manifest is None:

@@ -13,11 +13,10 @@ from orchestrator.cli._output import json_option, moment, print_json, print_tabl
 from orchestrator.cli._recipe import split_recipe
 
 if TYPE_CHECKING:
-    from orchestrator_storage import Manifest
-
     from orchestrator.api import Prepared
     from orchestrator.pipeline import Input, Node
     from orchestrator.plan import PlanRow
+    from orchestrator_storage import Manifest
 
 #: What stands in place of a digest that is not known yet.
 PENDING = "not computed yet"

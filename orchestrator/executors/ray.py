@@ -213,7 +213,7 @@ class _Worker:
 
         import ray
 
-        address = ray.util.get_node_ip_address()
+        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         with socket.socket() as probe:
             probe.bind((address, 0))
             port = probe.getsockname()[1]
@@ -251,12 +251,12 @@ def launch_actors(task: Task, context: Context, function: Callable[..., Any], ar
     try:
         if not group.wait(GANG_WAIT_S):
             # Ray leaves such a group pending without a word.
-            free = ray.available_resources()
+            free = ray.available_resources()  # type: ignore[no-untyped-call]
             raise StageError(
                 f"{task.workers} workers with {bundle} could not be placed within {GANG_WAIT_S:.0f} s; free now: {free}"
             )
         options = {"num_cpus": task.resources["cpus"], "num_gpus": task.resources["gpus"], "max_restarts": 0}
-        actors = [
+        actors: list[Any] = [
             ray.remote(_Worker)
             .options(
                 **options,
