@@ -105,6 +105,8 @@ class Selection:
         for row in self.rows:
             table = storage.Table(Path(self._output(row, output)["path"])).read()
             for position, axis in enumerate(axes):
+                if axis in table.column_names:  # the stage tabulated its own setting: the coordinate says the same
+                    table = table.drop_columns([axis])
                 table = table.add_column(position, axis, pa.array([row["axes"].get(axis)] * table.num_rows))
             tables.append(table)
         return pa.concat_tables(tables, promote_options="permissive")
