@@ -72,7 +72,7 @@ def candidates(name: str, ranks: np.ndarray, topology: Topology) -> tuple[Algori
         if len(hamiltonian_cycles(*grid.shape)) == 2:
             found.append("two_rings")
         found.append("torus2d")
-    if _power_of_two(len(ranks)):
+    if len(_prime_factors(len(ranks))) > 1:  # else it is the ring
         found.append("halving_doubling")
     return tuple(found)
 
@@ -162,20 +162,31 @@ def _both_ways(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _halving(size_bytes: float, ranks: np.ndarray) -> Chain:
-    """Return the recursive halving: in step k ranks at distance p / 2^k exchange S / 2^k (Rabenseifner 2004)."""
-    if not _power_of_two(len(ranks)):
-        raise WorkloadError(f"halving_doubling needs a power of two of ranks, got {len(ranks)}; use ring or auto")
+    """Return the reduce-scatter by vector halving and distance doubling (Rabenseifner 2004), for any number of ranks.
+
+    Ranks count in the mixed radix of the prime factors of p: for each factor f, groups of f ranks scatter what they have
+    among themselves in f - 1 steps. Factors of two are the usual exchanges; neighbours exchange the most.
+    """
     chain: Chain = []
-    distance, share = len(ranks) // 2, size_bytes / 2
-    while distance:
-        partner = ranks[np.arange(len(ranks)) ^ distance]
-        chain.append(Phase(source=ranks, target=partner, step_bytes=share, steps=1))
-        distance, share = distance // 2, share / 2
+    place, stride, share = np.arange(len(ranks)), 1, size_bytes
+    for factor in _prime_factors(len(ranks)):
+        digit = place // stride % factor
+        following = place + ((digit + 1) % factor - digit) * stride
+        share /= factor
+        chain.append(Phase(source=ranks, target=ranks[following], step_bytes=share, steps=factor - 1))
+        stride *= factor
     return chain
 
 
-def _power_of_two(count: int) -> bool:
-    return count & (count - 1) == 0
+def _prime_factors(count: int) -> list[int]:
+    """Return the prime factors, largest first."""
+    factors, divisor = [], 2
+    while count > 1:
+        while count % divisor == 0:
+            factors.append(divisor)
+            count //= divisor
+        divisor += 1
+    return factors[::-1]
 
 
 def _tree(kind: str, size_bytes: int, ranks: np.ndarray) -> Chain:

@@ -14,7 +14,7 @@ direction.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -67,6 +67,10 @@ class FatTree:
         if self.radix is not None and (self.radix < 4 or self.radix % 2):
             raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
         _ = self.ports
+
+    def with_latency(self, latency_ps: int) -> FatTree:
+        """Return the same tree with another latency a link."""
+        return replace(self, latency_ps=latency_ps)
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ board, as credits would steer neighbour traffic, and a flow is split evenly over
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,6 +63,10 @@ class HammingMesh:
                     f"of {self.radix}-port switches has {self.radix * self.radix // 2}; use larger boards or a "
                     "larger radix"
                 )
+
+    def with_latency(self, latency_ps: int) -> HammingMesh:
+        """Return the same mesh with another latency a link."""
+        return replace(self, latency_ps=latency_ps)
 
     @property
     def hosts(self) -> int:

@@ -1,7 +1,7 @@
 """The stage of the network family: the training step of a `Traffic` artifact, carried over a topology."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
 from orchestrator import Context, Ref, StageError, stage
@@ -74,7 +74,7 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simulate
 
     try:
         topology = ctx.component("topology", config.topology).build(devices, link_gbps)
-        topology = replace(topology, latency_ps=round(config.link_latency_ns * 1000))
+        topology = topology.with_latency(round(config.link_latency_ns * 1000))
         step = simulate_step(
             topology,
             operations,

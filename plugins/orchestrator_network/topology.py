@@ -41,6 +41,10 @@ class Topology(Protocol):
         """One plane as a graph."""
         ...
 
+    def with_latency(self, latency_ps: int) -> Topology:
+        """Return the same network with another latency a link, in picoseconds."""
+        ...
+
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
         """Split every flow over its paths; WorkloadError for impossible pairs."""
         ...
