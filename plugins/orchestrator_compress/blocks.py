@@ -21,7 +21,7 @@ from .errors import CalibrationError, CompressionError
 _BATCH_TOKENS = 2048
 
 
-class _BlockReached(Exception):  # noqa: N818 (it signals, nothing is wrong)
+class _BlockReached(Exception):
     """End a forward pass once the first block has its input."""
 
 

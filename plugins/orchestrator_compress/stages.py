@@ -4,9 +4,8 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from orchestrator_storage import Model, Table, Tokens
-
 from orchestrator import Context, StageError, stage
+from orchestrator_storage import Model, Table, Tokens
 
 
 class Compressed(NamedTuple):
