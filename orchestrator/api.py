@@ -139,6 +139,7 @@ def run(
     folder.mkdir(parents=True)
     record = _open_record(folder, identity, prepared, overrides, argv, executor, started_s)
     close_dead_runs(prepared.home)
+    _sweep_leases(prepared.store)
     info = RunInfo(
         run=identity,
         path=folder,
@@ -245,6 +246,13 @@ def _open_record(
     write_json(folder / "run.json", record)
     (folder / "recipe.yaml").write_text(prepared.recipes[0].yaml, encoding="utf-8")
     return record
+
+
+def _sweep_leases(store: storage.Store) -> None:
+    """Take away what killed drivers left: their leases, and the scratch of what they had already committed."""
+    for key in store.leases.remove_dead():
+        if store.peek(key) is not None:
+            store.remove_scratch(key)
 
 
 def _provenance() -> dict[str, Any]:
