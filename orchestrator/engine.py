@@ -253,7 +253,8 @@ class Engine:
                 "hint": "raise timeout_s, or give it more resources",
                 "traceback": "",
             }
-        elif outcome["status"] == "cancelled":
+        elif self._cancel_requested or outcome["status"] == "cancelled":
+            # Whatever a stage says after it was asked to stop (or was killed for not stopping) is no failure of its own.
             self._end(one, "cancelled" if self._cancel_requested else "failed", error)
             return
         error["log_tail"] = self._log_tail(one)

@@ -6,7 +6,9 @@ Ray is imported and started when the first task is submitted, so that a run with
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +120,8 @@ class RayExecutor:
             settings |= {"address": self._address}
             settings.pop("include_dashboard")
         try:
-            ray.init(**settings)
+            with _own_signals():
+                ray.init(**settings)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             where = f"the cluster at {self._address}" if self._address else "a local Ray instance"
             raise InfeasibleResources(
@@ -149,6 +152,20 @@ class RayExecutor:
                 f"the home {str(self._home)!r} is not reachable from: {', '.join(blind)}",
                 "put ORCHESTRATOR_HOME on a file system that every node mounts",
             )
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our handlers: Ray installs one for SIGTERM that would end the driver without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 def _sees(path: str) -> bool:
