@@ -46,7 +46,7 @@ class SupervisedSettings(OptimizerSettings):
     check_problems: int = 256
     max_steps: int = 400
     batch: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01
 
