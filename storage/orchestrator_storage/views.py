@@ -18,31 +18,41 @@ def open_view(files: Files, objects: Objects, output: Output) -> Path:
     if view.is_dir() and _is_whole(view, objects, output.files):
         return view
     made = build_view(files, objects, output.files)
-    for folder, _, _ in os.walk(made):
-        Path(folder).chmod(0o555)
-    files.make_folder(view.parent)
-    with files.lock("views"):
-        if view.is_dir() and _is_whole(view, objects, output.files):
-            files.remove(made)  # somebody else was faster
-            return view
-        if view.exists():
-            files.move(view, files.root / "trash" / made.name)
-        files.move(made, view)
-    files.remove(files.root / "trash" / made.name)
+    try:
+        for folder, _, _ in os.walk(made):
+            Path(folder).chmod(0o555)
+        files.make_folder(view.parent)
+        with files.lock("views"):
+            if not (view.is_dir() and _is_whole(view, objects, output.files)):  # somebody else may have been faster
+                _replace(files, view, made)
+    finally:
+        files.remove(made)
     return view
+
+
+def _replace(files: Files, view: Path, made: Path) -> None:
+    broken = files.root / "trash" / made.name
+    if view.exists():
+        files.move(view, broken)
+    files.move(made, view)
+    files.remove(broken)
 
 
 def build_view(files: Files, objects: Objects, entries: tuple[FileEntry, ...]) -> Path:
     """Return a fresh temporary directory with the entries' files."""
     made = files.temporary()
-    files.make_folder(made, durable=False)
-    for entry in entries:
-        target = made / check_name(entry.path)
-        files.make_folder(target.parent, durable=False)
-        if entry.source is None:
-            files.link(objects.path(entry.sha256), target)
-        else:
-            files.symlink(Path(entry.source), target)
+    try:
+        files.make_folder(made, durable=False)
+        for entry in entries:
+            target = made / check_name(entry.path)
+            files.make_folder(target.parent, durable=False)
+            if entry.source is None:
+                files.link(objects.path(entry.sha256), target)
+            else:
+                files.symlink(Path(entry.source), target)
+    except BaseException:
+        files.remove(made)
+        raise
     return made
 
 
