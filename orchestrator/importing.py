@@ -72,9 +72,11 @@ def import_artifact(ctx: Context, config: ImportConfig) -> storage.Artifact:
     files = list(_files(source))
     for done, path in enumerate(files):
         ctx.check_cancelled()
-        target = artifact.path / (path.relative_to(source) if source.is_dir() else path.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _place(path, target, config.mode)
+        name = path.relative_to(source).as_posix() if source.is_dir() else path.name
+        if config.mode == "reference":
+            artifact.sources[name] = path
+        else:
+            _place(path, artifact.path / name, config.mode)
         ctx.progress(done + 1, len(files), "file")
     return artifact
 
@@ -115,9 +117,7 @@ def _import_table(artifact: storage.Artifact, source: Path) -> None:
 
 
 def _place(path: Path, target: Path, mode: str) -> None:
-    if mode == "reference":
-        target.symlink_to(path)
-        return
+    target.parent.mkdir(parents=True, exist_ok=True)
     if mode == "link":
         try:
             target.hardlink_to(path)
