@@ -1,4 +1,4 @@
-"""Tools for plugin authors' tests: run one stage function like an executor would."""
+"""Tools for plugin authors' tests: run one stage function like an executor would, and the contract as test classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from orchestrator.convert import build
 from orchestrator.key import digest, encode
 from orchestrator.plugins import installed
 from orchestrator.stage import Facts, spec_of
+from orchestrator.suites import PluginContract, StageContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+__all__ = ["PluginContract", "StageContract", "StageRun", "run_stage"]
 
 
 @dataclass(frozen=True, kw_only=True)

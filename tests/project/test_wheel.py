@@ -61,10 +61,7 @@ def test_pyproject_names_every_package():
     """A package that is not named would be missing from the wheel only, where no test looks."""
     target = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
 
-    assert sorted(target["packages"]) == [
-        path.relative_to(ROOT).as_posix()
-        for path in sorted(packages(), key=lambda path: path.relative_to(ROOT).as_posix())
-    ]
+    assert sorted(target["packages"]) == sorted(path.relative_to(ROOT).as_posix() for path in packages())
 
 
 def test_every_file_of_every_package_is_in_the_wheel(wheel: Path):
