@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
-
 from orchestrator.context import Context
 from orchestrator.convert import build
 from orchestrator.key import digest, encode

@@ -128,7 +128,8 @@ def test_only_the_front_door_imports_the_command_line():
     users = [
         path.relative_to(ROOT).as_posix()
         for path in core_modules()
-        if "cli" not in path.relative_to(ROOT).parts and any(name.startswith("orchestrator.cli") for name in all_imports(path))
+        if "cli" not in path.relative_to(ROOT).parts
+        and any(name.startswith("orchestrator.cli") for name in all_imports(path))
     ]
     assert users == ["orchestrator/__main__.py"]
 
