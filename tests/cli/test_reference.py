@@ -15,11 +15,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 BLOCK = re.compile(r"<!-- help: (\S*) -->\n```\n(.*?)```\n", re.DOTALL)
 NAMES = [name for commands in SECTIONS.values() for name in commands]
 WIDTH = 100
+# click keeps the help option of the first context that asked for it, so every context asks as the program does.
+HELP_OPTIONS = {"help_option_names": group.context_settings["help_option_names"]}
 
 
 def help_of(name: str) -> str:
     """Return the help text of a command (of the whole program for an empty name) at a fixed width."""
-    top = click.Context(group, info_name="orchestrate", terminal_width=WIDTH, max_content_width=WIDTH)
+    top = click.Context(group, info_name="orchestrate", terminal_width=WIDTH, max_content_width=WIDTH, **HELP_OPTIONS)
     if name == "orchestrate":
         return group.get_help(top)
     command = group.get_command(top, name)
@@ -64,7 +66,7 @@ def test_every_command_has_help_with_examples(name: str):
 @pytest.mark.parametrize(("name", "line"), [pair for commands in SECTIONS.values() for pair in commands.items()])
 def test_the_overview_says_what_the_command_says(name: str, line: str):
     """The overview is written without importing commands, so the two could part."""
-    command = group.get_command(click.Context(group), name)
+    command = group.get_command(click.Context(group, **HELP_OPTIONS), name)
 
     assert command is not None
     assert command.short_help == line or (command.help or "").startswith(line) or name == "gc"
