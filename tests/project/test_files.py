@@ -120,7 +120,6 @@ def test_readme_first_screen_is_in_order():
         "```yaml",
         "orchestrate run recipe=quickstart",
         "ledger",
-        "![",
         "make quickstart",
         "make test",
     ]

@@ -55,8 +55,8 @@ PLUGINS = (
     if (ROOT / "plugins").is_dir()
     else []
 )
-#: What a plugin may import from the core: the public names, the records that cross plugins, and what its tests use.
-OPEN_TO_PLUGINS = {"orchestrator", "orchestrator.kinds", "orchestrator.testing"}
+#: What a plugin may import from the core: the public names, errors, the records that cross plugins, and the testing tools.
+OPEN_TO_PLUGINS = {"orchestrator", "orchestrator.errors", "orchestrator.kinds", "orchestrator.testing"}
 HEAVY = ["torch", "ray", "mlflow", "transformers", "numba", "hydra", "pyarrow", "matplotlib", "numpy"]
 
 
