@@ -119,7 +119,6 @@ def test_readme_first_screen_is_in_order():
         "**What does",
         "```yaml",
         "orchestrate run recipe=quickstart",
-        "ledger",
         "make quickstart",
         "make test",
     ]
