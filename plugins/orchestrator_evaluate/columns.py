@@ -52,7 +52,16 @@ FIGURES: tuple[tuple[str, str], ...] = (
 )
 UNITS = dict(FIGURES)
 
-IDENTITY = ("variant", "scope", "model_digest", "changes_vs_baseline", "hardware", "metric", "usd_per_solved_text")
+IDENTITY = (
+    "variant",
+    "scope",
+    "model_digest",
+    "changes_vs_baseline",
+    "hardware",
+    "metric",
+    "verdict",
+    "usd_per_solved_text",
+)
 
 PRODUCT_FIGURES: tuple[tuple[str, str], ...] = (
     ("cost_before", ""),

@@ -9,7 +9,19 @@ from orchestrator_evaluate.columns import UNITS
 from orchestrator_evaluate.ledger import Variant
 from orchestrator_evaluate.members import written
 from orchestrator_evaluate.product import Product
-from orchestrator_evaluate.style import GOOD, INK, MARKERS, MUTED, NEUTRAL, REFUSED, SERIES, drawing, note, plain_log
+from orchestrator_evaluate.style import (
+    COSTLY,
+    GOOD,
+    INK,
+    MARKERS,
+    MUTED,
+    NEUTRAL,
+    REFUSED,
+    SERIES,
+    drawing,
+    note,
+    plain_log,
+)
 
 TITLES = {"here": "measured here", "target": "modelled at"}
 
@@ -147,7 +159,8 @@ def waterfall(products: Sequence[Product]) -> Any:
             _waterfall_panel(panel, product)
         note(
             figure,
-            "a factor is the cost of the last counted rung over this one's; hatched: excluded; intervals: 95 % over problems",
+            f"{products[0].metric.replace('_', ' ').replace('usd', 'USD')}; a factor is the cost of the last counted rung over "
+            "this one's; orange: dearer; hatched: excluded; intervals: 95 % over problems",
         )
     return figure
 
@@ -170,6 +183,7 @@ def _waterfall_panel(panel: Any, product: Product) -> None:
         height = rung.cost * scale
         excluded = rung.state == "excluded"
         colour = {"baseline": NEUTRAL, "counted": GOOD, "idle": REFUSED, "excluded": "white"}[rung.state]
+        colour = COSTLY if rung.state == "counted" and (rung.factor or 1.0) < 1 else colour
         panel.bar(
             position,
             height,
@@ -201,7 +215,8 @@ def _waterfall_panel(panel: Any, product: Product) -> None:
     panel.tick_params(axis="x", length=0)
     panel.set_ylabel(unit)
     where = TITLES[product.scope] + (f" {product.rungs[0].variant.hardware}" if product.scope == "target" else "")
-    panel.set_title(f"{where}: {product.value:.3g} x")
+    left_out = any(rung.state == "excluded" and rung.factor for rung in product.rungs)
+    panel.set_title(f"{where}: {product.value:.3g} x" + (f" (excluded: {product.excluded:.3g} x)" if left_out else ""))
 
 
 def _factor_text(rung: Any) -> str:

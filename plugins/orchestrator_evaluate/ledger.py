@@ -33,6 +33,7 @@ class Variant:
     solved_cost: SolvedCost | None = None
     fixed_usd: float = 0.0
     matched: bool | None = None
+    verdict: str = ""
     changes: str = ""
 
     @property
@@ -207,6 +208,7 @@ def compare(
                 )
             delta = deltas[variant.quality.label]
             matched = delta.low > -margin
+        verdict = "baseline quality" if variant.quality.label == reference.label else _verdict(delta)
         figures = {
             **variant.figures,
             "paired_delta": Amount(delta.delta, "measured"),
@@ -214,8 +216,15 @@ def compare(
             "delta_high": Amount(delta.high, "measured"),
             "break_even_volume": _break_even(baseline, variant),
         }
-        compared.append(replace(variant, figures=figures, matched=matched, changes=written(changes)))
+        compared.append(replace(variant, figures=figures, matched=matched, verdict=verdict, changes=written(changes)))
     return compared
+
+
+def _verdict(delta: PairedDifference) -> str:
+    """Say which of the two is better, or that these problems cannot tell."""
+    if not delta.distinguishable:
+        return "not distinguishable"
+    return "better" if delta.delta > 0 else "worse"
 
 
 def _break_even(baseline: Variant | None, variant: Variant) -> Amount:
@@ -241,6 +250,7 @@ def rows(variants: Sequence[Variant]) -> list[dict[str, Any]]:
             "hardware": variant.hardware,
             "metric": "accuracy",
             "usd_per_solved_text": None if variant.solved_cost is None else variant.solved_cost.text(),
+            "verdict": variant.verdict,
             "matched": variant.matched,
         }
         for name, _ in FIGURES:

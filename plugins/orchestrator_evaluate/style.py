@@ -17,7 +17,7 @@ PAPER = "#ffffff"
 #: Series colours in the order of use.
 SERIES = ("#1f5fa8", "#e07b39", "#2a9d8f", "#8e5ea2", "#c44e52", "#7a8b99", "#b5a642", "#4c9be8")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GOOD, NEUTRAL, REFUSED = "#1f5fa8", "#9aa7b5", "#c9d1d9"
+GOOD, COSTLY, NEUTRAL, REFUSED = "#1f5fa8", "#e07b39", "#9aa7b5", "#c9d1d9"
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

@@ -95,6 +95,7 @@ def headline(variants: Sequence[Variant], metric: str) -> list[dict[str, Any]]:
                 "low": variant.figure("low").value,
                 "high": variant.figure("high").value,
                 "matched": variant.matched,
+                "verdict": variant.verdict,
                 "cost": cost.value,
                 "cost_text": _cost_text(variant, metric),
                 "unit": UNITS[metric],

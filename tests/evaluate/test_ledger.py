@@ -141,6 +141,9 @@ def test_matched_means_that_the_paired_lower_bound_clears_the_margin() -> None:
     assert made["here", "variant:gptq4/samples:8"]["matched"] is True
     broken = made["here", "variant:rtn4/samples:8"]
     assert broken["matched"] is False
+    assert broken["verdict"] == "worse"
+    assert made["here", "variant:gptq4/samples:8"]["verdict"] == "not distinguishable"
+    assert made["target", "variant:reasoner/samples:8/topology:hx2mesh"]["verdict"] == "baseline quality"
     assert broken["delta_low"] < broken["paired_delta"] < broken["delta_high"] < 0
     assert table(margin=0.001)["here", "variant:gptq4/samples:1"]["matched"] is False
 
