@@ -148,10 +148,11 @@ def evaluate_engine(
 ) -> tuple[list[Outcome], Measured]:
     """Generate for every problem with a loaded engine, judge, and count.
 
-    The engine accounts for a batch as a whole; a problem's share of its prompt tokens is in proportion to its prompt's
+    A first batch is answered greedily and thrown away, so that what is timed is warm. The engine accounts for a batch as a whole; a problem's share of its prompt tokens is in proportion to its prompt's
     bytes and its share of the completion tokens to the tokens it received, rounded so that the sums stay exact.
     """
     outcomes: list[Outcome] = []
+    warm_up(engine, task, problems[:batch], max_new_tokens, seed)
     start_usage = dict(engine.usage)
     verifier_s = 0.0
     for start in range(0, len(problems), batch):
@@ -188,6 +189,14 @@ def evaluate_engine(
         decode_s=float(used["decode_s"]),
         verifier_s=verifier_s,
     )
+
+
+def warm_up(engine: Any, task: Any, problems: Sequence[Any], max_new_tokens: int, seed: int) -> None:
+    """Let engine and verifier pay their first-call costs before anything is timed."""
+    prompts = [problem.prompt for problem in problems]
+    answers = engine.generate(prompts, samples=1, temperature=0.0, max_new_tokens=max_new_tokens, seed=seed)
+    for problem, found in zip(problems, answers, strict=True):
+        task.verify(problem, found[0].text)
 
 
 def summarize(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.kinds import Completion, Problem
-from orchestrator_evaluate.accuracy import apportion, default_temperature, evaluate_engine, judge, summarize, vote
+from orchestrator_evaluate.accuracy import (
+    apportion,
+    default_temperature,
+    evaluate_engine,
+    judge,
+    summarize,
+    vote,
+    warm_up,
+)
 
 
 def completion(text: str, logprob: float = -1.0, reason: str = "stop") -> Completion:
@@ -135,7 +143,8 @@ def test_counts_of_problems_add_up_to_the_engine() -> None:
     """Tokens and calls per problem sum to what the engine counted since the start, in any batch size."""
     for batch in (1, 3, 100):
         engine = FakeEngine(right=3)
-        before = dict(engine.usage)
+        warm_up(engine, SortTask(), problems(7)[:batch], 9, 0)  # what is thrown away is not counted
+        before, engine = dict(engine.usage), FakeEngine(right=3)
         outcomes, measured = evaluate_engine(
             engine,
             SortTask(),
