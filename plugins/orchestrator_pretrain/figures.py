@@ -16,14 +16,12 @@ def learning_curve(history: History, tokens_per_step: int) -> Figure:
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    for label, points, style in (
-        ("train", history.train, {"linewidth": 0.8, "color": "#9aa7b5"}),
-        ("held-out", history.heldout, {"linewidth": 1.6, "color": "#1f5fa8", "marker": "o", "markersize": 3.5}),
+    for label, points, width, color, marker in (
+        ("train", history.train, 0.8, "#9aa7b5", ""),
+        ("held-out", history.heldout, 1.6, "#1f5fa8", "o"),
     ):
-        if points:
-            axes.plot(
-                [step * tokens_per_step for step, _ in points], [loss for _, loss in points], label=label, **style
-            )
+        tokens, losses = [step * tokens_per_step for step, _ in points], [loss for _, loss in points]
+        axes.plot(tokens, losses, label=label, linewidth=width, color=color, marker=marker, markersize=3.5)
     axes.set_xlabel("training tokens")
     axes.set_ylabel("loss (nats / token)")
     axes.grid(visible=True, linewidth=0.3)

@@ -15,4 +15,5 @@ class DenseLoader:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, local_files_only=True)
-        return model.eval()
+        model.train(False)
+        return model

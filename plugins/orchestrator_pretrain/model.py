@@ -110,7 +110,8 @@ class Attention(nn.Module):
         repeats = self.heads // self.groups
         k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(mixed.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        mixed_BTD: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        return mixed_BTD
 
 
 class FeedForward(nn.Module):
@@ -124,7 +125,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply the layer to every position."""
-        return self.down_proj(functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        y_BTD: Tensor = self.down_proj(functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return y_BTD
 
 
 class Block(nn.Module):
@@ -140,11 +142,15 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """Add attention, then the feed-forward layer, to the residual stream."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cosine, sine)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        y_BTD: Tensor = self.mlp(self.post_attention_layernorm(x_BTD))
+        return x_BTD + y_BTD
 
 
 class Backbone(nn.Module):
     """Embedding, blocks and final norm; token ids [B, T] -> [B, T, D]."""
+
+    cosine: Tensor
+    sine: Tensor
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -163,10 +169,11 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"{T} tokens exceed the context of {self.cosine.shape[0]}; shorten the input or train a longer context"
             )
-        x_BTD = self.embed_tokens(ids_BT)
+        x_BTD: Tensor = self.embed_tokens(ids_BT)
         for layer in self.layers:
             x_BTD = layer(x_BTD, self.cosine[:T], self.sine[:T])
-        return self.norm(x_BTD)
+        y_BTD: Tensor = self.norm(x_BTD)
+        return y_BTD
 
 
 class Decoder(nn.Module):
@@ -182,7 +189,8 @@ class Decoder(nn.Module):
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Return the logits of every position."""
-        return self.lm_head(self.model(ids_BT))
+        logits_BTV: Tensor = self.lm_head(self.model(ids_BT))
+        return logits_BTV
 
 
 def initialize(model: Decoder, generator: torch.Generator, std: float = 0.02) -> None:

@@ -74,7 +74,7 @@ def sum_gradients(replica: Replica, buckets: list[list[nn.Parameter]]) -> None:
         flights.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
     for bucket, flat, work in flights:
         work.wait()
-        for parameter, piece in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+        for parameter, piece in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
             _gradient(parameter).copy_(piece.view_as(parameter))
 
 

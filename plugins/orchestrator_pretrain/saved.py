@@ -107,7 +107,8 @@ def _optimizer_tensors(
 
 
 def _record(folder: Path, step: int) -> dict[str, Any]:
-    return json.loads((folder / f"{PREFIX}{step:08d}" / "state.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((folder / f"{PREFIX}{step:08d}" / "state.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _steps(folder: Path) -> list[int]:

@@ -6,6 +6,7 @@ Free of torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 #: Shapes by name; the vocabulary comes from the tokenizer. llama-tiny has 0.92 M parameters at 1,024 tokens; every
 #: matrix is a multiple of 64 wide so that group-wise compression finds whole groups.
@@ -139,7 +140,7 @@ class Shape:
         return 6 * self.matmul_parameters + self.num_hidden_layers * self.attention_flop_per_token(context)
 
 
-def shape_from_config(config: dict[str, object]) -> Shape:
+def shape_from_config(config: dict[str, Any]) -> Shape:
     """Read the shape out of a Llama `config.json`.
 
     Raises ValueError naming what is missing or of another architecture.
@@ -150,11 +151,11 @@ def shape_from_config(config: dict[str, object]) -> Shape:
     missing = [name for name in needed if not isinstance(config.get(name), int)]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}; it is not a complete Llama config")
-    sizes = {name: int(config[name]) for name in needed}  # type: ignore[call-overload]
+    sizes = {name: int(config[name]) for name in needed}
     heads = sizes["num_attention_heads"]
     return Shape(
         **sizes,
-        num_key_value_heads=int(config.get("num_key_value_heads") or heads),  # type: ignore[call-overload]
-        head_dim=int(config.get("head_dim") or sizes["hidden_size"] // heads),  # type: ignore[call-overload]
+        num_key_value_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or sizes["hidden_size"] // heads),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
     )

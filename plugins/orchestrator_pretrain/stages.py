@@ -79,7 +79,7 @@ def inspect_corpus(config: CorpusConfig) -> Inspection:
 def corpus(ctx: Context, config: CorpusConfig) -> Tokens:
     """Choose, filter and tokenize text into packed train and held-out tokens."""
     from orchestrator_pretrain.corpus import split_text
-    from orchestrator_pretrain.tokenizer import END_OF_TEXT, pack, save_tokenizer, train_tokenizer
+    from orchestrator_pretrain.tokenizer import END_OF_TEXT_ID, pack, save_tokenizer, train_tokenizer
     from orchestrator_storage import TokenSplit
 
     def report(done: int, total: int) -> None:
@@ -94,9 +94,7 @@ def corpus(ctx: Context, config: CorpusConfig) -> Tokens:
     ctx.check_cancelled()
     splits = {name: TokenSplit(**pack(tokenizer, text.splits[name], progress=report)._asdict()) for name in SPLITS}
     result = ctx.new(Tokens)
-    Tokens.write(
-        result.path, splits, vocab_size=tokenizer.get_vocab_size(), eos_token_id=tokenizer.token_to_id(END_OF_TEXT)
-    )
+    Tokens.write(result.path, splits, vocab_size=tokenizer.get_vocab_size(), eos_token_id=END_OF_TEXT_ID)
     save_tokenizer(tokenizer, result.tokenizer_path)
     ctx.log_metrics({f"dropped_{reason}": text.dropped.get(reason, 0) for reason in REASONS})
     for name, split in splits.items():
@@ -169,7 +167,8 @@ def train_member(member: GangMember, job: Any, callbacks: tuple[Any, ...]) -> di
     """Train on one worker of the gang."""
     from orchestrator_pretrain.worker import train
 
-    return train(member, job, [component("training_callback", ref) for ref in callbacks])
+    with user_errors():
+        return train(member, job, [component("training_callback", ref) for ref in callbacks])
 
 
 @stage(
@@ -244,7 +243,7 @@ def _job(ctx: Context, config: LMConfig, tokens: Tokens, model: Model | None, re
         output=result.path,
         config=train,
         shape=shape if model is None else None,
-        origin=model and model.path,
+        origin=None if model is None else model.path,
     )
 
 
@@ -373,7 +372,7 @@ def traffic(ctx: Context, config: TrafficConfig, model: Model) -> Traffic:
                 flop_per_s=peak * efficiency,
             ),
         )
-    about = {
+    about: dict[str, Any] = {
         "devices": config.devices,
         "parameters": shape.parameters,
         "gradient_bytes": step.gradient_bytes,

@@ -71,7 +71,8 @@ def fixed_windows(tokens: np.ndarray, context: int, limit: int) -> np.ndarray:
     context = min(context, len(tokens) - 1)
     count = (len(tokens) - 1) // context
     chosen = np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))
-    return tokens[(chosen * context)[:, None] + np.arange(context + 1)].astype(np.int64)
+    windows: np.ndarray = tokens[(chosen * context)[:, None] + np.arange(context + 1)].astype(np.int64)
+    return windows
 
 
 def my_share(items: np.ndarray, rank: int, size: int) -> np.ndarray:

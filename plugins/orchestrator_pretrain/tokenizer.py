@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD)
+END_OF_TEXT_ID = SPECIAL_TOKENS.index(END_OF_TEXT)
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 MAX_VOCAB_SIZE = 2**20
 
@@ -101,7 +102,6 @@ def pack(
     """
     import numpy as np
 
-    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     pieces: list[np.ndarray] = []
     plain = _without_special_tokens(tokenizer)
@@ -110,7 +110,7 @@ def pack(
         encodings = plain.encode_batch_fast(
             [one.text for one in texts[start : start + batch]], add_special_tokens=False
         )
-        pieces.extend(np.array([*encoding.ids, end_of_text], dtype=dtype) for encoding in encodings)
+        pieces.extend(np.array([*encoding.ids, END_OF_TEXT_ID], dtype=dtype) for encoding in encodings)
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
     return Packed(
         tokens=np.concatenate(pieces) if pieces else np.zeros(0, dtype=dtype),

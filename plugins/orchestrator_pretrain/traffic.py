@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -194,7 +194,7 @@ class _Program:
     """One rank's operations; `requires` holds positions in this list."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, list] = {
+        self.columns: dict[str, list[Any]] = {
             name: [] for name in ("kind", "collective", "group", "bytes", "tag", "duration_ps", "stage", "requires")
         }
 
@@ -226,7 +226,7 @@ def _ops(devices: int, forward_ps: int, buckets: list[Bucket]) -> pa.Table:
     return _repeat(program.columns, devices)
 
 
-def _repeat(columns: dict[str, list], devices: int) -> pa.Table:
+def _repeat(columns: dict[str, list[Any]], devices: int) -> pa.Table:
     import pyarrow as pa
 
     count = len(columns["kind"])

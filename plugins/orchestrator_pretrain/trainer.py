@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -163,7 +164,8 @@ class Trainer:
             for windows in self._micro_batches(my_share(self.heldout, self.replica.rank, self.replica.size)):
                 total += loss_sum(self.model, windows[:, :-1], windows[:, 1:]).double()
         self.model.train()
-        return float(sum_over(self.replica, total)) / (self.heldout.shape[0] * (self.heldout.shape[1] - 1))
+        targets = self.heldout[:, 1:].size
+        return sum_over(self.replica, total).item() / targets
 
     def _train_step(self) -> tuple[float, float, bool]:
         """Do one update.
@@ -176,12 +178,16 @@ class Trainer:
         for windows in self._micro_batches(self.windows.read(starts)):
             # Scaled by the global count, so that a sum over micro-batches and workers is the gradient of the mean.
             loss = loss_sum(self.model, windows[:, :-1], windows[:, 1:]) / self.tokens_per_step
-            loss.backward()
+            torch.autograd.backward(loss)
             told[0] += loss.detach().double()
         told[1] = float(self.reporter.cancelled)
         loss_mean, cancelled = sum_over(self.replica, told).tolist()
         if cancelled:
             return loss_mean, 0.0, True
+        if not math.isfinite(loss_mean):
+            raise ValueError(
+                f"the loss is {loss_mean} at step {self.step + 1}; lower learning_rate or raise warmup_fraction"
+            )
         sum_gradients(self.replica, self.buckets)
         norm = clip_by_global_norm(self.model.parameters(), self.config.optimizer.clip_norm)
         self.learning_rate = learning_rate_at(self.step, self.steps, self.config.optimizer)
@@ -234,7 +240,7 @@ class Trainer:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def _micro_batches(self, windows: np.ndarray) -> list[torch.Tensor]:
-        return list(torch.from_numpy(windows).split(self.config.micro_batch)) if len(windows) else []
+        return list(torch.split(torch.from_numpy(windows), self.config.micro_batch)) if len(windows) else []
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:

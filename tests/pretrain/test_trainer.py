@@ -209,6 +209,16 @@ def test_callbacks_run_in_order_and_may_change_the_model(tmp_path):
     assert not run.model.model.layers[0].mlp.up_proj.weight.any()
 
 
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    """A diverged model is not trained on: the error names the step and what to change."""
+    run = trainer(tmp_path)
+    with torch.no_grad():
+        run.model.model.norm.weight.fill_(float("nan"))
+
+    with pytest.raises(ValueError, match=r"nan at step 1; lower learning_rate"):
+        run.run()
+
+
 WORKER = """
 import json, sys, torch
 from pathlib import Path
