@@ -31,12 +31,18 @@ def add_outputs(folder: ArtifactFolder, event: StageFinished) -> list[str]:
         if Path(path).is_file():
             folder.add_file(Path(path), f"figures/{Path(name).name}")
     if event.facts:
-        folder.add_bytes(_table_of_rows(event.facts), "facts.json")
+        folder.add_bytes(table_of_rows(event.facts), "facts.json")
         tables.append("facts.json")
     if event.error:
         parts = [event.error.get(part) for part in ("message", "hint", "traceback", "log_tail")]
         folder.add_bytes("\n\n".join(str(part) for part in parts if part).encode(), "error.txt")
     return tables
+
+
+def table_of_rows(rows: list[dict[str, Any]]) -> bytes:
+    """Render rows as a table of the MLflow UI; a row may lack columns."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return _split_json(columns, [[row.get(name) for name in columns] for row in rows])
 
 
 def _add_output(folder: ArtifactFolder, name: str, output: Mapping[str, Any]) -> list[str]:
@@ -65,11 +71,6 @@ def _table_of_parquet(path: Path) -> bytes:
                 batch.schema.names, list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
             )
         return _split_json(file.schema_arrow.names, [])
-
-
-def _table_of_rows(rows: list[dict[str, Any]]) -> bytes:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return _split_json(columns, [[row.get(name) for name in columns] for row in rows])
 
 
 def _split_json(columns: list[str], data: list[Any]) -> bytes:

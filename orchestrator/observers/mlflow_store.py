@@ -96,7 +96,9 @@ def experiment_id(client: MlflowClient, name: str, tracking_uri: str, home: Home
         served = tracking_uri.startswith(("http://", "https://", "databricks"))
         location = None if served else (home.mlartifacts / safe_name(name).replace("/", "_")).as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            # The kind makes the UI open with the runs instead of with traces of a chat model.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, artifact_location=location, tags=tags))
         except MlflowException:
             # Another process created it between the two calls.
             found = client.get_experiment_by_name(name)

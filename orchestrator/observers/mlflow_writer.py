@@ -10,6 +10,7 @@ that is killed anywhere is followed by one that completes its work.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 from orchestrator.events import Event, RunFinished, RunStarted, StageFinished, StageMetrics, StageRetried, StageStarted
 from orchestrator.home import Home
 from orchestrator.observers.journal import JOURNAL_NAME, read_from
-from orchestrator.observers.mlflow_files import add_outputs
+from orchestrator.observers.mlflow_files import add_outputs, table_of_rows
 from orchestrator.observers.mlflow_runs import TrackedRuns
 from orchestrator.observers.mlflow_store import flatten
 from orchestrator.observers.record import RunRecord, StageRecord
@@ -29,6 +30,8 @@ MARKER_NAME = "tracking.json"
 POINTS_NAME = "mlflow.json"
 
 _STATUS = {"succeeded": "FINISHED", "executed": "FINISHED", "cached": "FINISHED", "failed": "FAILED"}
+#: A point of more stages than this lists them in stages.json alone.
+_STAGE_TAGS = 50
 _IDENTITY_TAGS = ("orchestrator.run", "orchestrator.point", "orchestrator.spec")
 
 
@@ -177,6 +180,7 @@ class Writer:
                 "mlflow.note.content": event.description,
                 "mlflow.source.name": " ".join(event.argv),
                 "mlflow.source.type": "LOCAL",
+                "mlflow.user": _user(),
             }
             if index not in self._marker.points:
                 self._marker.points[index] = self._create(f"{event.recipe} {overrides}".strip(), event.at_s, tags)
@@ -259,19 +263,41 @@ class Writer:
         own = status if status == "killed" else self._record.point_status(point)
         stages = self._record.of_point(point)
         executed = sum(stage.status == "executed" for _, stage in stages)
-        tags = {f"orchestrator.stage.{label['label']}": _status_and_key(stage) for label, stage in stages}
-        tags |= {"orchestrator.status": own, "orchestrator.executed": f"{executed} of {len(stages)}"}
+        tags = {"orchestrator.status": own, "orchestrator.executed": f"{executed} of {len(stages)}"}
+        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "stages.json", "type": "table"}])
+        if len(stages) <= _STAGE_TAGS:
+            tags |= {
+                f"orchestrator.stage.{label['label']}": f"{stage.status} {_key(stage)[:12]}" for label, stage in stages
+            }
         self._runs.tags(run_id, tags)
+        folder = self._runs.folder(run_id)
+        folder.add_bytes(table_of_rows([_stage_row(label, stage) for label, stage in stages]), "stages.json")
         if self._record.notes:
             notes = "\n".join(f"{note.level}: {note.text}" for note in self._record.notes)
-            self._runs.folder(run_id).add_bytes(notes.encode(), "notes.txt")
+            folder.add_bytes(notes.encode(), "notes.txt")
         self._runs.flush()
         self._runs.terminate(run_id, _STATUS.get(own, "KILLED"), at_s)
 
 
-def _status_and_key(stage: StageRecord) -> str:
-    key = (stage.finished.key if stage.finished is not None else None) or ""
-    return f"{stage.status} {key[:12]}".strip()
+def _stage_row(label: dict[str, Any], stage: StageRecord) -> dict[str, Any]:
+    own = {
+        "stage": label["label"],
+        "uses": stage.node["uses"],
+        "status": stage.status,
+        "seconds": round(stage.seconds, 3),
+    }
+    return {**own, "key": _key(stage), **stage.metrics}
+
+
+def _key(stage: StageRecord) -> str:
+    return (stage.finished.key if stage.finished is not None else None) or ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""  # a container's user may have no name
 
 
 def _replace(path: Path, content: Any) -> None:

@@ -56,6 +56,10 @@ def test_a_run_has_a_parent_with_params_tags_and_the_final_metrics_of_every_stag
     assert parent.data.tags["orchestrator.recipe"] == "quickstart"
     assert parent.data.tags["orchestrator.status"] == "succeeded"
     assert parent.data.tags["orchestrator.stage.scores/variant:gptq4"].startswith("executed ")
+    assert parent.data.tags["orchestrator.executed"] == "19 of 19"
+    stages = json.loads((folder_of(parent) / "stages.json").read_text())
+    assert stages["columns"][:5] == ["stage", "uses", "status", "seconds", "key"]
+    assert [row[0] for row in stages["data"]] == [node["labels"][0]["label"] for node in events[0].nodes]
     told = {
         f"{label}/{name}": value
         for event in events
