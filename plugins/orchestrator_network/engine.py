@@ -115,9 +115,9 @@ class _Run:
                 if finishes:
                     self._finish(operation)
                 else:
-                    self.ready.append(operation)
-            batch, self.ready = sorted(self.ready), []
-            for operation in batch:
+                    heapq.heappush(self.ready, operation)
+            while self.ready:
+                operation = heapq.heappop(self.ready)
                 stream = self.acquire[operation]
                 if stream >= 0 and self.busy[stream]:
                     heapq.heappush(self.waiting[stream], operation)
@@ -143,7 +143,7 @@ class _Run:
             self.busy[stream] = False
             if self.waiting[stream]:
                 # Through `ready`, so that what becomes ready at this instant competes by number.
-                self.ready.append(heapq.heappop(self.waiting[stream]))
+                heapq.heappush(self.ready, heapq.heappop(self.waiting[stream]))
         self._release(self.on_finish[operation])
 
     def _release(self, successors: list[int]) -> None:
@@ -153,7 +153,7 @@ class _Run:
                 if self.earliest[successor] > self.now:
                     heapq.heappush(self.heap, (self.earliest[successor], successor, False))
                 else:
-                    self.ready.append(successor)
+                    heapq.heappush(self.ready, successor)
 
     def _share(self, over: np.ndarray) -> None:
         """Account for the bits sent so far, drop what ended, add what joined, and share the trunks anew."""

@@ -18,15 +18,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
 
 from orchestrator_network.cost import Bill, hamming_mesh_bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Network, Wiring
-from orchestrator_network.routes import MinimalRouting, Routes
+from orchestrator_network.line_routes import Costs, LineShape, LineTables, line_tables, product_shares
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads
 
-# Three a hop. The way over one switch, two cables, counts four: longer than one trace, shorter than two. The way over
-# the spine, two uplinks more, counts six, two hops.
-_TRACE, _CABLE, _UPLINK = 3, 2, 1
+# Twelve a hop. The way over one switch, two cables, counts 16: longer than one trace, shorter than two. The way over the
+# spine, two uplinks more, counts 26, between two and three. No sum of one kind equals one of another, so all minimal
+# paths of a pair have equally many hops.
+_TRACE, _CABLE, _UPLINK = 12, 8, 5
+_FLOWS = 8192  # routed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,77 +112,120 @@ class HammingMesh:
         return np.asarray(board * (self.board_rows * self.board_columns) + local)
 
     @cached_property
+    def _place(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the accelerator row and column of every host."""
+        order = np.argsort(self.hosts_at, axis=None)
+        return np.divmod(order, self.columns)
+
+    @cached_property
+    def _lines(self) -> tuple[LineShape, LineShape]:
+        """Return the shape of a row and of a column, which own consecutive trunks."""
+        shapes, trunk = [], 0
+        for lines, board, boards in (
+            (self.rows, self.board_columns, self.grid_columns),
+            (self.columns, self.board_rows, self.grid_rows),
+        ):
+            traces, leaves = (board - 1) * boards * lines, tree_of(2 * boards, self.radix)[0]
+            stride = 4 * boards + (2 * leaves if leaves > 1 else 0)
+            shapes.append(
+                LineShape(
+                    board=board,
+                    boards=boards,
+                    trace=trunk,
+                    backward=trunk + traces,
+                    network=trunk + 2 * traces,
+                    network_stride=stride,
+                    ends_a_leaf=self.radix // 2 if leaves > 1 else 2 * boards,
+                    leaves=leaves,
+                )
+            )
+            trunk += 2 * traces + lines * stride
+        return shapes[0], shapes[1]
+
+    @cached_property
     def network(self) -> Network:
         """One plane as a graph."""
         wiring = Wiring()
         names = [f"host{i}" for i in range(self.hosts)]
-        next_trunk = 0
-        for kind, at, board in (
-            ("row", self.hosts_at, self.board_columns),
-            ("column", self.hosts_at.T, self.board_rows),
-        ):
-            next_trunk = self._traces(wiring, at, board, next_trunk)
-            next_trunk = self._networks(wiring, at, board, kind=kind, names=names, trunk=next_trunk)
+        for kind, at, shape in zip(("row", "column"), (self.hosts_at, self.hosts_at.T), self._lines, strict=True):
+            self._wire_traces(wiring, at, shape)
+            for line, hosts in enumerate(at):
+                self._wire_line(wiring, hosts, shape, shape.network + line * shape.network_stride, len(names))
+                names += [f"{kind}{line}.leaf{leaf}" for leaf in range(shape.leaves)]
+                names += [f"{kind}{line}.spine"] if shape.leaves > 1 else []
         return wiring.network(self.hosts, tuple(names), self.link_bps)
 
-    def _traces(self, wiring: Wiring, at: np.ndarray, board: int, trunk: int) -> int:
-        """Join neighbours along the second axis of ``at`` inside every board; return the next free trunk."""
-        inside = np.flatnonzero((np.arange(at.shape[1]) + 1) % board != 0)
+    def _wire_traces(self, wiring: Wiring, at: np.ndarray, shape: LineShape) -> None:
+        """Join neighbours along the second axis of ``at`` inside every board."""
+        inside = np.flatnonzero((np.arange(at.shape[1]) + 1) % shape.board != 0)
         first, second = at[:, inside].ravel(), at[:, inside + 1].ravel()
-        if len(first):
-            number = trunk + np.arange(len(first))
-            wiring.cable(
-                first, second, trunk=number, back=number + len(first), latency_ps=self.latency_ps, route_cost=_TRACE
-            )
-        return trunk + 2 * len(first)
+        number = np.arange(len(first))
+        wiring.cable(
+            first,
+            second,
+            trunk=shape.trace + number,
+            back=shape.backward + number,
+            latency_ps=self.latency_ps,
+            route_cost=_TRACE,
+        )
 
-    def _networks(self, wiring: Wiring, at: np.ndarray, board: int, *, kind: str, names: list[str], trunk: int) -> int:
-        """Join both ends of all boards of every line of ``at`` by a switch or a tree; return the next free trunk."""
-        column = np.arange(at.shape[1])
-        ends = np.sort(np.concatenate([column[column % board == 0], column[column % board == board - 1]]))
-        leaves, uplinks = tree_of(len(ends), self.radix)
-        for line, hosts in enumerate(at):
-            first_leaf = len(names)
-            names += [f"{kind}{line}.leaf{leaf}" for leaf in range(leaves)]
-            end = np.arange(len(ends))
-            number = trunk + end
-            leaf = first_leaf + (end // (self.radix // 2) if leaves > 1 else 0 * end)
+    def _wire_line(self, wiring: Wiring, hosts: np.ndarray, shape: LineShape, trunk: int, first_leaf: int) -> None:
+        """Join both ends of all boards of a line by a switch or a tree."""
+        end = np.arange(2 * shape.boards)
+        at_end = hosts[end // 2 * shape.board + (shape.board - 1) * (end % 2)]
+        wiring.cable(
+            at_end,
+            first_leaf + end // shape.ends_a_leaf,
+            trunk=trunk + end,
+            back=trunk + len(end) + end,
+            latency_ps=self.latency_ps,
+            route_cost=_CABLE,
+        )
+        if shape.leaves > 1:
+            leaf = np.repeat(np.arange(shape.leaves), tree_of(len(end), self.radix)[1])
+            trunk += 2 * len(end)
             wiring.cable(
-                hosts[ends], leaf, trunk=number, back=number + len(ends), latency_ps=self.latency_ps, route_cost=_CABLE
+                first_leaf + leaf,
+                np.full(len(leaf), first_leaf + shape.leaves),
+                trunk=trunk + leaf,
+                back=trunk + shape.leaves + leaf,
+                latency_ps=self.latency_ps,
+                route_cost=_UPLINK,
             )
-            trunk += 2 * len(ends)
-            if leaves > 1:
-                names.append(f"{kind}{line}.spine")
-                leaf = np.repeat(np.arange(leaves), uplinks)
-                wiring.cable(
-                    first_leaf + leaf,
-                    np.full(len(leaf), first_leaf + leaves),
-                    trunk=trunk + leaf,
-                    back=trunk + leaves + leaf,
-                    latency_ps=self.latency_ps,
-                    route_cost=_UPLINK,
-                )
-                trunk += 2 * leaves
-        return trunk
 
     @cached_property
-    def _routing(self) -> MinimalRouting:
-        return MinimalRouting(self.network)
+    def _tables(self) -> tuple[LineTables, LineTables]:
+        costs = Costs(trace=_TRACE, leaf=2 * _CABLE, spine=2 * (_CABLE + _UPLINK))
+        rows, columns = (line_tables(shape, costs) for shape in self._lines)
+        return rows, columns
 
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
-        """Split every flow evenly over its minimal paths."""
-        return self._routing.routes(sources, targets)
+        """Split every flow evenly over its minimal paths, from the tables of one row and one column."""
+        check_pairs(self.hosts, sources, targets)
+        (rows, columns), (row_of, column_of) = self._tables, self._place
+        parts = []
+        for begin in range(0, max(len(sources), 1), _FLOWS):
+            s, t = sources[begin : begin + _FLOWS], targets[begin : begin + _FLOWS]
+            in_row = column_of[s] * self.columns + column_of[t]
+            in_column = row_of[s] * self.rows + row_of[t]
+            on_rows = product_shares(rows, in_row, columns, in_column)
+            on_columns = product_shares(columns, in_column, rows, in_row)
+            flow, trunk, share = (np.concatenate(both) for both in zip(on_rows, on_columns, strict=True))
+            shares = csr_array((share, (flow, trunk)), shape=(len(s), len(self.network.trunk_bps)))
+            shares.sum_duplicates()
+            parts.append((shares, rows.links[in_row] + columns.links[in_column]))
+        hops = np.concatenate([links for _, links in parts]).astype(float)
+        share = csr_array(vstack([shares for shares, _ in parts], format="csr"))
+        return Routes(share=share, latency_ps=hops * self.latency_ps, hops=hops)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
-        return self._routing.loads(demand)
+        return minimal_loads(self.network, demand)
 
     def grid(self, ranks: np.ndarray) -> np.ndarray | None:
         """Return the hosts as a grid [rows, columns] if they are all crossings of some rows and columns, else None."""
-        place = np.full((self.hosts, 2), -1)
-        row, column = np.mgrid[: self.rows, : self.columns]
-        place[self.hosts_at.ravel()] = np.stack([row.ravel(), column.ravel()], axis=1)
-        rows, columns = np.unique(place[ranks, 0]), np.unique(place[ranks, 1])
+        row_of, column_of = self._place
+        rows, columns = np.unique(row_of[ranks]), np.unique(column_of[ranks])
         if len(rows) * len(columns) != len(ranks) or len(np.unique(ranks)) != len(ranks):
             return None
         return np.asarray(self.hosts_at[np.ix_(rows, columns)])

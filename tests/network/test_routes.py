@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator_network import FatTree, HammingMesh
 from orchestrator_network.errors import WorkloadError
-from orchestrator_network.routes import MinimalRouting
+from orchestrator_network.routes import minimal_loads
 
 SMALL = [
     FatTree(hosts=16, tiers=3),
@@ -16,6 +16,8 @@ SMALL = [
     HammingMesh(board_rows=1, board_columns=4, grid_rows=3, grid_columns=2),
     HammingMesh(board_rows=4, board_columns=4, grid_rows=2, grid_columns=1),
     HammingMesh(board_rows=1, board_columns=1, grid_rows=3, grid_columns=4, radix=4),
+    HammingMesh(board_rows=3, board_columns=5, grid_rows=2, grid_columns=2),
+    HammingMesh(board_rows=2, board_columns=3, grid_rows=4, grid_columns=3, radix=6),
 ]
 
 
@@ -100,7 +102,7 @@ def test_loads_are_the_sum_of_routes(topology):
     demand = np.random.default_rng(3).integers(0, 5, (topology.hosts, topology.hosts)).astype(float)
     expected = demand[sources, targets] @ topology.routes(sources, targets).share
     assert topology.loads(demand) == pytest.approx(expected)
-    assert MinimalRouting(topology.network).loads(demand) == pytest.approx(expected)
+    assert minimal_loads(topology.network, demand) == pytest.approx(expected)
 
 
 def test_traffic_wraps_around_a_board_where_that_is_shorter():

@@ -244,3 +244,18 @@ def test_groups_of_some_ranks_are_not_folded():
     rows = [operation(rank, rank, "collective", collective="all_reduce", group=rank // 2, bytes=8) for rank in range(4)]
     table, groups = tables(rows, {0: [0, 1], 1: [2, 3]})
     assert fold_ranks(table, groups)[0].num_rows == 4
+
+
+@pytest.mark.slow
+def test_sixteen_thousand_devices_stay_cheap():
+    """The published large machines carry a step in seconds."""
+    traffic = data_parallel(16384, 4, 10 * MB, MS)
+    results = [
+        simulate_step(topology, *traffic)
+        for topology in (
+            FatTree(hosts=16384, radix=64, planes=16, link_gbps=25),
+            HammingMesh(grid_rows=64, grid_columns=64, planes=4, link_gbps=25),
+        )
+    ]
+    assert all(result.events < 2000 for result in results)
+    assert all(result.step_ps > result.step_ps_infinite == 4 * MS for result in results)
