@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.observers.record import RunRecord
 from orchestrator.observers.words import number, size
-from orchestrator.report.markup import Markup, join, table, tag
+from orchestrator.report.markup import Markup, join, table, tag, without_empty
 from orchestrator.report.plots import interval
 
 TABLE_ROWS = 8
@@ -70,35 +70,48 @@ def headline(record: RunRecord) -> Markup | None:
 
 
 def _headline(rows: list[dict[str, Any]], data: dict[str, Any]) -> Markup:
-    ends = {name for row in rows for name in row if name in {"low", "high"} or name.endswith(("_low", "_high"))}
-    names = [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row)
-        if name not in ends and f"{name}_text" not in rows[0]
-    ]
+    names = _headline_names(rows)
     measure = next((name for name in ("accuracy", "value") if name in names), None)
     held = [row[name] for row in rows for name in (measure, "low", "high") if name and _is_number(row.get(name))]
     span = (min(held), max(held)) if held else (0.0, 1.0)
-    columns: list[object] = []
-    for name in names:
-        columns += [_title(name), ""] if name == measure else [_title(name)]
-    made = [[cell for name in names for cell in _headline_cells(row, name, name == measure, span)] for row in rows]
+    scopes = list(dict.fromkeys(row.get("scope") for row in rows))
     claim = data.get("claim")
-    return join(
-        [
-            tag("p", claim, class_="claim") if isinstance(claim, str) else None,
-            table(columns, made, class_="headline"),
-            _assumptions(data.get("assumptions")),
-        ]
-    )
+    parts: list[object] = [tag("p", claim, class_="claim") if isinstance(claim, str) else None]
+    for scope in scopes:
+        own = [row for row in rows if row.get("scope") == scope]
+        units = {str(row["unit"]) for row in own if row.get("unit")}
+        columns = [column for name in names for column in _headline_titles(name, name == measure, units)]
+        made = [[cell for name in names for cell in _headline_cells(row, name, name == measure, span)] for row in own]
+        parts.append(tag("h4", scope) if len(scopes) > 1 else None)
+        parts.append(table(*without_empty(columns, made), class_="headline"))
+    return join([*parts, _assumptions(data.get("assumptions"))])
+
+
+def _headline_names(rows: list[dict[str, Any]]) -> list[str]:
+    """Choose the columns: data.json has its names sorted, a reader wants who, how good, at what cost, on what basis."""
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    ends = {name for name in known if name in {"low", "high"} or name.endswith(("_low", "_high"))}
+    hidden = ends | {"scope"} | {name for name in known if f"{name}_text" in known}
+    if any(name.startswith("cost") for name in known):
+        hidden.add("unit")
+    order = {
+        name: place
+        for place, name in enumerate(("variant", "accuracy", "value", "cost", "cost_text", "basis", "matched"))
+    }
+    return sorted((name for name in known if name not in hidden), key=lambda name: order.get(name, len(order)))
+
+
+def _headline_titles(name: str, measured: bool, units: set[str]) -> list[str]:
+    title = name.removesuffix("_text").replace("_", " ")
+    if name.startswith("cost") and len(units) == 1:
+        title = f"{title}, {units.copy().pop()}"
+    return [title, ""] if measured else [title]
 
 
 def _headline_cells(row: dict[str, Any], name: str, measured: bool, span: tuple[float, float]) -> list[object]:
     value = row.get(name)
     if name == "basis" and isinstance(value, str):
         return [tag("span", value, class_=f"basis b-{value}")]
-    if isinstance(value, bool):
-        return ["yes" if value else "no"]
     if not measured:
         return [value]
     if not isinstance(value, (int, float)):
@@ -125,10 +138,6 @@ def _data(output: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return read if isinstance(read, dict) else {}
-
-
-def _title(name: str) -> str:
-    return name.removesuffix("_text").replace("_", " ")
 
 
 def _is_number(value: object) -> bool:

@@ -19,7 +19,8 @@ COSTS = (
 #: How good a member is: name -> whether more is better.
 QUALITIES = {
     "accuracy": True, "solve_rate": True, "token_perplexity": False, "byte_perplexity": False, "bits_per_byte": False,
-    "heldout_loss": False, "objective": False, "step_ms": False, "communication_ms": False,
+    "heldout_loss": False, "objective_heldout_sum": False, "objective_sum": False, "objective": False,
+    "step_ms": False, "communication_ms": False,
 }  # fmt: skip
 
 

@@ -55,7 +55,8 @@ def table(columns: Sequence[Child], rows: Iterable[Sequence[Child]], *, note: Ch
     """Build a table in a box that scrolls sideways; columns whose cells are all numbers stand to the right."""
     held = [list(row) for row in rows]
     right = [
-        bool(held) and all(isinstance(row[place], (int, float)) or row[place] is None for row in held)
+        any(_is_number(row[place]) for row in held)
+        and all(row[place] is None or _is_number(row[place]) for row in held)
         for place in range(len(columns))
     ]
     head = tag("tr", *(tag("th", column, class_="n" if right[place] else None) for place, column in enumerate(columns)))
@@ -65,8 +66,22 @@ def table(columns: Sequence[Child], rows: Iterable[Sequence[Child]], *, note: Ch
 
 
 def _cell(cell: Child, right: bool) -> Markup:
-    shown = number(cell) if isinstance(cell, (int, float)) and not isinstance(cell, bool) else cell
+    shown = cell
+    if isinstance(cell, bool):
+        shown = "yes" if cell else "no"
+    elif isinstance(cell, (int, float)):
+        shown = number(cell)
     return tag("td", shown, class_="n" if right else None)
+
+
+def _is_number(cell: Child) -> bool:
+    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
+
+
+def without_empty(columns: Sequence[Child], rows: Sequence[Sequence[Child]]) -> tuple[list[Child], list[list[Child]]]:
+    """Leave out the columns in which no row has anything."""
+    held = [place for place in range(len(columns)) if any(row[place] not in {None, ""} for row in rows)]
+    return [columns[place] for place in held], [[row[place] for place in held] for row in rows]
 
 
 def definitions(pairs: Iterable[tuple[Child, Child]]) -> Markup:

@@ -153,8 +153,10 @@ def _families(groups: Mapping[str, Group], record: RunRecord) -> Iterator[Markup
 def _figures(record: RunRecord) -> Iterator[Markup]:
     cards = []
     for stage in record.stages.values():
-        cards += list(_curve_cards(stage))
-        for name, path in (stage.finished.figures if stage.finished is not None else {}).items():
+        figures = stage.finished.figures if stage.finished is not None else {}
+        if not any("curve" in name for name in figures):
+            cards += list(_curve_cards(stage))  # a stage that draws its own curves knows better what belongs together
+        for name, path in figures.items():
             cards.append(_card(picture(name, Path(path)), stage, Path(name).stem.replace("_", " "), "picture"))
     if cards:
         yield tag("div", *cards[:_FIGURES], class_="gallery")

@@ -11,7 +11,7 @@ from orchestrator.observers.record import StageRecord
 from orchestrator.observers.words import duration, metrics_text, number
 from orchestrator.report.artifacts import first_rows
 from orchestrator.report.graph import Group
-from orchestrator.report.markup import Markup, anchor, definitions, join, table, tag
+from orchestrator.report.markup import Markup, anchor, definitions, join, table, tag, without_empty
 
 MEMBERS_SHOWN = 40
 TABLES_SHOWN = 6
@@ -140,11 +140,17 @@ def _facts(stage: StageRecord) -> Markup | None:
     facts = stage.finished.facts if stage.finished is not None else []
     if not facts:
         return None
-    rows = [
-        [row.get("quantity"), row.get("value"), row.get("unit"), tag("span", row.get("basis"), class_=f"basis b-{row.get('basis')}"),
-         row.get("phase"), row.get("hardware"), row.get("source")]
-        for row in facts
-    ]  # fmt: skip
-    return join(
-        [tag("h4", "facts"), table(["quantity", "value", "unit", "basis", "phase", "hardware", "source"], rows)]
-    )
+    columns = ["quantity", "value", "unit", "basis", "phase", "n", "hardware", "source"]
+    rows = [[_fact_cell(row, column) for column in columns] for row in facts]
+    return join([tag("h4", "facts"), table(*without_empty(columns, rows))])
+
+
+def _fact_cell(row: Mapping[str, Any], column: str) -> object:
+    value = row.get(column)
+    if column == "basis":
+        return tag("span", value, class_=f"basis b-{value}")
+    if column == "value" and row.get("low") is not None and row.get("high") is not None:
+        return join(
+            [number(row["value"]), tag("span", f" [{number(row['low'])}, {number(row['high'])}]", class_="soft")]
+        )
+    return value
