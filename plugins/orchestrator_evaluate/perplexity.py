@@ -178,7 +178,8 @@ def _exp(exponent: float) -> float:
 def summarize(log_likelihood: Any, tokens: Any, size_bytes: Any, words: Any, *, seed: int = 0) -> dict[str, float]:
     """Return the four figures with ``_low`` and ``_high``: the interval from resampling documents (BCa, seeded).
 
-    All four are monotone functions of a ratio of sums, so the interval is found for the ratio and mapped.
+    All four are monotone functions of a ratio of sums, so the interval is found for the ratio and mapped. One document says
+    nothing of how documents vary: its figures come without interval.
     """
     loss = -np.asarray(log_likelihood, dtype=np.float64)
     figures = perplexities(log_likelihood, tokens, size_bytes, words)
@@ -190,6 +191,9 @@ def summarize(log_likelihood: Any, tokens: Any, size_bytes: Any, words: Any, *, 
         "bits_per_byte": size_bytes,
     }
     for name, unit in units.items():
+        summary[name] = getattr(figures, name)
+        if len(loss) < 2:
+            continue
         count = np.asarray(unit, dtype=np.float64)
 
         def rate(indices: Any, count: Any = count) -> Any:
@@ -199,7 +203,6 @@ def summarize(log_likelihood: Any, tokens: Any, size_bytes: Any, words: Any, *, 
 
         interval = bca_interval(rate, len(loss), seed=seed)
         link = (lambda value: value / math.log(2)) if name == "bits_per_byte" else _exp
-        summary[name] = getattr(figures, name)
         summary[f"{name}_low"] = link(interval.low)
         summary[f"{name}_high"] = link(interval.high)
     return summary

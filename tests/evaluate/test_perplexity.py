@@ -164,6 +164,16 @@ def test_intervals_hold_the_estimate_and_are_seeded() -> None:
         assert first[f"{name}_low"] < first[name] < first[f"{name}_high"]
 
 
+def test_one_document_has_no_interval() -> None:
+    """A width of zero would claim certainty."""
+    assert summarize([-10.0], [5], [20], [4]).keys() == {
+        "token_perplexity",
+        "byte_perplexity",
+        "word_perplexity",
+        "bits_per_byte",
+    }
+
+
 def test_corpus_without_words_is_refused() -> None:
     """Word perplexity needs a word."""
     with pytest.raises(ValueError, match="at least one of each"):
