@@ -23,7 +23,7 @@ def h200_1024() -> Hardware:
         price_date="2026-05",
         price_source=(
             "on-demand H200 SXM per device-hour as surveyed by cloud price guides in March and May 2026: about 2.5-3.5 USD "
-            "(marketplaces; RunPod lists 3.59), 3.5-4.5 (specialised clouds), 4.5-7.0 (hyperscalers); network included"
+            "(marketplaces; RunPod lists 3.59), 3.5-4.5 (specialised clouds), 4.5-7.0 (hyperscalers)"
         ),
         device_capex_usd=32_000.0,
         power_w=700.0,

@@ -163,7 +163,8 @@ def _judged(change: Change, last: Variant, here: Variant, metric: str) -> Rung:
     rung = _measured_against(change, last, here, metric)
     if rung.factor is None:
         nothing = here.solved_cost is not None and here.solved_cost.value is None
-        reason = "nothing solved: the cost is only bounded" if nothing else f"{metric} is not available"
+        unknown = "the rung before has no finite cost" if rung.cost is not None else f"{metric} is not available"
+        reason = "nothing solved: the cost is only bounded" if nothing else unknown
     elif not here.matched:
         reason = f"quality may be inferior (paired lower bound {here.figure('delta_low').value:+.3f})"
     elif rung.basis in HEARSAY:

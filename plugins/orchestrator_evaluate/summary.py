@@ -43,7 +43,7 @@ class Account:
         """Return the small JSON beside the table: headline rows, the three numbers, the claim and the assumptions."""
         inputs, here = self.inputs, self.products[0]
         return {
-            "headline": headline(self.variants, here.metric),
+            "headline": headline(self.variants, here.metric, inputs.conditions.volume),
             "three_numbers": three_numbers(here, self.target),
             "claim": claim(here, self.target, inputs.hardware),
             "margin": self.margin,
@@ -82,7 +82,7 @@ def perplexity_by_model(tables: Sequence[Any]) -> Mapping[str, float]:
     return found
 
 
-def headline(variants: Sequence[Variant], metric: str) -> list[dict[str, Any]]:
+def headline(variants: Sequence[Variant], metric: str, volume: float) -> list[dict[str, Any]]:
     """Return one small row per variant: accuracy with its interval, cost with unit, and the basis of the cost."""
     made = []
     for variant in variants:
@@ -97,21 +97,23 @@ def headline(variants: Sequence[Variant], metric: str) -> list[dict[str, Any]]:
                 "matched": variant.matched,
                 "verdict": variant.verdict,
                 "cost": cost.value,
-                "cost_text": _cost_text(variant, metric),
+                "cost_text": _cost_text(variant, metric, volume),
                 "unit": UNITS[metric],
-                "basis": cost.basis,
+                "basis": cost.basis or variant.figure("usd_per_solved_low").basis,
             }
         )
     return made
 
 
-def _cost_text(variant: Variant, metric: str) -> str:
+def _cost_text(variant: Variant, metric: str, volume: float) -> str:
     """Write a cost, as a bound where nothing was solved."""
     cost = variant.figure(metric).value
     if cost is not None:
         return f"{cost:.3g}"
-    bounded = variant.solved_cost is not None and variant.solved_cost.value is None
-    return variant.solved_cost.text() if bounded and variant.solved_cost is not None else "not available"
+    if variant.solved_cost is None or variant.solved_cost.value is not None:
+        return "not available"
+    fixed = variant.fixed_usd / volume if metric == "usd_per_solved_at_volume" else 0.0
+    return f"> {fixed + variant.solved_cost.low:.3g}"
 
 
 def three_numbers(here: Product, target: Product | None) -> dict[str, float]:

@@ -85,6 +85,16 @@ def test_unsolved_rung_is_excluded_without_a_factor() -> None:
     assert "nothing solved" in rung.reason
 
 
+def test_headline_of_an_unsolved_variant_is_a_bound_with_its_basis() -> None:
+    """At volume the bound holds the one-off costs too; a baseline without a cost excludes what follows it."""
+    found = account(inputs(rtn4=(0.0, 0.0)), {"variant": "rtn4"}, [{"variant": "gptq4"}], metric=COSTS[0], margin=0.1)
+    row = found.data()["headline"][2]
+    bounded = next(one for one in found.variants if one.name == row["variant"])
+    expected = bounded.fixed_usd / found.inputs.conditions.volume + bounded.solved_cost.low
+    assert (row["cost"], row["cost_text"], row["basis"]) == (None, f"> {expected:.3g}", "measured")
+    assert found.products[0].rungs[1].reason == "the rung before has no finite cost"
+
+
 def test_each_factor_alone_and_the_interaction() -> None:
     """Alone is the change applied to the baseline; the interaction is what the product has beyond them."""
     product = walk(TIMED_CASE, "target", BASELINE, LADDER)
