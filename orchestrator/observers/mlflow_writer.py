@@ -25,6 +25,7 @@ from orchestrator.observers.mlflow_files import add_outputs, table_of_rows
 from orchestrator.observers.mlflow_runs import TrackedRuns
 from orchestrator.observers.mlflow_store import flatten
 from orchestrator.observers.record import RunRecord, StageRecord
+from orchestrator.observers.words import command
 
 MARKER_NAME = "tracking.json"
 POINTS_NAME = "mlflow.json"
@@ -178,7 +179,7 @@ class Writer:
                 "orchestrator.executor": event.executor,
                 "orchestrator.status": "running",
                 "mlflow.note.content": event.description,
-                "mlflow.source.name": " ".join(event.argv),
+                "mlflow.source.name": command(event.argv, event.recipe, point.get("overrides") or []),
                 "mlflow.source.type": "LOCAL",
                 "mlflow.user": _user(),
             }

@@ -1,9 +1,10 @@
-"""Numbers and durations in few characters, the same on the terminal and in the report."""
+"""Numbers, durations and commands in few characters, the same on the terminal, in MLflow and in the report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 
 #: What a reader looks for first; other metrics follow in the order in which they were logged.
 _TELLING = ("accuracy", "loss", "perplexity", "objective", "bits", "step_ms", "tokens")
@@ -41,6 +42,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def command(argv: Sequence[object], recipe: str, overrides: Sequence[object] = ()) -> str:
+    """Write the command that repeats a run, also one that was started from Python without a command line."""
+    words = [str(one) for one in argv] or ["run", f"recipe={recipe}", *(str(one) for one in overrides)]
+    return shlex.join(words if words[0].startswith("orchestrat") else ["orchestrate", *words])
 
 
 def telling(metrics: Mapping[str, float], limit: int) -> dict[str, float]:

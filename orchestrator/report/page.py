@@ -6,13 +6,12 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.observers.record import RunRecord, StageRecord
-from orchestrator.observers.words import duration
+from orchestrator.observers.words import command, duration
 from orchestrator.report.artifacts import headline, picture
 from orchestrator.report.families import frontier, gathered, members_of
 from orchestrator.report.graph import Group, draw, groups_of
@@ -49,7 +48,7 @@ def page(record: RunRecord, run: Mapping[str, Any], manifests: Mapping[str, Any]
         ("families", "Families", join(_families(groups, record))),
         ("figures", "Curves and figures", join(_figures(record))),
         ("stages", "Stages", join(group_section(group, manifests) for group in groups.values())),
-        ("lineage", "Lineage", _lineage(record)),
+        ("lineage", "Lineage", _lineage(record, record.started.home if record.started is not None else "")),
         ("environment", "Environment", _environment(record, run)),
     ]
     held = [(identity, title, content) for identity, title, content in sections if content]
@@ -90,18 +89,13 @@ def _header(record: RunRecord, run: Mapping[str, Any], name: str) -> Markup:
         ("time", duration(max(0.0, seconds))),
     ]
     points = [" ".join(point.get("overrides") or []) for point in started.points] if started is not None else []
-    command = (
-        shlex.join(str(one) for one in run.get("argv") or [])
-        or f"orchestrate run recipe={name} {' '.join(run.get('overrides') or [])}".strip()
-    )
-    if not command.startswith(("orchestrat", "python")):
-        command = f"orchestrate {command}"
+    again = command(run.get("argv") or [], name, run.get("overrides") or [])
     return tag(
         "header",
         tag("div", tag("h1", name), tag("span", status, class_=f"pill big s-{status}"), class_="title"),
         tag("p", started.description if started is not None else "", class_="lead"),
         tag("div", *(tag("div", tag("b", str(value)), tag("span", what), class_="tile") for what, value in tiles), class_="tiles"),
-        tag("pre", command, class_="command"),
+        tag("pre", again, class_="command"),
         tag("p", "The same command runs it again: what has not changed is not computed again. ",
             f"Run {run.get('run') or (started.run if started else '')}, {begun:%Y-%m-%d %H:%M} UTC.", class_="note"),
         tag("p", f"{len(points)} points: ", join((tag("code", point or "as written") for point in points), " "), class_="note")
@@ -182,21 +176,25 @@ def _card(content: Markup, stage: StageRecord, title: str, class_: str) -> Marku
     return tag("figure", content, caption, class_=f"card {class_}")
 
 
-def _lineage(record: RunRecord) -> Markup | None:
+def _lineage(record: RunRecord, home: str) -> Markup | None:
     rows: list[list[object]] = []
     for stage in record.stages.values():
+        parents = (record.stages.get(spec) for spec in stage.node.get("parents") or [])
+        reads = ", ".join(dict.fromkeys(parent.name for parent in parents if parent is not None))
+        key = str(stage.finished.key or "") if stage.finished is not None else ""
         for name, output in (stage.finished.outputs if stage.finished is not None else {}).items():
+            label = stage.label if name == "result" else join([stage.label, tag("span", f" {name}", class_="soft")])
             digest = str(output.get("digest"))
-            parents = (record.stages.get(spec) for spec in stage.node.get("parents") or [])
-            reads = ", ".join(dict.fromkeys(parent.name for parent in parents if parent is not None))
-            rows.append([
-                stage.label if name == "result" else f"{stage.label} . {name}", output.get("type"), tag("code", digest[:12], title=digest),
-                reads, tag("code", str(stage.finished.key if stage.finished else "")[:12]), tag("span", output.get("path"), class_="path"),
-            ])  # fmt: skip
+            rows.append([label, output.get("type"), _short(digest), reads, _short(key)])
     if not rows:
         return None
-    note = f"the first {_LINEAGE_ROWS} of {len(rows)} artifacts" if len(rows) > _LINEAGE_ROWS else None
-    return table(["artifact", "type", "digest", "made from", "key", "path"], rows[:_LINEAGE_ROWS], note=note)
+    note = f"The first {_LINEAGE_ROWS} of {len(rows)} artifacts. " if len(rows) > _LINEAGE_ROWS else ""
+    where = f"An artifact is the folder store/views/DIGEST of {home}; `orchestrate export DIGEST FOLDER` copies it out."
+    return table(["artifact", "type", "digest", "made from", "key"], rows[:_LINEAGE_ROWS], note=note + where)
+
+
+def _short(digest: str) -> Markup:
+    return tag("code", digest[:12], title=digest)
 
 
 def _environment(record: RunRecord, run: Mapping[str, Any]) -> Markup:

@@ -55,6 +55,7 @@ def test_a_run_has_a_parent_with_params_tags_and_the_final_metrics_of_every_stag
     assert parent.data.params == {"seed": "0", "stages.base.steps": "400", "stages.base.uses": "pretrain.lm"}
     assert parent.data.tags["orchestrator.recipe"] == "quickstart"
     assert parent.data.tags["orchestrator.status"] == "succeeded"
+    assert parent.data.tags["mlflow.source.name"] == "orchestrate run recipe=quickstart"
     assert parent.data.tags["orchestrator.stage.scores/variant:gptq4"].startswith("executed ")
     assert parent.data.tags["orchestrator.executed"] == "19 of 19"
     stages = json.loads((folder_of(parent) / "stages.json").read_text())

@@ -19,7 +19,7 @@ from orchestrator.events import (
     StageWaiting,
 )
 from orchestrator.observers.progress import PlainProgress, TerminalProgress, progress_observer
-from orchestrator.observers.words import duration, metrics_text, number
+from orchestrator.observers.words import command, duration, metrics_text, number
 from tests.fixtures.journals import START_S, digest_of, failed_events, node, quickstart_events, started
 
 
@@ -217,6 +217,19 @@ def test_numbers_are_short(value: float, text: str) -> None:
 def test_durations_are_short(seconds: float, text: str) -> None:
     """Units that a person would say."""
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["run", "recipe=smoke", "seed=0,1"], "orchestrate run recipe=smoke seed=0,1"),
+        (["orchestrate", "run", "recipe=smoke"], "orchestrate run recipe=smoke"),
+        ([], "orchestrate run recipe=toy 'vars.name=a b'"),
+    ],
+)
+def test_the_command_of_a_run_can_be_typed(argv: list[str], text: str) -> None:
+    """With the program's name, and also for a run from a notebook."""
+    assert command(argv, "toy", ["vars.name=a b"]) == text
 
 
 def test_telling_metrics_come_first_and_intervals_are_folded() -> None:
