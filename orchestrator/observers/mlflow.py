@@ -75,11 +75,12 @@ class MLflowObserver:
                     closing = self._closing.is_set()
                     tries = 0 if self._round(closing) else tries + 1
                     if not tries and not helped:
-                        helped = complete_dead_runs(self._run.home, self._run.tracking_uri) is not None
-                    if closing:
-                        self._attach_report()
+                        complete_dead_runs(self._run.home, self._run.tracking_uri)
+                        helped = True
+                    if closing or (tries and self._closing.is_set()):
                         break
                     self._closing.wait(RETRY_S[min(tries, len(RETRY_S)) - 1] if tries else GATHER_S)
+                self._attach_report()
         except Exception as error:
             _logger.warning("tracking stopped: %s", error)
 
