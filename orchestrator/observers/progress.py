@@ -28,6 +28,7 @@ from orchestrator.events import (
     StageStarted,
     StageWaiting,
 )
+from orchestrator.observers.record import titles_of
 from orchestrator.observers.words import duration, metrics_text, number
 
 if TYPE_CHECKING:
@@ -135,17 +136,8 @@ class _Board:
                 self.running[event.spec].metrics.update(event.metrics)
 
     def _start(self, event: RunStarted) -> Iterator[_Line]:
-        labels: dict[str, set[str]] = {}
-        for node in event.nodes:
-            for label in node["labels"]:
-                labels.setdefault(label["label"], set()).add(node["spec"])
-        overrides = {point["index"]: _short(point.get("overrides") or []) for point in event.points}
-        for node in event.nodes:
-            first = node["labels"][0] if node["labels"] else {"label": node["spec"][:12], "name": "", "point": 0}
-            # The same label with different results: points of a sweep, told apart by what they set.
-            doubtful = len(labels.get(first["label"], ())) > 1 and overrides.get(first["point"])
-            self._names[node["spec"]] = first["label"] + (f" ({overrides[first['point']]})" if doubtful else "")
-            self._families[node["spec"]] = first["name"]
+        self._names = titles_of(event)
+        self._families = {node["spec"]: node["labels"][0]["name"] for node in event.nodes if node["labels"]}
         self.width = min(_LABEL_WIDTH, max((len(name) for name in self._names.values()), default=0))
         to_run = sum(node["action"] == "run" for node in event.nodes)
         points = f"{len(event.points)} points, " if len(event.points) > 1 else ""
@@ -309,11 +301,6 @@ def _error_text(error: dict[str, Any] | None) -> str:
     if not error:
         return ""
     return f"{error.get('type')}: {error.get('message')}".splitlines()[0]
-
-
-def _short(overrides: list[str]) -> str:
-    """Shorten ``stages.gptq4.bits=3`` to ``bits=3``."""
-    return " ".join(token.split("=", 1)[0].rsplit(".", 1)[-1] + "=" + token.split("=", 1)[-1] for token in overrides)
 
 
 def _plural(count: int, word: str) -> str:

@@ -29,6 +29,7 @@ class StageRecord:
     """One node of a run: what was planned for it and what became of it so far."""
 
     node: dict[str, Any]
+    title: str = ""
     started: list[StageStarted] = field(default_factory=list)
     retried: list[StageRetried] = field(default_factory=list)
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
@@ -78,6 +79,27 @@ class StageRecord:
         return {**self.finals, **(self.finished.metrics if self.finished is not None else {})}
 
 
+def titles_of(event: RunStarted) -> dict[str, str]:
+    """Name every node by its first label; where points of a sweep share a label, what the point sets stands beside it."""
+    specs: dict[str, set[str]] = {}
+    for node in event.nodes:
+        for label in node["labels"]:
+            specs.setdefault(label["label"], set()).add(node["spec"])
+    points = {point["index"]: short_overrides(point.get("overrides") or []) for point in event.points}
+    titles = {}
+    for node in event.nodes:
+        first = node["labels"][0] if node["labels"] else {"label": node["spec"][:12], "point": 0}
+        doubtful = len(specs.get(first["label"], ())) > 1 and points.get(first["point"])
+        titles[node["spec"]] = f"{first['label']} ({points[first['point']]})" if doubtful else str(first["label"])
+    return titles
+
+
+def short_overrides(overrides: Iterable[str]) -> str:
+    """Shorten ``stages.gptq4.bits=3`` to ``bits=3``."""
+    parts = (token.partition("=") for token in overrides)
+    return " ".join(f"{name.rpartition('.')[2]}{mark}{value}" for name, mark, value in parts)
+
+
 @dataclass
 class RunRecord:
     """One run; ``stages`` is in topological order. ``keep_series`` also keeps every metric that has a step."""
@@ -102,7 +124,8 @@ class RunRecord:
         self.last_s = max(self.last_s, event.at_s)
         if isinstance(event, RunStarted):
             self.started = event
-            self.stages = {node["spec"]: StageRecord(node=node) for node in event.nodes}
+            titles = titles_of(event)
+            self.stages = {node["spec"]: StageRecord(node=node, title=titles[node["spec"]]) for node in event.nodes}
         elif isinstance(event, RunFinished):
             self.finished = event
         elif isinstance(event, Note):

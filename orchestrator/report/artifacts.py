@@ -94,9 +94,11 @@ def _headline_names(rows: list[dict[str, Any]]) -> list[str]:
     hidden = ends | {"scope"} | {name for name in known if f"{name}_text" in known}
     if any(name.startswith("cost") for name in known):
         hidden.add("unit")
+    if "verdict" in known:
+        hidden.add("matched")
     order = {
         name: place
-        for place, name in enumerate(("variant", "accuracy", "value", "cost", "cost_text", "basis", "matched"))
+        for place, name in enumerate(("variant", "accuracy", "value", "cost", "cost_text", "basis", "verdict"))
     }
     return sorted((name for name in known if name not in hidden), key=lambda name: order.get(name, len(order)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.observers.record import RunRecord, StageRecord
+from orchestrator.observers.record import RunRecord, StageRecord, short_overrides
 from orchestrator.observers.words import number
 from orchestrator.report.graph import Group
 from orchestrator.report.markup import Markup, join, tag
@@ -53,11 +53,8 @@ def members_of(group: Group, record: RunRecord) -> list[Member]:
     seen: dict[str, int] = {}
     for stage in group.members:
         seen[stage.label] = seen.get(stage.label, 0) + 1
-    points = (
-        {point["index"]: " ".join(point.get("overrides") or []) for point in record.started.points}
-        if record.started
-        else {}
-    )
+    begun = record.started.points if record.started is not None else []
+    points = {point["index"]: short_overrides(point.get("overrides") or []) for point in begun}
     members = []
     for stage in group.members:
         coordinates = stage.axes

@@ -156,7 +156,9 @@ def _box(group: Group, x: float, y: float) -> Markup:
         if count > 1
     ]
     seconds = sum(member.seconds for member in group.members if member.status != "cached")
-    state = f"{count} x {group.status}" if count > 1 else group.status
+    alike = sum(member.status == group.status for member in group.members)
+    times = "" if count == 1 else f"{count} x " if alike == count else f"{alike} of {count} "
+    state = f"{times}{group.status}"
     said = f"{state}  {duration(seconds)}" if seconds else state
     name = group.name if len(group.name) <= 15 else group.name[:14] + "~"
     title = tag("title", f"{group.name}: {group.members[0].node['uses']}, {state}")

@@ -109,7 +109,7 @@ def _timeline(record: RunRecord) -> Markup | None:
         return None
     start_s = record.started.at_s
     bars = [
-        Bar(label=_shorten(stage.label), status=stage.status, start_s=stage.started[0].at_s - start_s,
+        Bar(label=_shorten(stage.title), status=stage.status, start_s=stage.started[0].at_s - start_s,
             end_s=(stage.finished.at_s if stage.finished is not None else record.last_s) - start_s, href=f"#{anchor(stage.name)}")
         for stage in record.stages.values() if stage.started
     ]  # fmt: skip
@@ -172,7 +172,7 @@ def _curve_cards(stage: StageRecord) -> Iterator[Markup]:
 
 
 def _card(content: Markup, stage: StageRecord, title: str, class_: str) -> Markup:
-    caption = tag("figcaption", tag("a", stage.label, href=f"#{anchor(stage.name)}"), f"  {title}")
+    caption = tag("figcaption", tag("a", stage.title, href=f"#{anchor(stage.name)}"), f"  {title}")
     return tag("figure", content, caption, class_=f"card {class_}")
 
 
@@ -183,7 +183,7 @@ def _lineage(record: RunRecord, home: str) -> Markup | None:
         reads = ", ".join(dict.fromkeys(parent.name for parent in parents if parent is not None))
         key = str(stage.finished.key or "") if stage.finished is not None else ""
         for name, output in (stage.finished.outputs if stage.finished is not None else {}).items():
-            label = stage.label if name == "result" else join([stage.label, tag("span", f" {name}", class_="soft")])
+            label = stage.title if name == "result" else join([stage.title, tag("span", f" {name}", class_="soft")])
             digest = str(output.get("digest"))
             rows.append([label, output.get("type"), _short(digest), reads, _short(key)])
     if not rows:

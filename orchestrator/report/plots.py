@@ -126,7 +126,7 @@ def frontier(dots: Sequence[Dot], x_label: str, y_label: str) -> Markup:
 
 def interval(value: float, low: float | None, high: float | None, span: tuple[float, float]) -> Markup:
     """Draw a value with its interval on the scale that all rows of a table share."""
-    width, height = 150.0, 18.0
+    width, height = 120.0, 18.0
     size = (span[1] - span[0]) or 1.0
 
     def x(at: float) -> float:

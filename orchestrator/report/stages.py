@@ -37,7 +37,7 @@ def failure(stage: StageRecord) -> Markup:
     """Show a stage that failed: the error, what to do, and the end of its log."""
     name = tag(
         "h3",
-        tag("a", stage.label, href=f"#{anchor(stage.name)}"),
+        tag("a", stage.title, href=f"#{anchor(stage.name)}"),
         tag("span", f"after {duration(stage.seconds)}", class_="soft"),
     )
     return tag("div", name, _error(stage), class_="failure")
@@ -54,7 +54,7 @@ def _details(stage: StageRecord, manifests: Mapping[str, Any], id_: str | None =
     summary = tag(
         "summary",
         _dot(stage.status),
-        tag("b", stage.label),
+        tag("b", stage.title),
         tag(
             "span",
             stage.status + (f"  {duration(stage.seconds)}" if stage.status not in {"cached", "skipped"} else ""),

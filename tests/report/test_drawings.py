@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.events import StageFinished
 from orchestrator.observers.record import RunRecord, StageRecord
 from orchestrator.report.families import QUALITIES, Member, frontier
 from orchestrator.report.graph import _layers, draw, groups_of
@@ -78,6 +79,16 @@ def test_boxes_do_not_overlap() -> None:
         assert y + high <= height
         for other_x, other_y, other_wide, other_high in boxes[index + 1 :]:
             assert x + wide <= other_x or other_x + other_wide <= x or y + high <= other_y or other_y + other_high <= y
+
+
+def test_a_family_of_mixed_states_says_how_many() -> None:
+    """One executed member of three is not "3 x executed"."""
+    nodes = [node("small", "toy.add", axes={"amount": amount}) for amount in (1, 2, 3)]
+    record = record_of(nodes)
+    for one, status in zip(record.stages.values(), ("executed", "cached", "cached"), strict=True):
+        one.finished = StageFinished(spec=one.spec, key="k", status=status, seconds=1.5)
+
+    assert "1 of 3 executed" in draw(groups_of(record))
 
 
 def test_bars_are_as_long_as_their_time() -> None:

@@ -204,7 +204,8 @@ def test_points_of_a_sweep_make_a_family(tmp_path: Path) -> None:
     ]
     page, _ = report_of(tmp_path, events)
 
-    assert "point status objective bits_per_parameter stages.gptq4.bits=2 executed 3 2" in page.text
+    assert "point status objective bits_per_parameter bits=2 executed 3 2" in page.text
+    assert "gptq4 (bits=3)" in page.text
     assert "3 points:" in page.text
     assert page.all("svg", "plot")[0]["aria-label"] == "objective against bits_per_parameter"
 
