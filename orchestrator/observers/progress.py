@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.events import (
@@ -218,29 +218,29 @@ class TerminalProgress:
         self._console = console
         self._clock = clock
         self._board = _Board()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._live = Live(
             get_renderable=self.render, console=console, refresh_per_second=4, transient=True, redirect_stdout=False
         )
-        self._open = False
 
     def notify(self, event: Event) -> None:
         """Print the lines that stay and let the next refresh show the rest."""
+        # The display's own thread holds its lock when it asks for ``render``; printing under ours would be a deadlock.
         with self._lock:
-            if isinstance(event, RunStarted):
-                self._live.start()
-                self._open = True
-            for line in self._board.apply(event):
-                self._console.print(self._styled(line), highlight=False, soft_wrap=True)
-            if isinstance(event, RunFinished):
-                self.close()
+            lines = list(self._board.apply(event))
+        if isinstance(event, RunStarted):
+            self._live.start()
+        for line in lines:
+            self._console.print(self._styled(line), highlight=False, soft_wrap=True)
+        if isinstance(event, RunFinished):
+            self.close()
+        elif lines and self._live.is_started:
+            self._live.refresh()
 
     def close(self) -> None:
         """Take the live lines away."""
-        with self._lock:
-            if self._open:
-                self._open = False
-                self._live.stop()
+        if self._live.is_started:
+            self._live.stop()
 
     def render(self) -> RenderableType:
         """Draw one line for each stage under way."""
@@ -253,7 +253,10 @@ class TerminalProgress:
         for _ in range(4):
             table.add_column(no_wrap=True, overflow="crop")
         with self._lock:
-            stages = list(self._board.running.values())
+            stages = [
+                replace(stage, metrics=dict(stage.metrics), samples=deque(stage.samples))
+                for stage in self._board.running.values()
+            ]
             width = self._board.width
         for stage in stages[:_RUNNING_SHOWN]:
             name = Text(f"{'waits' if stage.waiting else 'running':<9} ", style="dim").append(
@@ -284,7 +287,9 @@ class TerminalProgress:
             return Text.assemble((f"{line.word:<9}", _STYLES.get(line.word, "")), " ", line.text)
         seconds = f"{duration(line.seconds):>8}" if line.seconds is not None else " " * 8
         text = Text.assemble((f"{line.word:<9}", _STYLES.get(line.word, "")), " ", f"{line.name:<{self._board.width}}")
-        return text.append(f" {seconds}", "dim").append(f"  {line.text}")
+        text.append(f" {seconds}", "dim").append(f"  {line.text}")
+        text.rstrip()
+        return text
 
 
 def progress_observer(stream: TextIO | None = None) -> Observer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,32 @@ def test_live_lines_never_wrap(tmp_path: Path, width: int) -> None:
     display.close()
 
     assert console.file.getvalue().count("\n") == 1
+
+
+def test_refreshing_while_events_arrive_is_no_deadlock(tmp_path: Path) -> None:
+    """The display's thread and the driver's take each other's locks in turn."""
+    display, _ = terminal()
+    events = quickstart_events(tmp_path)[:-1]
+    display.notify(events[0])
+    stop = threading.Event()
+
+    def refresh() -> None:
+        while not stop.is_set():
+            display._live.refresh()
+
+    def tell() -> None:
+        for event in events[1:]:
+            display.notify(event)
+
+    threads = [threading.Thread(target=refresh, daemon=True), threading.Thread(target=tell, daemon=True)]
+    for thread in threads:
+        thread.start()
+    threads[1].join(30)
+    stop.set()
+    threads[0].join(30)
+    alive = [thread.is_alive() for thread in threads]
+    assert alive == [False, False]
+    display.close()
 
 
 def test_an_ascii_terminal_gets_ascii(tmp_path: Path) -> None:
