@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
-
 from orchestrator import events
 from orchestrator.engine import Engine, Execution
 from orchestrator.errors import RecipeError
@@ -331,7 +330,10 @@ def _settle(
     multirun: bool,
     emitter: _Emitter,
 ) -> RunResult:
-    """Close the observers, write result.json and the report, and return the result."""
+    """Write the report, close the observers, write result.json, and return the result."""
+    from orchestrator.report import write_report
+
+    write_report(folder, prepared.home)  # first: tracking attaches it
     emitter.close()
     tracked = Run.tracking(folder)
     report = folder / "report.html"
@@ -375,9 +377,6 @@ def _settle(
         failures=failures,
     )
     write_json(folder / "result.json", result.to_json())
-    from orchestrator.report import write_report
-
-    write_report(folder, prepared.home)
     return result
 
 

@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator_storage import StatCache, canonical_json
-
 from orchestrator.errors import RecipeError
 from orchestrator.home import Home
+from orchestrator_storage import StatCache, canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import orchestrator_storage as storage
-
 from orchestrator.context import Context
 from orchestrator.errors import RecipeError, StageError, unknown
 from orchestrator.fingerprint import fingerprint

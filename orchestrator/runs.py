@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import orchestrator_storage as storage
-
 from orchestrator.errors import RecipeError, unknown
 from orchestrator.family import matches, parse_label
 from orchestrator.home import Home
@@ -154,15 +152,11 @@ def open_run(identity: str = "latest", home: Path | str | None = None) -> Run:
 
 
 def close_dead_runs(home: Home) -> list[Run]:
-    """Mark the runs whose driver is gone as killed, here and in MLflow; returns those that were closed."""
+    """Mark the runs whose driver is gone as killed and return them; the MLflow observer closes theirs there."""
     closed = []
     for run in list_runs(home):
         holder = run.record.get("driver")
         if run.status == "running" and holder and storage.Holder.from_json(holder).alive() is False:
             write_json(run.path / "run.json", run.record | {"status": "killed"})
             closed.append(run)
-    if closed and not os.environ.get("ORCHESTRATOR_NO_TRACKING"):
-        from orchestrator.observers.mlflow import kill_tracked_runs
-
-        kill_tracked_runs(home, [run.path for run in closed])
     return closed

@@ -58,10 +58,26 @@ def made(**values: Any) -> Config:
 
 def test_values_of_every_type_are_taken() -> None:
     """The forms that YAML gives."""
-    config = made(rate=1, bits=3, mode="SLOW", many=[1, 2], pair=[2, "b"], table={"a": 1}, maybe=None, inner={"size": 3}, nets=["tree", {"name": "mesh", "size": 4}])
+    config = made(
+        rate=1,
+        bits=3,
+        mode="SLOW",
+        many=[1, 2],
+        pair=[2, "b"],
+        table={"a": 1},
+        maybe=None,
+        inner={"size": 3},
+        nets=["tree", {"name": "mesh", "size": 4}],
+    )
     assert config.rate == 1.0
     assert type(config.rate) is float
-    assert (config.bits, config.mode, config.many, config.pair, config.table) == (3, Mode.SLOW, (1, 2), (2, "b"), {"a": 1.0})
+    assert (config.bits, config.mode, config.many, config.pair, config.table) == (
+        3,
+        Mode.SLOW,
+        (1, 2),
+        (2, "b"),
+        {"a": 1.0},
+    )
     assert config.inner == Board(size=3)
     assert config.net == Choice("tree", "1")
     assert config.nets == (Choice("tree", "1"), Choice("mesh", "3", Board(size=4)))

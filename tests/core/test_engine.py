@@ -57,7 +57,9 @@ def executed(rows: dict[str, Any]) -> set[str]:
 def test_a_run_computes_and_the_next_one_is_cached(run: Any) -> None:
     """Values, statuses, digests and the JSON object."""
     first = run()
-    assert statuses(first) == dict.fromkeys(["base", "small/amount:1.0", "small/amount:2.0", "total", "facts"], "executed")
+    assert statuses(first) == dict.fromkeys(
+        ["base", "small/amount:1.0", "small/amount:2.0", "total", "facts"], "executed"
+    )
     number = json.loads((Path(first["total"]["outputs"]["result"]["path"]) / "number.json").read_text())
     assert number == 7.0
     assert first["facts"]["metrics"]["facts"] == 1
@@ -66,7 +68,9 @@ def test_a_run_computes_and_the_next_one_is_cached(run: Any) -> None:
     assert list(document["stages"][0]) == ["name", "axes", "label", "status", "key", "seconds", "outputs", "metrics"]
     second = run()
     assert set(statuses(second).values()) == {"cached"}
-    assert {label: row["outputs"] for label, row in second.items() if label != "_"} == {label: row["outputs"] for label, row in first.items() if label != "_"}
+    assert {label: row["outputs"] for label, row in second.items() if label != "_"} == {
+        label: row["outputs"] for label, row in first.items() if label != "_"
+    }
     assert second["total"]["metrics"] == {"count": 2.0}
 
 
@@ -86,7 +90,17 @@ def test_unchanged_outputs_stop_reruns(run: Any) -> None:
 def test_execution_settings_rerun_nothing(run: Any) -> None:
     """Resources, retries, time limits, workers and execution-only fields."""
     run()
-    assert executed(run("stages.base.resources.cpus=0.5", "stages.base.retries=2", "stages.base.timeout_s=99", "stages.base.note=hello")) == set()
+    assert (
+        executed(
+            run(
+                "stages.base.resources.cpus=0.5",
+                "stages.base.retries=2",
+                "stages.base.timeout_s=99",
+                "stages.base.note=hello",
+            )
+        )
+        == set()
+    )
     gang = "stages:\n  g: {uses: toy.gang}\n"
     run(text=gang)
     assert executed(run("stages.g.workers=2", text=gang)) == set()
@@ -149,7 +163,11 @@ def test_a_failure_spares_independent_branches(run: Any) -> None:
 def test_a_stage_authors_error_has_no_traceback(run: Any) -> None:
     """The message and the hint are the author's."""
     failure = run(text="stages: {bad: {uses: toy.mishap, kind: user}}\n")["_"].failures[0]
-    assert (failure["message"], failure["hint"], failure["traceback"]) == ("the number is not to be had", "ask for another", "")
+    assert (failure["message"], failure["hint"], failure["traceback"]) == (
+        "the number is not to be had",
+        "ask for another",
+        "",
+    )
 
 
 def test_retries_go_on_from_scratch(run: Any) -> None:
@@ -178,7 +196,11 @@ def test_merged_sweeps_run_shared_stages_once(run: Any, tmp_path: Path, monkeypa
     assert (tmp_path / "count").read_text().count("x") == 4
     document = result.to_json()
     assert list(document) == ["status", "seconds", "points"]
-    assert [[row["status"] for row in point["stages"]] for point in document["points"]] == [["executed", "executed"], ["cached", "executed"], ["cached", "executed"]]
+    assert [[row["status"] for row in point["stages"]] for point in document["points"]] == [
+        ["executed", "executed"],
+        ["cached", "executed"],
+        ["cached", "executed"],
+    ]
 
 
 def test_impossible_resources_fail_before_anything_runs(run: Any, home: Path) -> None:
@@ -222,7 +244,9 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on(run: Any, write_recipe:
     write_recipe(text)
     command = [sys.executable, "-m", "orchestrator", "run", "recipe=toy", "--executor", "local", "--quiet"]
     for _ in range(2):
-        process = subprocess.Popen(command, cwd=home.parent, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, cwd=home.parent, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         scratch = home / "store" / "scratch"
         before = time.monotonic()
         while not list(scratch.glob("*/work/count")) and time.monotonic() - before < 60:
@@ -234,7 +258,10 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on(run: Any, write_recipe:
     assert statuses(rows) == {"s": "executed"}
     assert not list((home / "store" / "leases").glob("*.json"))
     assert "running" not in {one.status for one in list_runs(Home.locate(home))}
-    start = next(fact["value"] for fact in json.loads(next((home / "store" / "entries").glob("*/manifest.json")).read_text())["facts"])
+    start = next(
+        fact["value"]
+        for fact in json.loads(next((home / "store" / "entries").glob("*/manifest.json")).read_text())["facts"]
+    )
     assert start > 0
 
 
@@ -243,7 +270,10 @@ def test_cancel_ends_a_run_cleanly(run: Any, write_recipe: Any, home: Path) -> N
     write_recipe("stages: {s: {uses: toy.slow, steps: 600}}\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator", "run", "recipe=toy", "--executor", "local", "--quiet"],
-        cwd=home.parent, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=home.parent,
+        env=os.environ,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     before = time.monotonic()
     while not list((home / "store" / "scratch").glob("*/work/count")) and time.monotonic() - before < 60:
@@ -262,7 +292,9 @@ def test_two_runs_at_once_execute_each_stage_once(run: Any, write_recipe: Any, h
     outputs: list[str] = []
 
     def go() -> None:
-        outputs.append(subprocess.run(command, cwd=home.parent, env=environment, capture_output=True, text=True, check=True).stdout)
+        outputs.append(
+            subprocess.run(command, cwd=home.parent, env=environment, capture_output=True, text=True, check=True).stdout
+        )
 
     threads = [threading.Thread(target=go) for _ in range(2)]
     for thread in threads:

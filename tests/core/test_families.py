@@ -71,13 +71,18 @@ def test_shared_axes_join_and_different_axes_cross(expand: Any) -> None:
         "right: {uses: toy.operate, inputs: {number: small}, each: {operation: [double, power]}}\n"
         "both: {uses: toy.add, inputs: {number: left, other: right}}\n"
     )
-    expected = {f"both/amount:{a}.0/times:{t}/operation:{o}" for a in (1, 2, 3) for t in (1, 2) for o in ("double", "power")}
+    expected = {
+        f"both/amount:{a}.0/times:{t}/operation:{o}" for a in (1, 2, 3) for t in (1, 2) for o in ("double", "power")
+    }
     assert set(labels(expand(text), "both")) == expected
 
 
 def test_a_member_without_partner_is_an_error_with_a_way_out(expand: Any) -> None:
     """Nothing is dropped silently."""
-    text = FAMILY + "less: {uses: toy.number, each: {value: [1]}}\nother: {uses: toy.add, inputs: {number: base}, each: {amount: [1, 2]}}\n"
+    text = (
+        FAMILY
+        + "less: {uses: toy.number, each: {value: [1]}}\nother: {uses: toy.add, inputs: {number: base}, each: {amount: [1, 2]}}\n"
+    )
     with pytest.raises(RecipeError, match="amount:3.0.*no partner") as caught:
         expand(text + "both: {uses: toy.add, inputs: {number: small, other: other}}\n")
     assert "pick" in str(caught.value)
@@ -108,16 +113,25 @@ def test_a_gathering_port_takes_all_or_what_agrees(expand: Any) -> None:
         "named: {uses: toy.sum, inputs: {numbers: {dense: base, four: small, one: small/amount:1.0}}}\n"
     )
     by_name = {node.names[0].name: node for node in pipeline.nodes.values()}
-    assert [one.label for one in by_name["all"].inputs["numbers"]] == ["base", *(f"small/amount:{n}.0" for n in (1, 2, 3))]
+    assert [one.label for one in by_name["all"].inputs["numbers"]] == [
+        "base",
+        *(f"small/amount:{n}.0" for n in (1, 2, 3)),
+    ]
     assert [one.label for one in by_name["named"].inputs["numbers"]][:2] == ["dense", "four/amount:1.0"]
     assert by_name["named"].inputs["numbers"][-1].label == "one"
 
 
 def test_labelled_values_set_several_fields(expand: Any) -> None:
     """The axis' name need not be a field."""
-    pipeline = expand(BASE + "s: {uses: toy.add, inputs: {number: base}, each: {size: {small: {amount: 1, times: 2}, large: {amount: 9, times: 9}}}}\n")
+    pipeline = expand(
+        BASE
+        + "s: {uses: toy.add, inputs: {number: base}, each: {size: {small: {amount: 1, times: 2}, large: {amount: 9, times: 9}}}}\n"
+    )
     assert labels(pipeline, "s") == ["s/size:small", "s/size:large"]
-    assert [(node.config.amount, node.config.times) for node in list(pipeline.nodes.values())[1:]] == [(1.0, 2), (9.0, 9)]
+    assert [(node.config.amount, node.config.times) for node in list(pipeline.nodes.values())[1:]] == [
+        (1.0, 2),
+        (9.0, 9),
+    ]
 
 
 def test_named_outputs_are_wired_by_name(expand: Any) -> None:
@@ -134,7 +148,10 @@ def test_named_outputs_are_wired_by_name(expand: Any) -> None:
 def test_seed_and_identity_workers_can_vary(expand: Any) -> None:
     """Only where they are part of the identity."""
     assert labels(expand("d: {uses: toy.draw, each: {seed: [0, 1]}}\n"), "d") == ["d/seed:0", "d/seed:1"]
-    assert labels(expand("g: {uses: toy.gang_counted, each: {workers: [1, 2]}}\n"), "g") == ["g/workers:1", "g/workers:2"]
+    assert labels(expand("g: {uses: toy.gang_counted, each: {workers: [1, 2]}}\n"), "g") == [
+        "g/workers:1",
+        "g/workers:2",
+    ]
     with pytest.raises(RecipeError, match="unknown field to vary 'workers'"):
         expand("g: {uses: toy.gang, each: {workers: [1, 2]}}\n")
 
@@ -186,27 +203,44 @@ def test_sweep_points_share_what_is_equal(expand: Any) -> None:
 def test_too_many_stages_are_refused(expand: Any) -> None:
     """The count is over distinct specs."""
     with pytest.raises(RecipeError, match="more than 1000"):
-        expand(BASE + "s: {uses: toy.add, inputs: {number: base}, each: {times: [" + ", ".join(map(str, range(1001))) + "]}}\n")
+        expand(
+            BASE
+            + "s: {uses: toy.add, inputs: {number: base}, each: {times: ["
+            + ", ".join(map(str, range(1001)))
+            + "]}}\n"
+        )
 
 
 def test_long_chains_and_large_families_plan_without_recursion(expand: Any) -> None:
     """A chain of 2,000 stages and a family of 1,000 members; the time is printed, not asserted."""
-    chain = "s0: {uses: toy.number}\n" + "".join(f"s{i}: {{uses: toy.add, inputs: {{number: s{i - 1}}}}}\n" for i in range(1, 2000))
+    chain = "s0: {uses: toy.number}\n" + "".join(
+        f"s{i}: {{uses: toy.add, inputs: {{number: s{i - 1}}}}}\n" for i in range(1, 2000)
+    )
     started = time.perf_counter()
     pipeline = expand(chain, "run.max_stages=5000")
     chain_s = time.perf_counter() - started
     assert len(pipeline.nodes) == 2000
     assert len(pipeline.ancestors([list(pipeline.nodes)[-1]])) == 2000
     started = time.perf_counter()
-    pipeline = expand(BASE + "s: {uses: toy.add, inputs: {number: base}, each: {times: [" + ", ".join(map(str, range(1000))) + "]}}\n", "run.max_stages=2000")
+    pipeline = expand(
+        BASE
+        + "s: {uses: toy.add, inputs: {number: base}, each: {times: ["
+        + ", ".join(map(str, range(1000)))
+        + "]}}\n",
+        "run.max_stages=2000",
+    )
     assert len(pipeline.nodes) == 1001
     print(f"chain {chain_s:.2f} s, family {time.perf_counter() - started:.2f} s")
 
 
 def test_gathered_labels_and_order_are_identity_single_inputs_are_not(expand: Any) -> None:
     """A single port has no label; a gathering port's labels reach the consumer."""
-    one = expand("a: {uses: toy.number}\ns: {uses: toy.add, inputs: {number: a}}\ng: {uses: toy.sum, inputs: {numbers: [a]}}\n")
-    two = expand("b: {uses: toy.number}\ns: {uses: toy.add, inputs: {number: b}}\ng: {uses: toy.sum, inputs: {numbers: [b]}}\n")
+    one = expand(
+        "a: {uses: toy.number}\ns: {uses: toy.add, inputs: {number: a}}\ng: {uses: toy.sum, inputs: {numbers: [a]}}\n"
+    )
+    two = expand(
+        "b: {uses: toy.number}\ns: {uses: toy.add, inputs: {number: b}}\ng: {uses: toy.sum, inputs: {numbers: [b]}}\n"
+    )
     spec = [{node.names[0].name: spec for spec, node in pipeline.nodes.items()} for pipeline in (one, two)]
     assert spec[0]["s"] == spec[1]["s"]
     assert spec[0]["g"] != spec[1]["g"]

@@ -63,14 +63,25 @@ def test_int_and_float_are_different_settings() -> None:
 
 def test_golden_key() -> None:
     """The key of a fixed payload never changes between versions: it would recompute every result of every user."""
-    payload = {"schema": 1, "stage": "x", "config": encode(Config()), "inputs": {"model": "ab" * 32}, "ratio": 0.1, "text": "é"}
+    payload = {
+        "schema": 1,
+        "stage": "x",
+        "config": encode(Config()),
+        "inputs": {"model": "ab" * 32},
+        "ratio": 0.1,
+        "text": "é",
+    }
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert digest(payload) == hashlib.sha256(text.encode()).hexdigest()
     assert digest(payload) == "c7aed1dcdf3f5251bdf6a4cd368d46a28f02bda19023cfa67abf7ce4dde12e67"
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
@@ -100,7 +111,11 @@ def test_keys_agree_between_processes() -> None:
     code = "from orchestrator.key import digest, encode; print(digest(encode({'b': [1, 2.5, None], 'a': {'z': 'x', 'y': True}})))"
     keys = {
         subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("0", "1", "2")
     }

@@ -43,7 +43,11 @@ def test_one_run_with_a_gang_a_crash_and_a_user_error(home: Path, write_recipe: 
     rows = {row["label"]: row for row in result.points[0]["stages"]}
     failures = {one["label"]: one for one in result.failures}
     assert {label: row["status"] for label, row in rows.items()} == {
-        "g": "executed", "gone": "failed", "told": "failed", "late": "failed", "fine": "executed",
+        "g": "executed",
+        "gone": "failed",
+        "told": "failed",
+        "late": "failed",
+        "fine": "executed",
     }
     assert json.loads((Path(rows["g"]["outputs"]["result"]["path"]) / "number.json").read_text()) == 2.0
     assert "died" in failures["gone"]["message"]
@@ -59,10 +63,16 @@ def test_a_stage_that_ignores_cancel_is_killed_after_the_grace_period(home: Path
     write_recipe("stages: {s: {uses: toy.mishap, kind: sleep, seconds: 300, heed: false}}\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator", "run", "recipe=toy", "--quiet"],
-        cwd=home.parent, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=home.parent,
+        env=os.environ,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     before = time.monotonic()
-    while not any("last words" in path.read_text() for path in (home / "runs").glob("*/logs/*.log")) and time.monotonic() - before < 90:
+    while (
+        not any("last words" in path.read_text() for path in (home / "runs").glob("*/logs/*.log"))
+        and time.monotonic() - before < 90
+    ):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=90)
@@ -70,7 +80,14 @@ def test_a_stage_that_ignores_cancel_is_killed_after_the_grace_period(home: Path
     assert [one.status for one in list_runs(Home.locate(home))] == ["cancelled"]
 
 
-@pytest.mark.parametrize("kind", [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.OrchestratorError)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.OrchestratorError)
+    ],
+)
 def test_errors_survive_pickling(kind: type[errors.OrchestratorError]) -> None:
     """An exception that does not is an UnserializableException after Ray."""
     error = pickle.loads(pickle.dumps(kind("what", "fix")))
@@ -87,9 +104,17 @@ class _Node:
 @pytest.mark.parametrize(
     ("workers", "resources", "fits"),
     [
-        (1, Resources(cpus=4), True), (1, Resources(cpus=5), False), (8, Resources(cpus=1), True), (9, Resources(cpus=1), False),
-        (2, Resources(cpus=3), True), (3, Resources(cpus=3), False), (1, Resources(cpus=1, gpus=1), False), (16, Resources(cpus=0.5), True),
-        (1, Resources(cpus=1, memory_gib=9), False), (1, Resources(cpus=0, custom={"tpu": 1}), False), (1, Resources(cpus=0), True),
+        (1, Resources(cpus=4), True),
+        (1, Resources(cpus=5), False),
+        (8, Resources(cpus=1), True),
+        (9, Resources(cpus=1), False),
+        (2, Resources(cpus=3), True),
+        (3, Resources(cpus=3), False),
+        (1, Resources(cpus=1, gpus=1), False),
+        (16, Resources(cpus=0.5), True),
+        (1, Resources(cpus=1, memory_gib=9), False),
+        (1, Resources(cpus=0, custom={"tpu": 1}), False),
+        (1, Resources(cpus=0), True),
     ],
 )
 def test_every_bundle_must_fit_one_node_and_all_at_once(workers: int, resources: Resources, fits: bool) -> None:

@@ -84,14 +84,24 @@ def test_sweeps_expand_to_every_point(home: Path, write_recipe: Any) -> None:
     """A product, last token fastest; ranges too."""
     write_recipe(TEXT)
     points = compose("toy", ["stages.base.value=1,2", "seed=range(0,3)"], installed(), multirun=True)
-    assert [(one.stages["base"].config["value"], one.seed) for one in points] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+    assert [(one.stages["base"].config["value"], one.seed) for one in points] == [
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+        (2, 1),
+        (2, 2),
+    ]
     assert points[0].overrides == ("stages.base.value=1", "seed=0")
 
 
 def test_parts_compose_into_the_root(home: Path, write_recipe: Any) -> None:
     """A defaults list brings shared stages; _self_ decides who wins."""
     write_recipe("vars: {amount: 1}\nstages: {base: {uses: toy.number, value: 3}}\n", "base/part")
-    write_recipe("defaults: [/base/part, _self_]\nstages: {base: {value: 4}, more: {uses: toy.add, inputs: {number: base}}}\n", "whole")
+    write_recipe(
+        "defaults: [/base/part, _self_]\nstages: {base: {value: 4}, more: {uses: toy.add, inputs: {number: base}}}\n",
+        "whole",
+    )
     recipe = compose("whole", [], installed())[0]
     assert recipe.stages["base"].config == {"value": 4}
     assert recipe.vars == {"amount": 1}

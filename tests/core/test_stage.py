@@ -38,14 +38,19 @@ def test_ports_outputs_and_config_are_read_from_the_signature() -> None:
     """Every form of a port is understood."""
 
     @stage("x.y", version="2", cites=["arXiv:1"], seeded=True)
-    def function(ctx: Context, config: Config, model: Model, many: dict[str, Table], facts: Facts, maybe: Model | None = None) -> Pair:
+    def function(
+        ctx: Context, config: Config, model: Model, many: dict[str, Table], facts: Facts, maybe: Model | None = None
+    ) -> Pair:
         """Do it."""
         raise AssertionError
 
     spec = spec_of(function)
     assert spec.config is Config
     assert [(port.name, port.optional, port.gather, port.facts) for port in spec.ports.values()] == [
-        ("model", False, False, False), ("many", False, True, False), ("facts", False, False, True), ("maybe", True, False, False),
+        ("model", False, False, False),
+        ("many", False, True, False),
+        ("facts", False, False, True),
+        ("maybe", True, False, False),
     ]
     assert spec.outputs == {"result": Model, "layers": Table}
     assert spec.facts_port == "facts"

@@ -31,7 +31,12 @@ class Site:
         """Run the command line to its end."""
         return subprocess.run(
             [sys.executable, "-m", "orchestrator", *words],
-            cwd=self.folder, env=self.environment(**more), capture_output=True, text=True, check=False, timeout=280,
+            cwd=self.folder,
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=280,
         )
 
     def run(self, *words: str, **more: str) -> dict[str, Any]:

@@ -34,7 +34,12 @@ def toy_run(site: Site, **environment: str) -> subprocess.CompletedProcess[str]:
         "result = api.run('toy', executor='local', quiet=True)\nprint(json.dumps(result.to_json()))"
     )
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=site.folder, capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-c", code],
+        cwd=site.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
         env=site.environment(ORCHESTRATOR_PLUGINS="toys", ORCHESTRATOR_NO_TRACKING="1", **environment),
     )
 
@@ -43,10 +48,14 @@ def outputs_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     document = json.loads(done.stdout.strip().splitlines()[-1])
     assert document["status"] == "succeeded"
-    return {row["label"]: {name: output["digest"] for name, output in row["outputs"].items()} for row in document["stages"]}
+    return {
+        row["label"]: {name: output["digest"] for name, output in row["outputs"].items()} for row in document["stages"]
+    }
 
 
-@pytest.mark.parametrize("stride", [pytest.param(9, id="every-ninth"), pytest.param(1, id="every", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stride", [pytest.param(9, id="every-ninth"), pytest.param(1, id="every", marks=pytest.mark.slow)]
+)
 def test_a_kill_at_any_write_loses_nothing(new_site: Callable[[], Site], stride: int) -> None:
     """SIGKILL just before write n, then the same command: the same digests, no lease, no run marked running."""
     expected = outputs_of(toy_run(toy_site(new_site)))
@@ -60,14 +69,25 @@ def test_a_kill_at_any_write_loses_nothing(new_site: Callable[[], Site], stride:
         assert killed.returncode == -signal.SIGKILL
         assert outputs_of(toy_run(site)) == expected, f"after a kill at write {number}"
         assert not list((site.home / "store" / "leases").glob("*.json"))
-        assert {json.loads(path.read_text())["status"] for path in (site.home / "runs").glob("*/run.json")} <= {"killed", "succeeded"}
+        assert {json.loads(path.read_text())["status"] for path in (site.home / "runs").glob("*/run.json")} <= {
+            "killed",
+            "succeeded",
+        }
     assert survived, f"the run has more than {MOST_WRITES} writes"
 
 
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(new_site: Callable[[], Site]) -> None:
     """ENOSPC in the middle of a commit."""
     site = toy_site(new_site)
-    done = site.call("run", "recipe=toy", "--executor", "local", ORCHESTRATOR_PLUGINS="toys", ORCHESTRATOR_STORE_FULL_AT="25", ORCHESTRATOR_NO_TRACKING="1")
+    done = site.call(
+        "run",
+        "recipe=toy",
+        "--executor",
+        "local",
+        ORCHESTRATOR_PLUGINS="toys",
+        ORCHESTRATOR_STORE_FULL_AT="25",
+        ORCHESTRATOR_NO_TRACKING="1",
+    )
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
@@ -76,8 +96,22 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(new_site: Callable
 
 def _start(site: Site) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "run", "recipe=smoke", "stages.base.steps=400", "--until", "base", "--json"],
-        cwd=site.folder, env=site.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        [
+            sys.executable,
+            "-m",
+            "orchestrator",
+            "run",
+            "recipe=smoke",
+            "stages.base.steps=400",
+            "--until",
+            "base",
+            "--json",
+        ],
+        cwd=site.folder,
+        env=site.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -113,7 +147,10 @@ def test_a_driver_killed_three_times_in_pretraining_ends_with_the_same_bytes(new
     document = json.loads(_start(site).communicate(timeout=200)[0].decode().strip().splitlines()[-1])
     assert document["status"] == "succeeded"
     for label in ("corpus", "base"):
-        assert by_label(document)[label]["outputs"]["result"]["digest"] == by_label(expected)[label]["outputs"]["result"]["digest"]
+        assert (
+            by_label(document)[label]["outputs"]["result"]["digest"]
+            == by_label(expected)[label]["outputs"]["result"]["digest"]
+        )
     assert not list((site.home / "store" / "leases").glob("*.json"))
     statuses = [json.loads(path.read_text())["status"] for path in sorted((site.home / "runs").glob("*/run.json"))]
     assert sorted(statuses) == ["killed", "killed", "killed", "succeeded"]
@@ -124,11 +161,17 @@ def test_a_driver_killed_three_times_in_pretraining_ends_with_the_same_bytes(new
 def _no_process_of(home: Path) -> None:
     before = time.monotonic()
     while time.monotonic() - before < 20:
-        ours = [one.pid for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get("ORCHESTRATOR_HOME") == str(home)]
+        ours = [
+            one.pid
+            for one in psutil.process_iter(["environ"])
+            if (one.info["environ"] or {}).get("ORCHESTRATOR_HOME") == str(home)
+        ]
         if not ours:
             return
         time.sleep(0.5)
-    raise AssertionError(f"processes left: {[psutil.Process(pid).cmdline()[:4] for pid in ours if psutil.pid_exists(pid)]}")
+    raise AssertionError(
+        f"processes left: {[psutil.Process(pid).cmdline()[:4] for pid in ours if psutil.pid_exists(pid)]}"
+    )
 
 
 def _nothing_running_in_mlflow(home: Path) -> None:

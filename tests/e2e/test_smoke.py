@@ -40,7 +40,9 @@ def test_every_model_loads_in_transformers(smoke: dict[str, Any]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    paths = [output["path"] for row in smoke["stages"] for output in row["outputs"].values() if output["type"] == "Model"]
+    paths = [
+        output["path"] for row in smoke["stages"] for output in row["outputs"].values() if output["type"] == "Model"
+    ]
     assert len(paths) == 5
     for path in paths:
         model = AutoModelForCausalLM.from_pretrained(path)
@@ -60,7 +62,9 @@ def test_every_model_of_the_ledger_descends_from_base(site: Site, smoke: dict[st
         if digest == base:
             return True
         inputs = made_by[digest]["payload"]["inputs"].values() if digest in made_by else []
-        return any(descends(one) for held in inputs for one in ([held] if isinstance(held, str) else [row[2] for row in held]))
+        return any(
+            descends(one) for held in inputs for one in ([held] if isinstance(held, str) else [row[2] for row in held])
+        )
 
     variants = {by_label(smoke)[name]["outputs"]["result"]["digest"] for name in ("reasoner", "rtn4", "gptq4")}
     assert len(variants) == 3
@@ -79,7 +83,14 @@ def test_the_second_run_executes_nothing_and_imports_nothing_heavy(site: Site, s
         "import sys\nfrom orchestrator.cli import invoke\ncode = invoke(['run', 'recipe=smoke', '--json'])\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\nsys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=site.folder, env=site.environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=site.folder,
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     document = json.loads(done.stdout.strip().splitlines()[-1])
     assert done.stderr.strip().splitlines()[-1] == "[]"
     assert {row["status"] for row in document["stages"]} == {"cached"}
@@ -87,14 +98,23 @@ def test_the_second_run_executes_nothing_and_imports_nothing_heavy(site: Site, s
     assert [row["metrics"] for row in document["stages"]] == [row["metrics"] for row in smoke["stages"]]
 
 
-@pytest.mark.parametrize("words", [("plan", "recipe=quickstart", "--json"), ("list", "stages", "--json"), ("list", "components")])
+@pytest.mark.parametrize(
+    "words", [("plan", "recipe=quickstart", "--json"), ("list", "stages", "--json"), ("list", "components")]
+)
 def test_planning_and_listing_import_nothing_heavy(site: Site, words: tuple[str, ...]) -> None:
     """Not MLflow either."""
     code = (
         f"import sys\nfrom orchestrator.cli import invoke\ncode = invoke({list(words)!r})\n"
         f"print([name for name in {(*HEAVY, 'mlflow')!r} if name in sys.modules], file=sys.stderr)\nsys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=site.folder, env=site.environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=site.folder,
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
@@ -105,7 +125,10 @@ def test_plan_rows_have_the_promised_fields(site: Site, smoke: dict[str, Any]) -
     found = {row["label"]: row for row in rows}
     assert (found["base"]["action"], found["gptq4"]["action"]) == ("cached", "run")
     assert found["gptq4"]["key"] is not None
-    assert (found["scores/variant:gptq4"]["key"], found["scores/variant:gptq4"]["reason"]) == (None, "inputs not computed yet")
+    assert (found["scores/variant:gptq4"]["key"], found["scores/variant:gptq4"]["reason"]) == (
+        None,
+        "inputs not computed yet",
+    )
 
 
 def test_a_changed_field_reruns_its_consumers_and_why_names_it(site: Site, smoke: dict[str, Any]) -> None:
@@ -116,7 +139,11 @@ def test_a_changed_field_reruns_its_consumers_and_why_names_it(site: Site, smoke
     assert "3" in told.stdout
     document = site.run("recipe=smoke", "stages.gptq4.bits=3")
     assert executed(document) == {
-        "gptq4", "scores/variant:gptq4", "accuracy/variant:gptq4/samples:1", "accuracy/variant:gptq4/samples:8", "ledger",
+        "gptq4",
+        "scores/variant:gptq4",
+        "accuracy/variant:gptq4/samples:1",
+        "accuracy/variant:gptq4/samples:8",
+        "ledger",
     }
 
 
@@ -139,7 +166,9 @@ def test_a_sweep_runs_shared_stages_once(site: Site, smoke: dict[str, Any]) -> N
 def test_a_family_gives_one_table(site: Site, smoke: dict[str, Any]) -> None:
     """`each` over bits in one run: a family, gathered by label, with one column per axis."""
     document = site.run("recipe=smoke", "~stages.gptq4.bits", "stages.gptq4.each.bits=[2,3,4]", "--until", "gptq4")
-    assert [row["label"] for row in document["stages"] if row["name"] == "gptq4"] == [f"gptq4/bits:{bits}" for bits in (2, 3, 4)]
+    assert [row["label"] for row in document["stages"] if row["name"] == "gptq4"] == [
+        f"gptq4/bits:{bits}" for bits in (2, 3, 4)
+    ]
     from orchestrator import open_run
 
     table = open_run(document["run"], site.home)["gptq4.layers"].table()
@@ -160,7 +189,10 @@ def test_a_flipped_byte_is_repaired(site: Site, smoke: dict[str, Any]) -> None:
     assert executed(document) == {"rtn4", "ledger"}
     assert "quarantine" in done.stderr
     assert any((site.home / "store" / "quarantine").iterdir())
-    assert by_label(document)["rtn4"]["outputs"]["result"]["digest"] == by_label(smoke)["rtn4"]["outputs"]["result"]["digest"]
+    assert (
+        by_label(document)["rtn4"]["outputs"]["result"]["digest"]
+        == by_label(smoke)["rtn4"]["outputs"]["result"]["digest"]
+    )
 
 
 def test_nothing_is_left_behind(site: Site, smoke: dict[str, Any]) -> None:
@@ -169,5 +201,9 @@ def test_nothing_is_left_behind(site: Site, smoke: dict[str, Any]) -> None:
     assert not list((site.home / "store" / "scratch").glob("*/work"))
     import psutil
 
-    ours = [one for one in psutil.process_iter(["cmdline"]) if any(str(site.home) in word for word in one.info["cmdline"] or [])]
+    ours = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if any(str(site.home) in word for word in one.info["cmdline"] or [])
+    ]
     assert not ours
