@@ -1,4 +1,4 @@
-"""What this package offers: stages, tasks and an engine."""
+"""What this package offers: stages, tasks, an engine and search strategies."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ def orchestrator_stages() -> list[Any]:
     """Offer the stages of the reason family."""
     from orchestrator_reason import stages
 
-    return [stages.sft, stages.expert_iteration]
+    return [stages.sft, stages.expert_iteration, stages.search]
 
 
 @hookimpl
 def orchestrator_components() -> list[Component]:
-    """Offer the tasks and the engine."""
+    """Offer the tasks, the engine and the strategies."""
     from orchestrator_reason.sorting import SortConfig
+    from orchestrator_reason.strategies import SamplingConfig
 
     return [
         Component(
@@ -44,5 +45,28 @@ def orchestrator_components() -> list[Component]:
             version="1",
             entry="orchestrator_reason.engine:TorchEngine",
             doc="Generate in this process with a key-value cache and a log probability for every token.",
+        ),
+        Component(
+            kind="strategy",
+            name="greedy",
+            version="1",
+            entry="orchestrator_reason.strategies:Greedy",
+            doc="The single most likely continuation.",
+        ),
+        Component(
+            kind="strategy",
+            name="self_consistency",
+            version="1",
+            entry="orchestrator_reason.strategies:SelfConsistency",
+            config=SamplingConfig,
+            doc="Sample `samples` answers; the most frequent one wins.",
+        ),
+        Component(
+            kind="strategy",
+            name="best_of_n",
+            version="1",
+            entry="orchestrator_reason.strategies:BestOfN",
+            config=SamplingConfig,
+            doc="Sample `samples` answers; the one with the highest mean log probability wins.",
         ),
     ]

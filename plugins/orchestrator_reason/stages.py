@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from orchestrator import Context, Ref, StageError, stage
 from orchestrator_reason.settings import ExpertSettings, SupervisedSettings
-from orchestrator_storage import Model
+from orchestrator_storage import Model, Thoughts
 
 FLOP_SOURCE = "6 a parameter and trained token, 2 a parameter and sampled token"
 
@@ -105,6 +105,79 @@ def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model) 
     ctx.log_figure("pass_at_k", attempts_figure(_by_attempts(sampled_before), _by_attempts(sampled_after)))
     ctx.fact("verified", result.verified, "1", "counted", phase="rl")
     return _finish(ctx, model, module, result, seconds_name="rl_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What a stage `reason.search` may set in a recipe; samples and temperature belong to the strategy."""
+
+    task: Annotated[str, Ref("task")] = "sort12"
+    strategy: Annotated[str, Ref("strategy")] = "self_consistency"
+    engine: Annotated[str, Ref("engine")] = "torch"
+    split: Literal["heldout", "train"] = "heldout"
+    problems: int = 256
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("problems", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@stage("reason.search", version="1", cites=["arXiv:2203.11171"], seeded=True)
+def search(ctx: Context, config: SearchConfig, model: Model) -> Thoughts:
+    """Search for answers to a task's problems and record every thought, operation and model call."""
+    from tokenizers import Tokenizer
+
+    from orchestrator_reason.drawing import stream
+    from orchestrator_reason.encoding import encode
+    from orchestrator_reason.search import search as run
+    from orchestrator_reason.thoughts import Record
+
+    task, strategy, engine = (ctx.component(kind, getattr(config, kind)) for kind in ("task", "strategy", "engine"))
+    engine.load(model.path, model.format)
+    tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
+    digest = model.digest or ""
+    record = Record(task=task.name, split=config.split, seed=ctx.seed, model_id=model.format, weights_version=digest)
+
+    def report(done: int, total: int) -> None:
+        ctx.check_cancelled()
+        ctx.progress(done, total, "problem")
+
+    with _user_errors():
+        problems = task.problems(config.split, config.problems, stream("search", ctx.seed))
+        confidences = run(
+            engine,
+            task,
+            strategy,
+            problems,
+            record,
+            seed=ctx.seed,
+            count_tokens=lambda prompt: len(encode(tokenizer, prompt)),
+            batch=config.batch,
+            report=report,
+        )
+    made = ctx.new(Thoughts, model_digest=digest)
+    Thoughts.write(made.path, **record.tables())
+    usage = engine.usage
+    computed = usage["prompt_tokens"] - usage["cached_tokens"]
+    for name, tokens in (("prefill", computed), ("decode", usage["completion_tokens"])):
+        seconds = usage[f"{name}_s"]
+        ctx.fact(f"{name}_s", seconds, "s", "measured", phase="generate")
+        if seconds > 0:
+            rate = tokens / seconds
+            ctx.fact(
+                f"{name}_tokens_per_s", rate, "token/s", "measured", subject=model, phase="generate", n=len(problems)
+            )
+    ctx.log_metrics(
+        {
+            "problems": len(problems),
+            "calls": len(record.calls),
+            "completion_tokens": usage["completion_tokens"],
+            "confidence": sum(confidences) / len(confidences),
+        }
+    )
+    return made
 
 
 def _load(ctx: Context, model: Model) -> tuple[Any, Any, Any]:
