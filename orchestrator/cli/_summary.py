@@ -13,6 +13,8 @@ import click
 from orchestrator.cli._output import duration, number, print_table
 
 LOG_TAIL_LINES = 20
+#: Columns of a headline that people read first, in this order; stored JSON keeps none.
+FIRST = ("variant", "accuracy", "low", "high", "cost_text", "cost", "unit", "basis", "scope", "verdict")
 STATUSES = ("executed", "cached", "failed", "cancelled", "skipped")
 
 
@@ -56,6 +58,11 @@ def headline(point: dict[str, Any]) -> list[dict[str, Any]]:
 def headline_cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Lay out headline rows; ``low`` and ``high`` (or ``x_low``, ``x_high``) become an interval beside the value that they bound."""
     names = list(dict.fromkeys(name for row in rows for name in row))
+    if "variant" in names:  # a ledger's headline
+        names = [name for name in FIRST if name in names] + sorted(set(names).difference(FIRST))
+        # The text is the cost, or its bound where there is none; the verdict says what `matched` says.
+        replaced = {"cost_text": "cost", "verdict": "matched"}
+        names = [name for name in names if name not in {replaced[one] for one in replaced if one in names}]
     bounds: dict[str, tuple[str, str]] = {}
     for position, name in enumerate(names):
         prefix = name.removesuffix("low")

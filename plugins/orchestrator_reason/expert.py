@@ -21,6 +21,7 @@ from orchestrator_reason.encoding import encode, require_clean_border
 from orchestrator_reason.engine import TorchEngine
 from orchestrator_reason.learner import Learner
 from orchestrator_reason.measure import greedy_accuracy
+from orchestrator_reason.replay import Replay
 from orchestrator_reason.settings import ExpertSettings
 from orchestrator_reason.supervised import Report
 
@@ -100,6 +101,7 @@ def improve(
     *,
     seed: int,
     folder: Path | None = None,
+    replay: Replay | None = None,
     report: Report = lambda _round, _metrics: None,
 ) -> ExpertResult:
     """Train ``module`` in place for ``rounds`` rounds of sampling and fine-tuning; resumes like `fine_tune`.
@@ -110,7 +112,7 @@ def improve(
     engine = TorchEngine().use(module, tokenizer)
     checks = task.problems("heldout", settings.check_problems, stream("expert/check", seed))
     require_clean_border(tokenizer, checks[:32])
-    learner = Learner(module, settings, settings.rounds * settings.updates)
+    learner = Learner(module, settings, settings.rounds * settings.updates, replay)
     done = _Progress()
     saved = None if folder is None else load_state(folder)
     if saved is not None:

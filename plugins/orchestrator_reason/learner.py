@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from orchestrator_reason.likelihood import backward_response_loss
+from orchestrator_reason.replay import Replay
 from orchestrator_reason.settings import OptimizerSettings
 
 BETAS = (0.9, 0.95)
@@ -28,13 +29,19 @@ def learning_rate_at(step: int, total: int, settings: OptimizerSettings) -> floa
 
 
 class Learner:
-    """Train a module on (prompt ids, response ids) pairs; ``total_updates`` is the length of the rate's schedule."""
+    """Train a module on (prompt ids, response ids) pairs, and on ``replay`` beside them.
 
-    def __init__(self, module: Any, settings: OptimizerSettings, total_updates: int) -> None:
+    ``total_updates`` is the length of the rate's schedule.
+    """
+
+    def __init__(
+        self, module: Any, settings: OptimizerSettings, total_updates: int, replay: Replay | None = None
+    ) -> None:
         # Dropout stays off: an update is a pure function of weights and data, so a resumed run repeats it exactly.
         self.module = module.eval()
         self.settings = settings
         self.total_updates = total_updates
+        self.replay = replay
         self.updates = 0
         self.tokens = 0
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -43,17 +50,21 @@ class Learner:
         )
 
     def update(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, float]:
-        """Take one step on the mean response loss; return ``loss``, ``grad_norm`` and ``learning_rate``."""
+        """Take one step on the mean response loss; return ``loss``, ``grad_norm``, ``learning_rate``, ``replay_loss``."""
         rate = learning_rate_at(self.updates, self.total_updates, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss = backward_response_loss(self.module, pairs, self.settings.micro_batch)
+        metrics = {"loss": loss, "learning_rate": rate}
+        if self.replay is not None:
+            metrics["replay_loss"] = self.replay.backward(self.module, self.updates)
+            self.tokens += self.replay.windows * self.replay.length
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
         self.optimizer.step()
         self.updates += 1
         self.tokens += sum(len(prompt) + len(response) for prompt, response in pairs)
-        return {"loss": loss, "grad_norm": float(norm), "learning_rate": rate}
+        return metrics | {"grad_norm": float(norm)}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return weights and moments by name, as they are (not copies)."""

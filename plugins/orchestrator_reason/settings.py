@@ -16,7 +16,10 @@ def _check_positive(settings: Any, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """One AdamW run: warm-up, cosine to ``final_lr_share`` of the rate, clipping; ``micro_batch`` saves memory only."""
+    """One AdamW run: warm-up, cosine to ``final_lr_share`` of the rate, clipping; ``micro_batch`` saves memory only.
+
+    Where replay tokens are wired, each update adds ``replay_weight`` x the loss on ``replay_windows`` windows of them.
+    """
 
     batch: int
     learning_rate: float
@@ -25,9 +28,13 @@ class OptimizerSettings:
     final_lr_share: float = 0.1
     clip_norm: float = 1.0
     micro_batch: int | None = None
+    replay_windows: int = 8
+    replay_length: int = 128
+    replay_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batch")
+        _check_positive(self, "batch", "replay_windows", "replay_length")
+        _require(self.replay_weight > 0, "replay_weight", self.replay_weight, "above 0")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
         _require(0 <= self.final_lr_share <= 1, "final_lr_share", self.final_lr_share, "between 0 and 1")

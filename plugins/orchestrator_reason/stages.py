@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from orchestrator import Context, Ref, StageError, stage
 from orchestrator_reason.settings import ExpertSettings, SupervisedSettings
-from orchestrator_storage import Model, Thoughts
+from orchestrator_storage import Model, Thoughts, Tokens
 
 FLOP_SOURCE = "6 a parameter and trained token, 2 a parameter and sampled token"
 
@@ -41,9 +41,12 @@ class ExpertIterationConfig(ExpertSettings):
     task: Annotated[str, Ref("task")] = "sort12"
 
 
-@stage("reason.sft", version="1", seeded=True)
-def sft(ctx: Context, config: SFTConfig, model: Model) -> Model:
-    """Fine-tune a model on fresh demonstrations of a task until its held-out greedy accuracy reaches `stop_at`."""
+@stage("reason.sft", version="1", cites=["arXiv:2203.02155"], seeded=True)
+def sft(ctx: Context, config: SFTConfig, model: Model, replay: Tokens | None = None) -> Model:
+    """Fine-tune a model on fresh demonstrations of a task until its held-out greedy accuracy reaches `stop_at`.
+
+    With `replay` (the corpus of the base model) each step also trains on text, so that the model keeps its language.
+    """
     from orchestrator_reason.curves import supervised_figure
     from orchestrator_reason.drawing import stream
     from orchestrator_reason.measure import greedy_accuracy
@@ -59,7 +62,10 @@ def sft(ctx: Context, config: SFTConfig, model: Model) -> Model:
 
     with _user_errors():
         problems = task.problems("heldout", config.eval_problems, stream("sft/eval", ctx.seed))
-        result = fine_tune(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
+        rehearsed = _replay(ctx, config, model, replay)
+        result = fine_tune(
+            module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, replay=rehearsed, report=report
+        )
         accuracy = greedy_accuracy(engine, task, problems)
     ctx.progress(config.max_steps, config.max_steps, "step")
     ctx.log_metrics(
@@ -71,8 +77,11 @@ def sft(ctx: Context, config: SFTConfig, model: Model) -> Model:
 
 
 @stage("reason.expert_iteration", version="1", cites=["arXiv:1705.08439", "arXiv:2308.01825"], seeded=True)
-def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model) -> Model:
-    """Improve a model by sampling, keeping what the verifier accepts, and fine-tuning on it, round by round."""
+def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model, replay: Tokens | None = None) -> Model:
+    """Improve a model by sampling, keeping what the verifier accepts, and fine-tuning on it, round by round.
+
+    `replay` is used as in `reason.sft`.
+    """
     from orchestrator_reason.curves import attempts_figure, expert_figure
     from orchestrator_reason.drawing import stream
     from orchestrator_reason.expert import improve
@@ -95,7 +104,10 @@ def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model) 
 
     with _user_errors():
         before, sampled_before = measure()
-        result = improve(module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, report=report)
+        rehearsed = _replay(ctx, config, model, replay)
+        result = improve(
+            module, tokenizer, task, config, seed=ctx.seed, folder=ctx.scratch, replay=rehearsed, report=report
+        )
     after, sampled_after = measure()
     metrics = _named("greedy_accuracy_before", before) | _named("greedy_accuracy_after", after) | {"n": after.n}
     metrics |= {f"{name}_before": value for name, value in sampled_before.items()}
@@ -178,6 +190,26 @@ def search(ctx: Context, config: SearchConfig, model: Model) -> Thoughts:
         }
     )
     return made
+
+
+def _replay(ctx: Context, config: Any, model: Model, tokens: Tokens | None) -> Any:
+    """Return the stream of text to train on beside the task, or None where none is wired."""
+    if tokens is None:
+        return None
+    from orchestrator_reason.replay import Replay
+
+    if (model.path / "tokenizer.json").read_bytes() != tokens.tokenizer_path.read_bytes():
+        raise StageError(
+            "the replay tokens were not made with the model's tokenizer: their tokenizer.json files differ",
+            "wire the corpus that the model was trained on",
+        )
+    return Replay(
+        tokens.read("train").tokens,
+        windows=config.replay_windows,
+        length=config.replay_length,
+        weight=config.replay_weight,
+        seed=ctx.seed,
+    )
 
 
 def _load(ctx: Context, model: Model) -> tuple[Any, Any, Any]:

@@ -20,6 +20,7 @@ from orchestrator_reason.encoding import encode_pair, end_token_ids, require_cle
 from orchestrator_reason.engine import TorchEngine
 from orchestrator_reason.learner import Learner
 from orchestrator_reason.measure import greedy_accuracy
+from orchestrator_reason.replay import Replay
 from orchestrator_reason.settings import SupervisedSettings
 
 Report = Callable[[int, dict[str, float]], None]
@@ -60,6 +61,7 @@ def fine_tune(
     *,
     seed: int,
     folder: Path | None = None,
+    replay: Replay | None = None,
     report: Report = lambda _step, _metrics: None,
 ) -> SupervisedResult:
     """Train ``module`` in place until held-out greedy accuracy reaches ``stop_at``, or for ``max_steps``.
@@ -72,7 +74,7 @@ def fine_tune(
     engine = TorchEngine().use(module, tokenizer)
     checks = task.problems("heldout", settings.check_problems, stream("sft/check", seed))
     require_clean_border(tokenizer, checks[:32])
-    learner = Learner(module, settings, settings.max_steps)
+    learner = Learner(module, settings, settings.max_steps, replay)
     done = _Progress()
     saved = None if folder is None else load_state(folder)
     if saved is not None:
