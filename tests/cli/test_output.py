@@ -95,8 +95,8 @@ def test_bounds_become_an_interval_beside_their_value():
 
     columns, cells = headline_cells(rows)
 
-    assert columns == ["variant", "accuracy", "usd", "basis"]
-    assert cells == [["a", "0.5 [0.4, 0.6]", "2 [1, 3]", "modelled"]]
+    assert columns == ["variant", "accuracy", "basis", "usd"]
+    assert cells == [["a", "0.5 [0.4, 0.6]", "modelled", "2 [1, 3]"]]
 
 
 def test_a_missing_bound_hides_the_interval():
