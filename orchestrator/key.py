@@ -69,7 +69,11 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for name in sorted(set(old) | set(new)):
-            found += differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+            where = f"{path}.{name}" if path else name
+            if name in old and name in new:
+                found += differences(old[name], new[name], where)
+            else:
+                found.append((where, old.get(name), new.get(name)))
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         found = []
