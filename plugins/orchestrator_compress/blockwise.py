@@ -128,6 +128,10 @@ def _chosen_layers(model: nn.Module, blocks: Sequence[tuple[str, nn.Module]], se
     linears = {
         name: linear for block_name, block in blocks for name, linear in block_linears(block_name, block).items()
     }
+    if not linears:
+        raise CompressionError(
+            f"the blocks of {type(model).__name__} have no torch.nn.Linear layers; other kinds (Conv1D of GPT-2) cannot be quantized"
+        )
     chosen = selected(linears, settings.ignore)
     if not chosen:
         raise CompressionError(

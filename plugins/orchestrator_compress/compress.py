@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,8 @@ def compress_checkpoint(
         raise CompressionError(f"format={format!r}; the format that can be written is 'compressed-tensors'")
     chosen = Settings(**settings)  # type: ignore[arg-type]
     dense_config(Path(source))
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
-    compression = compress_model(model, chosen, calibration, heldout, scratch=scratch, on_layer=on_layer)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+    compression = compress_model(model.eval(), chosen, calibration, heldout, scratch=scratch, on_layer=on_layer)
     return write_report(Path(source), Path(destination), compression, chosen)
 
 

@@ -76,7 +76,8 @@ def load_compressed(path: str | Path) -> nn.Module:
         ) from error
     # Initial values are overwritten; the caller's random state must not notice them.
     with torch.random.fork_rng(devices=[]):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        factory: Any = AutoModelForCausalLM
+        model = factory.from_config(config, dtype=torch.float32)
     _fill(model, checkpoint, path)
     if (path / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path)

@@ -7,11 +7,11 @@ import types
 from pathlib import Path
 
 import numpy as np
-import orchestrator_storage as storage
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+import orchestrator_storage as storage
 from orchestrator import Component, StageError
 from orchestrator.errors import Cancelled
 from orchestrator.plugins import installed

@@ -1,0 +1,64 @@
+"""Decoders of other families: biases, head norms, alternating masks, other names of blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from orchestrator_compress import compress_checkpoint, load_compressed
+from orchestrator_compress.errors import CompressionError
+
+LLAMA_LIKE = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "head_dim": 16,
+}
+SHAPES = {
+    "qwen2": LLAMA_LIKE,
+    "qwen3": LLAMA_LIKE,
+    "mistral": LLAMA_LIKE | {"sliding_window": 8},
+    "gemma2": LLAMA_LIKE | {"sliding_window": 8},
+    "opt": {
+        "hidden_size": 64,
+        "ffn_dim": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "word_embed_proj_dim": 64,
+    },
+    "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
+}
+
+
+def save_random(family: str, path: Path, **shape: object) -> None:
+    config = AutoConfig.for_model(family, vocab_size=96, bos_token_id=1, eos_token_id=2, pad_token_id=0, **shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).eval().save_pretrained(path)
+
+
+@pytest.mark.parametrize("family", sorted(SHAPES))
+def test_other_decoders_are_compressed_and_served(family: str, tmp_path: Path) -> None:
+    """GPTQ needs no fallback on them, and transformers and our reader agree on the result."""
+    save_random(family, tmp_path / "dense", **SHAPES[family])
+    tokens = torch.randint(3, 96, (16, 32), generator=torch.Generator().manual_seed(0))
+    report = compress_checkpoint(tmp_path / "dense", tmp_path / "out", calibration=tokens, bits=3, group_size=32)
+    assert report.metrics["fallbacks"] == 0
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        ours = load_compressed(tmp_path / "out")(input_ids=tokens[:2]).logits
+        assert float((theirs(input_ids=tokens[:2]).logits - ours).abs().max()) <= 1e-3
+
+
+def test_blocks_without_linear_layers_are_refused(tmp_path: Path) -> None:
+    """GPT-2 keeps its weights transposed in Conv1D: that is said, not passed over."""
+    save_random("gpt2", tmp_path / "dense", n_embd=64, n_layer=2, n_head=4, n_positions=64)
+    with pytest.raises(CompressionError, match=r"no torch\.nn\.Linear layers"):
+        compress_checkpoint(tmp_path / "dense", tmp_path / "out", method="rtn", group_size=32)
