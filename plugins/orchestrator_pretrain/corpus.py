@@ -15,7 +15,7 @@ from orchestrator_pretrain.corpora import Document, unit_of
 from orchestrator_pretrain.filters import RULES, Quality, broken_rule
 
 #: Why a document is dropped, in the order in which it is asked.
-REASONS = ("too_short", "too_long", *RULES, "duplicate")
+REASONS = ("empty", "too_short", "too_long", *RULES, "duplicate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def split_text(
         # A lone surrogate, which JSON and Python can spell, has no UTF-8 form: it becomes "?".
         encoded = document.text.encode("utf-8", errors="replace")
         text = encoded.decode("utf-8")
-        reason = _broken_size(len(encoded), selection) or broken_rule(text, selection.quality)
+        reason = _broken_size(text, len(encoded), selection) or broken_rule(text, selection.quality)
         if reason is None:
             digest = hashlib.sha256(encoded).digest()
             reason = "duplicate" if digest in seen else None
@@ -124,7 +124,9 @@ def split_text(
     return SplitText(splits=_split(kept, selection.heldout_fraction), dropped=dict(sorted(dropped.items())))
 
 
-def _broken_size(size_bytes: int, selection: Selection) -> str | None:
+def _broken_size(text: str, size_bytes: int, selection: Selection) -> str | None:
+    if not text.strip():
+        return "empty"
     if size_bytes < selection.min_document_bytes:
         return "too_short"
     if selection.longest_bytes is not None and size_bytes > selection.longest_bytes:

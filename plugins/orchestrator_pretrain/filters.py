@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-RULES = ("empty", "unprintable", "long_lines", "few_letters", "table", "repetitive")
+RULES = ("unprintable", "long_lines", "few_letters", "table", "repetitive")
 LAYOUT = frozenset("\n\r\t\f\v")
 
 
@@ -75,9 +75,7 @@ def duplicate_line_share(text: str) -> float:
 
 
 def broken_rule(text: str, rules: Quality) -> str | None:
-    """Return the first rule that the text breaks, or None for a text to keep."""
-    if not text.strip():
-        return "empty"
+    """Return the first rule that a text with at least one visible character breaks, or None for a text to keep."""
     if rules.min_printable_share is not None and printable_share(text) < rules.min_printable_share:
         return "unprintable"
     lines = text.splitlines()

@@ -108,10 +108,20 @@ def test_a_lone_surrogate_becomes_a_question_mark():
     assert any("number ?." in one.text for texts in split.splits.values() for one in texts)
 
 
+def test_documents_of_no_or_little_text_are_counted_apart():
+    """White space is empty, a few letters are too short, and the longest length is a bound."""
+    odd = documents(
+        {"blank.py": " \n" * 90, "short.py": "pass\n", "long.py": "\n".join(map(PROSE.format, range(9), range(9)))}
+    )
+
+    split = split_text([*corpus(5), *odd], Selection(max_document_bytes=300))
+
+    assert split.dropped == {"empty": 1, "too_short": 1, "too_long": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("  \n\t\n", "empty"),
         (PROSE.format(1, 1) * 1 + "\x00\x01\x02\x03" * 10, "unprintable"),
         ("\ufffd" * 10 + "abc", "unprintable"),
         ("x" * 1001, "long_lines"),

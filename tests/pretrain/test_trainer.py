@@ -18,7 +18,7 @@ import torch
 from orchestrator_pretrain.checkpoint import stored_tensors
 from orchestrator_pretrain.model import DecoderConfig, build
 from orchestrator_pretrain.optimizer import OptimizerConfig, clip_by_global_norm, learning_rate_at, make_optimizer
-from orchestrator_pretrain.parallel import buckets_of
+from orchestrator_pretrain.parallel import buckets_of, replicas
 from orchestrator_pretrain.saved import newest_state
 from orchestrator_pretrain.trainer import Silent, TrainConfig, Trainer
 
@@ -26,6 +26,15 @@ SHAPE = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 16,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Equal bits are promised for equal threads: all runs here have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def stream(length: int, seed: int = 0) -> np.ndarray:
@@ -219,36 +228,34 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
         run.run()
 
 
-WORKER = """
-import json, sys, torch
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(1)
-import test_trainer as t
-from orchestrator_pretrain.parallel import replicas
-from orchestrator_pretrain.trainer import TrainConfig, Trainer
-from orchestrator_pretrain.model import DecoderConfig, build
-rank, size, folder, steps = int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
-config = TrainConfig(
-    steps=steps, batch=7, context=16, micro_batch=2, eval_every=5, eval_windows=9, bucket_bytes=10000, checkpoint_every=3
-)
-with replicas(rank, size, f"file://{folder}/rendezvous-{size}", timeout_s=60) as replica:
-    model = build(DecoderConfig(**t.SHAPE), 0)
-    run = Trainer(model, config, t.stream(4000), t.stream(900, 1), folder / "states", replica=replica)
-    assert run.run()
-    h = run.history
-    weights = {k: v.hex() for k, v in t.weights(run).items()}
-    (folder / f"result-{rank}.json").write_text(json.dumps([h.train, h.heldout, weights]))
-"""
-
-
-def start_worker(folder, rank: int, size: int, steps: int) -> subprocess.Popen:
+def work(rank: int, size: int, folder: Path, steps: int) -> None:
+    """Train one of `size` replicas and leave its result; called here and in processes of its own."""
+    torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    here = str(Path(__file__).parent)
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, here, str(rank), str(size), str(folder), str(steps)], env=environment
+    config = TrainConfig(
+        steps=steps,
+        batch=7,
+        context=16,
+        micro_batch=2,
+        eval_every=5,
+        eval_windows=9,
+        bucket_bytes=10_000,
+        checkpoint_every=3,
     )
+    with replicas(rank, size, f"file://{folder}/rendezvous", timeout_s=60) as replica:
+        model = build(DecoderConfig(**SHAPE), 0)
+        run = Trainer(model, config, stream(4000), stream(900, 1), folder / "states", replica=replica)
+        assert run.run()
+    result = [run.history.train, run.history.heldout, {name: value.hex() for name, value in weights(run).items()}]
+    (folder / f"result-{rank}.json").write_text(json.dumps(result))
+
+
+def start_worker(rank: int, size: int, folder: Path, steps: int) -> subprocess.Popen:
+    program = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from test_trainer import work; "
+    program += "work(int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    arguments = [str(Path(__file__).parent), str(rank), str(size), str(folder), str(steps)]
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment)
 
 
 def results(folder, size: int):
@@ -257,10 +264,9 @@ def results(folder, size: int):
 
 def test_two_workers_give_the_losses_of_one(tmp_path):
     """An odd batch over two processes: every training and held-out loss agrees to 1e-5, and both replicas end equal."""
-    processes = [start_worker(tmp_path / "two", rank, 2, 8) for rank in range(2)] + [
-        start_worker(tmp_path / "one", 0, 1, 8)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    processes = [start_worker(rank, 2, tmp_path / "two", 8) for rank in range(2)]
+    work(0, 1, tmp_path / "one", 8)
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
 
     (one,), two = results(tmp_path / "one", 1), results(tmp_path / "two", 2)
 
@@ -273,14 +279,14 @@ def test_two_workers_give_the_losses_of_one(tmp_path):
 def test_killed_and_rerun_ends_with_the_same_bytes(tmp_path):
     """`kill -9` after the first saved state, run again: the weights are those of the undisturbed process."""
     steps = 120
-    victim = start_worker(tmp_path / "killed", 0, 1, steps)
+    victim = start_worker(0, 1, tmp_path / "killed", steps)
     while victim.poll() is None and not list((tmp_path / "killed").glob("states/step-*")):
         time.sleep(0.005)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "result-0.json").exists()
 
-    processes = [start_worker(tmp_path / name, 0, 1, steps) for name in ("killed", "whole")]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    for name in ("killed", "whole"):
+        work(0, 1, tmp_path / name, steps)
 
     assert results(tmp_path / "killed", 1) == results(tmp_path / "whole", 1)
