@@ -194,6 +194,44 @@ def test_lm_goes_on_from_a_model(base, corpus, home):
         run_stage(stages.lm, {"layers": 2}, inputs=inputs, home=home)
 
 
+def test_lm_runs_the_callbacks_that_a_recipe_names(corpus, home, monkeypatch):
+    """A component of kind training_callback with its own config changes the weights, and so the result."""
+    import types
+    from dataclasses import dataclass
+
+    from orchestrator import Component
+    from orchestrator.plugins import installed
+
+    @dataclass(frozen=True, kw_only=True)
+    class ZeroConfig:
+        layer: int = 0
+
+    class Zero:
+        def __init__(self, config):
+            self.layer = config.layer
+
+        def on_start(self, trainer):
+            pass
+
+        def after_step(self, trainer, step):
+            trainer.model.model.layers[self.layer].mlp.up_proj.weight.data.zero_()
+
+        def on_end(self, trainer):
+            pass
+
+    monkeypatch.setitem(sys.modules, "zero_callback", types.SimpleNamespace(Zero=Zero))
+    offered = Component(
+        kind="training_callback", name="zero", version="1", entry="zero_callback:Zero", config=ZeroConfig
+    )
+    monkeypatch.setitem(installed().components, ("training_callback", "zero"), offered)
+    config = {**SMOKE, "layers": 2, "callbacks": [{"name": "zero", "layer": 1}]}
+
+    run = run_stage(stages.lm, config, inputs={"tokens": corpus.outputs["result"]}, home=home)
+
+    facts = {row["quantity"]: row["value"] for row in run.facts}
+    assert facts["parameters"] - facts["nonzero"] == 32 * 64
+
+
 def test_lm_refuses_a_model_of_another_tokenizer(base, home):
     """Equal sizes are not enough: the tokenizer must be the corpus's own."""
     other = run_stage(stages.corpus, {"max_bytes": 60_000, "vocab_size": 290}, home=home)
