@@ -176,7 +176,10 @@ class Files:
 
     @contextlib.contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[Path]:
-        """Hold a lock of the store among all its processes and threads; yields the lock's file."""
+        """Hold a lock of the store among all its processes and threads; yields the lock's file.
+
+        It is an flock, which some network file systems ignore: there two processes may compute one key, and the last manifest stands.
+        """
         self.make_folder(self.root)
         path = self.root / f".{name}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

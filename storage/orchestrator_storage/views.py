@@ -19,8 +19,9 @@ def open_view(files: Files, objects: Objects, output: Output) -> Path:
         return view
     made = build_view(files, objects, output.files)
     try:
-        for folder, _, _ in os.walk(made):
-            Path(folder).chmod(0o555)
+        for folder, folders, _ in os.walk(made):
+            for name in folders:
+                (Path(folder) / name).chmod(0o555)
         files.make_folder(view.parent)
         with files.lock("views"):
             if not (view.is_dir() and _is_whole(view, objects, output.files)):  # somebody else may have been faster
@@ -35,6 +36,7 @@ def _replace(files: Files, view: Path, made: Path) -> None:
     if view.exists():
         files.move(view, broken)
     files.move(made, view)
+    view.chmod(0o555)  # only now: a folder that is read-only cannot be renamed into another
     files.remove(broken)
 
 

@@ -176,3 +176,22 @@ assert store.take_problems() == []
     assert len(list((store.root / "objects").glob("*/*"))) == 7
     assert all(store.lookup(manifest.key, full=True) == manifest for manifest in store.manifests())
     assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_everything_is_durable_before_the_manifest_names_it(tmp_path: Path, commit: Commit, key: Key) -> None:
+    """No kill shows what a power cut would: each object is synced before its name appears, each folder before the manifest does."""
+    steps: list[tuple[str, Path]] = []
+    store = Store(tmp_path / "store", on_write=lambda operation, path: steps.append((operation, path)))
+    made = commit(store, "a", FILES)
+    entry = store.manifest_path(key("a"))
+    committed = steps.index(("publish", entry))
+    objects = [store.object_path(file) for file in made.outputs["result"].files]
+    assert len(objects) == 2
+    for path in objects:
+        published = steps.index(("publish", path))
+        before = [operation for operation, _ in steps[:published]]
+        assert before[::-1].index("sync") < [*before[::-1], "publish"].index("publish"), "its own content first"
+        assert published < steps.index(("sync_folder", path.parent)) < committed
+        assert ("sync_folder", path.parent.parent) in steps[:committed], "the folder of the folder"
+    assert ("sync_folder", entry.parent.parent) in steps[:committed]
+    assert ("sync_folder", entry.parent) in steps[committed:]
