@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-quickstart: setup  ## Take one model through its whole life (about 5 minutes on 2 cores)
+quickstart: setup  ## Take one model through its whole life (a few minutes on 2 cores)
 	$(BIN)/orchestrate run recipe=quickstart
 
 test: setup  ## Run the tests, without the slow ones

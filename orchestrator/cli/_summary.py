@@ -32,14 +32,24 @@ def print_summary(described: dict[str, Any], recipe: str) -> None:
             if len(points) > 1:
                 click.echo(" ".join(point.get("overrides") or []) or f"point {points.index(point)}")
             columns, cells = headline_cells(rows)
-            print_table([column.upper().replace("_", " ") for column in columns], cells, indent="  ")
+            print_table(
+                [column.removesuffix("_text").upper().replace("_", " ") for column in columns], cells, indent="  "
+            )
     reports = [point["report"] for point in points if point.get("report")]
     if reports:
-        click.echo(f"\nreport  {reports[0]}" + (f" (and {len(reports) - 1} more)" if len(set(reports)) > 1 else ""))
+        click.echo(
+            f"\nreport  {_short(reports[0])}" + (f" (and {len(reports) - 1} more)" if len(set(reports)) > 1 else "")
+        )
     if described["status"] == "succeeded":
         click.echo("try next")
         for line in suggestions(recipe, stages):
             click.echo(f"  {line}")
+
+
+def _short(path: str) -> str:
+    """Write a path below the current folder relative to it."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def headline(point: dict[str, Any]) -> list[dict[str, Any]]:

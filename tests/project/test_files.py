@@ -119,6 +119,8 @@ def test_readme_first_screen_is_in_order():
         "**What does",
         "```yaml",
         "orchestrate run recipe=quickstart",
+        "```text",
+        "![",
         "make quickstart",
         "make test",
     ]
