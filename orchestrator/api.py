@@ -166,6 +166,8 @@ def run(
     prepared.store.root_add(identity, keys=[], digests=[])
     try:
         emitter.emit(_run_started(identity, prepared, executor, argv, info))
+        for problem in prepared.plan.problems:
+            emitter.emit(events.Note(text=problem))
         with _signals(engine):
             status = engine.run()
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.key import differences, digest
@@ -41,10 +41,11 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows in topological order, with the manifests that were found by spec."""
+    """The rows in topological order, the manifests that were found by spec, and what was found broken on the way."""
 
     rows: list[PlanRow]
     manifests: dict[str, Manifest]
+    problems: list[str] = field(default_factory=list)
 
     @property
     def to_run(self) -> list[PlanRow]:
@@ -102,6 +103,7 @@ def make_plan(
     forced = set(force)
     manifests: dict[str, Manifest] = {}
     rows = []
+    broken: list[str] = []
     for spec, node in pipeline.nodes.items():
         if spec not in wanted:
             continue
@@ -119,12 +121,13 @@ def make_plan(
             store.verify(manifest, full=True)
             manifest = store.lookup(key)
         problems = store.take_problems()
+        broken += problems
         if manifest is None:
             rows.append(PlanRow(node, key, "run", problems[0] if problems else "no result yet"))
         else:
             manifests[spec] = manifest
             rows.append(PlanRow(node, key, "cached", "unchanged"))
-    return Plan(rows, manifests)
+    return Plan(rows, manifests, broken)
 
 
 def nearest(store: Store, node: Node, payload: dict[str, Any]) -> Manifest | None:

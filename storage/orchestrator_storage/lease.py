@@ -156,9 +156,18 @@ class Leases:
             return None
         return holder if alive else None
 
+    def touch(self) -> None:
+        """Tell other machines that the holder lives; a lease that was lost is left alone."""
+        for lease in list(self._held):
+            with contextlib.suppress(OSError):
+                if lease.held():
+                    os.utime(lease.path)
+
     def _beat(self) -> None:
         if self._beating is None or not self._beating.is_alive():
-            self._beating = threading.Thread(target=_refresh, args=(self._held,), name="lease-heartbeat", daemon=True)
+            self._beating = threading.Thread(
+                target=_refresh, args=(weakref.ref(self),), name="lease-heartbeat", daemon=True
+            )
             self._beating.start()
 
 
@@ -205,16 +214,9 @@ def read_lease(path: Path) -> dict[str, Any] | None:
 _pause = threading.Event()
 
 
-def _refresh(held: weakref.WeakSet[Lease]) -> None:
-    """Touch the leases that this process holds, as long as it holds any; a lease that was lost is left alone."""
-    while _touch(held):
+def _refresh(store: weakref.ref[Leases]) -> None:
+    """Touch the leases that this process holds, for as long as their store is in use."""
+    while (leases := store()) is not None:
+        leases.touch()
+        del leases  # while it sleeps, nothing here keeps the store alive
         _pause.wait(HEARTBEAT_S)
-
-
-def _touch(held: weakref.WeakSet[Lease]) -> bool:
-    leases = list(held)
-    for lease in leases:
-        with contextlib.suppress(OSError):
-            if lease.held():
-                os.utime(lease.path)
-    return bool(leases)

@@ -254,19 +254,19 @@ class Store:
                 self.files.write(place / "reason.txt", problem.encode() + b"\n")
 
     def _quarantine_entry(self, key: str, problem: str, judged: Manifest | None = None) -> None:
-        self.problems.append(f"{judged.stage if judged else 'store'}: {problem}")
+        told = f"{judged.stage if judged else 'store'}: {problem}"
         try:
             with self.files.lock("entries"):
                 found = self._read(key)
                 if found is None or (isinstance(found, Manifest) and found != judged):
+                    self.problems.append(told)
                     return  # somebody else dealt with it first
                 place = self._quarantine_place(key)
                 self.files.move(self._entry(key), place / "entry")
                 self.files.write(place / "reason.txt", problem.encode() + b"\n")
+            self.problems.append(f"{told}; moved to quarantine")
         except OSError as error:
-            self.problems.append(
-                f"store: the broken entry {key[:12]} could not be moved to quarantine ({error.strerror or error})"
-            )
+            self.problems.append(f"{told}; it could not be moved to quarantine ({error.strerror or error})")
 
     def _quarantine_place(self, name: str) -> Path:
         folder = self.root / "quarantine"
