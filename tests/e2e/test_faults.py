@@ -146,7 +146,7 @@ def _wait_for_steps(site: Site, process: subprocess.Popen[bytes], already: int) 
 def test_a_driver_killed_three_times_in_pretraining_ends_with_the_same_bytes(new_site: Callable[[], Site]) -> None:
     """kill -9, restarted at once each time: resumed from the last checkpoint, no orphan, no lease, nothing marked running."""
     undisturbed = new_site()
-    expected = undisturbed.run("recipe=smoke", "stages.base.steps=400", "--until", "base")
+    expected = undisturbed.run("recipe=smoke", "stages.base.steps=400", "--until", "base", "--executor", "local")
     site = new_site()
     reached = 0
     for attempt in range(3):
