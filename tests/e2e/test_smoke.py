@@ -15,6 +15,7 @@ from tests.e2e.conftest import Site, by_label, executed
 pytestmark = pytest.mark.ray
 
 STAGES = ["corpus", "base", "sft", "reasoner", "rtn4", "gptq4", "traffic", "network", "scores", "accuracy", "ledger"]
+NO_RAY = ("--executor", "local")  # results are the same by key; what is not about Ray need not wait for it
 HEAVY = ("torch", "transformers", "matplotlib", "ray", "numba")
 
 
@@ -143,7 +144,7 @@ def test_a_changed_field_reruns_its_consumers_and_why_names_it(site: Site, smoke
     assert "bits" in told.stdout
     assert "4" in told.stdout
     assert "3" in told.stdout
-    document = site.run("recipe=smoke", "stages.gptq4.bits=3")
+    document = site.run("recipe=smoke", "stages.gptq4.bits=3", *NO_RAY)
     assert executed(document) == {
         "gptq4",
         "scores/variant:gptq4",
@@ -171,7 +172,9 @@ def test_a_sweep_runs_shared_stages_once(site: Site, smoke: dict[str, Any]) -> N
 
 def test_a_family_gives_one_table(site: Site, smoke: dict[str, Any]) -> None:
     """`each` over bits in one run: a family, gathered by label, with one column per axis."""
-    document = site.run("recipe=smoke", "~stages.gptq4.bits", "stages.gptq4.each.bits=[2,3,4]", "--until", "gptq4")
+    document = site.run(
+        "recipe=smoke", "~stages.gptq4.bits", "stages.gptq4.each.bits=[2,3,4]", "--until", "gptq4", *NO_RAY
+    )
     assert [row["label"] for row in document["stages"] if row["name"] == "gptq4"] == [
         f"gptq4/bits:{bits}" for bits in (2, 3, 4)
     ]
@@ -189,7 +192,7 @@ def test_a_flipped_byte_is_repaired(site: Site, smoke: dict[str, Any]) -> None:
     content[-1] ^= 1
     path.chmod(0o644)
     path.write_bytes(bytes(content))
-    done = site.call("run", "recipe=smoke", "--json")
+    done = site.call("run", "recipe=smoke", "--json", *NO_RAY)
     document = json.loads(done.stdout.strip().splitlines()[-1])
     assert document["status"] == "succeeded"
     assert executed(document) == {"rtn4", "ledger"}
