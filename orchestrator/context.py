@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orchestrator_storage as storage
-
 from orchestrator.component import component
 from orchestrator.errors import Cancelled, StageError
 

@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestrator_storage import Artifact
-
     from orchestrator.component import Component
     from orchestrator.events import Observer
     from orchestrator.home import RunInfo
+    from orchestrator_storage import Artifact
 
 PROJECT = "orchestrator"
 #: The plugin API of this version; a plugin that states another major number is refused with both numbers named.

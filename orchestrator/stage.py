@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from orchestrator_storage import Artifact
-
 from orchestrator.errors import PluginError
+from orchestrator_storage import Artifact
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

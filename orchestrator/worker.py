@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orchestrator_storage as storage
-
 from orchestrator.context import Context
 from orchestrator.errors import Cancelled, OrchestratorError, StoreError
 from orchestrator.plugins import installed

@@ -15,9 +15,9 @@ import pytest
 
 from orchestrator import api
 from orchestrator.errors import InfeasibleResources
+from orchestrator.home import Home
 from orchestrator.plugins import installed
 from orchestrator.runs import list_runs
-from orchestrator.home import Home
 
 TEXT = """
 description: A toy.
@@ -107,7 +107,7 @@ def test_execution_settings_rerun_nothing(run: Any) -> None:
 
 
 def test_renaming_reruns_only_consumers_of_the_label(run: Any) -> None:
-    """total gathers labels; so do the facts of its ancestors."""
+    """Total gathers labels; so do the facts of its ancestors."""
     run()
     renamed = TEXT.replace("small:", "tiny:").replace("numbers: small", "numbers: tiny")
     assert executed(run(text=renamed)) == {"total", "facts"}

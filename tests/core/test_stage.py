@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
-from orchestrator_storage import Model, Table
 
 from orchestrator import Context, Facts, stage
 from orchestrator.errors import PluginError
 from orchestrator.stage import spec_of
+from orchestrator_storage import Model, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def test_the_decorated_function_is_the_function() -> None:
 
 
 def bad(annotations: dict[str, Any], default: Any = None) -> Any:
-    def function(ctx, one=None, two=default):  # noqa: ANN001, ANN202
+    def function(ctx, one=None, two=default):
         raise AssertionError
 
     function.__annotations__ = annotations

@@ -145,7 +145,7 @@ def _wait_for_steps(site: Site, process: subprocess.Popen[bytes], already: int) 
 @pytest.mark.ray
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_driver_killed_in_pretraining_ends_with_the_same_bytes(new_site: Callable[[], Site], kills: int) -> None:
-    """kill -9, restarted at once each time: resumed from the last checkpoint, no orphan, no lease, nothing marked running."""
+    """Kill -9, restarted at once each time: resumed from the last checkpoint, no orphan, no lease, nothing marked running."""
     undisturbed = new_site()
     expected = undisturbed.run("recipe=smoke", "stages.base.steps=400", "--until", "base", "--executor", "local")
     site = new_site()

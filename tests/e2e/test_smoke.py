@@ -69,7 +69,9 @@ def test_every_model_of_the_ledger_descends_from_base(site: Site, smoke: dict[st
             one = ahead.pop()
             if one not in found:
                 found.add(one)
-                for held in (held for manifest in made_by.get(one, []) for held in manifest["payload"]["inputs"].values()):
+                for held in (
+                    held for manifest in made_by.get(one, []) for held in manifest["payload"]["inputs"].values()
+                ):
                     ahead += [held] if isinstance(held, str) else [row[2] for row in held]
         return found
 
