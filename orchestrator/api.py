@@ -126,8 +126,17 @@ def run(
     Raises RecipeError, InfeasibleResources and the like before anything runs.
     """
     started_s = time.time()
+    place, registry = Home.locate(home), installed()
+    registry.manager.hook.orchestrator_before_planning(home=place)
     prepared = prepare(
-        recipe, overrides, home=home, multirun=multirun, until=until, rerun_from=rerun_from, verify=verify
+        recipe,
+        overrides,
+        home=place.path,
+        multirun=multirun,
+        until=until,
+        rerun_from=rerun_from,
+        verify=verify,
+        registry=registry,
     )
     engine_executor = _executor(executor, local_cpus, address, prepared.home)
     would_run = [row.node for row in prepared.plan.rows if row.action == "run"]

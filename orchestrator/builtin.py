@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.events import Observer
-    from orchestrator.home import RunInfo
+    from orchestrator.home import Home, RunInfo
 
 orchestrator_api = "1"
 
@@ -21,6 +21,14 @@ def orchestrator_stages() -> list[Callable[..., Any]]:
     from orchestrator.importing import import_artifact
 
     return [import_artifact]
+
+
+@hookimpl
+def orchestrator_before_planning(home: Home) -> None:
+    """Start the MLflow writer's process."""
+    from orchestrator.observers import warm_up
+
+    warm_up(home)
 
 
 @hookimpl

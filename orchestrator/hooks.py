@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from orchestrator.component import Component
     from orchestrator.events import Observer
-    from orchestrator.home import RunInfo
+    from orchestrator.home import Home, RunInfo
     from orchestrator_storage import Artifact
 
 PROJECT = "orchestrator"
@@ -50,6 +50,11 @@ def orchestrator_artifact_types() -> list[type[Artifact]]:  # type: ignore[empty
 @hookspec
 def orchestrator_recipes() -> list[Path]:  # type: ignore[empty-body]
     """Return folders of recipe files."""
+
+
+@hookspec
+def orchestrator_before_planning(home: Home) -> None:
+    """Start what is slow to start, beside the planning of a run; a run with an error in its recipe gets no further."""
 
 
 @hookspec

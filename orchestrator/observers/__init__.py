@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
-    from orchestrator.home import RunInfo
+    from orchestrator.home import Home, RunInfo
 
 
 def builtin_observers(run: RunInfo) -> list[Observer]:
@@ -26,3 +26,11 @@ def builtin_observers(run: RunInfo) -> list[Observer]:
 
         observers.append(MLflowObserver(run))
     return observers
+
+
+def warm_up(home: Home) -> None:
+    """Start what is slow to start: the process that imports MLflow."""
+    if not os.environ.get("ORCHESTRATOR_NO_TRACKING"):
+        from orchestrator.observers.mlflow import warm_up as start
+
+        start(home.tracking_uri)

@@ -1,17 +1,19 @@
-"""The MLflow observer: a thread in the driver that follows the journal, the only writer to MLflow.
+"""The MLflow observer: a process beside the driver follows the journal, and is the only writer to MLflow.
 
 The queue between the run and MLflow is the journal itself: it is on disk, so it needs no bound, and a slow server, a
-server that is away and a driver that is killed are one case, a writer that is behind. ``notify`` only starts the
-thread, which imports MLflow (more than a second) beside the run. Nothing here raises into the run: at the end the
-thread has a last try, and what is missing then is completed by ``replay`` or by the next run of this home.
+server that is away and a driver that is killed are one case, a writer that is behind. A process and not a thread:
+importing MLflow takes longer than a run in which everything is cached, and would hold the driver's interpreter lock.
+Nothing here raises into the run: at the end the process has a last try, and what is missing then is completed by
+``replay`` or by the next run of this home.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,89 +21,90 @@ from filelock import FileLock, Timeout
 
 from orchestrator.events import Event, RunStarted
 from orchestrator.home import Home, RunInfo
-from orchestrator.observers.mlflow_store import prepare_environment
-from orchestrator.observers.mlflow_writer import Writer, open_markers
+from orchestrator.observers.mlflow_writer import Marker, Writer, open_markers
 
-#: Metrics are gathered this long before they are written together.
-GATHER_S = 1.0
-#: After a failure the next try waits this long, then twice as long, up to the last.
-RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
-#: ``close`` waits for a writer that advances, and this long for one that does not.
+#: ``close`` waits for a process that advances, and this long for one that does not.
 STALLED_S = 30.0
 
 _logger = logging.getLogger(__name__)
+_waiting: list[subprocess.Popen[str]] = []
+
+
+def warm_up(tracking_uri: str) -> None:
+    """Start the process that will follow the next run, so that it imports MLflow while the run is planned."""
+    if not _waiting:
+        _waiting.append(_start(tracking_uri))
+
+
+def _start(tracking_uri: str) -> subprocess.Popen[str]:
+    # The driver's own paths and nothing of the working directory: the process shall import what the driver imports.
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "orchestrator.observers.mlflow_follow", tracking_uri],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": paths},
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the driver, which says how the run ended
+    )
 
 
 class MLflowObserver:
     """Show one run in MLflow while it goes on."""
 
     def __init__(self, run: RunInfo) -> None:
-        prepare_environment()
         self._run = run
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._writer: Writer | None = None
-        self._offset = 0
-        self._trouble = ""
+        self._process: subprocess.Popen[str] | None = None
 
     def notify(self, event: Event) -> None:
-        """Start the writer with the run; what happens later it reads from the journal."""
-        if self._thread is None and isinstance(event, RunStarted):
-            self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
-            self._thread.start()
+        """Let the process follow the run from its start; what happens later it reads from the journal."""
+        if self._process is None and isinstance(event, RunStarted):
+            waiting = _waiting.pop() if _waiting else None
+            alive = waiting is not None and waiting.poll() is None
+            self._process = waiting if alive and waiting is not None else _start(self._run.tracking_uri)
+            about = {
+                "path": str(self._run.path),
+                "home": str(self._run.home.path),
+                "tracking_uri": self._run.tracking_uri,
+            }
+            self._say(json.dumps(about))
 
     def close(self) -> None:
-        """Wait until everything is written, or until the writer makes no progress any more."""
-        self._closing.set()
-        if self._thread is None:
+        """Wait until everything is written, or until the process makes no progress any more."""
+        process = self._process
+        if process is None:
             return
-        waited_s, seen = 0.0, self._offset
-        while self._thread.is_alive() and waited_s < STALLED_S:
-            self._thread.join(1.0)
-            waited_s = waited_s + 1.0 if seen == self._offset else 0.0
-            seen = self._offset
-            if waited_s == 3.0 and not self._run.quiet:
-                sys.stderr.write(f"waiting for MLflow at {self._run.tracking_uri}\n")
-        if self._trouble or self._thread.is_alive():
-            trouble = self._trouble or "it does not answer"
-            _logger.warning("tracking is incomplete and will be completed by the next run: %s", trouble)
+        self._say("close")
+        waited_s, seen = 0.0, self._offset()
+        while waited_s < STALLED_S:
+            try:
+                process.wait(1.0)
+                break
+            except subprocess.TimeoutExpired:
+                offset = self._offset()
+                waited_s, seen = (waited_s + 1.0 if seen == offset else 0.0), offset
+                if waited_s == 3.0 and not self._run.quiet:
+                    sys.stderr.write(f"waiting for MLflow at {self._run.tracking_uri}\n")
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.returncode < 0:
+            _logger.warning("tracking is incomplete and will be completed by the next run: it does not answer")
 
-    def _follow(self) -> None:
-        tries, helped = 0, False
+    def _say(self, line: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
         try:
-            with FileLock(self._run.path / "tracking.lock"):
-                while True:
-                    # Asked before the journal is read: the last round then sees all that was told before close().
-                    closing = self._closing.is_set()
-                    tries = 0 if self._round(closing) else tries + 1
-                    if not tries and not helped:
-                        complete_dead_runs(self._run.home, self._run.tracking_uri)
-                        helped = True
-                    if closing or (tries and self._closing.is_set()):
-                        break
-                    self._closing.wait(RETRY_S[min(tries, len(RETRY_S)) - 1] if tries else GATHER_S)
-                self._attach_report()
-        except Exception as error:
-            _logger.warning("tracking stopped: %s", error)
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            _logger.warning("tracking ended early and will be completed by the next run: %s", error.strerror)
 
-    def _round(self, closing: bool) -> bool:
-        """Write what is new with a writer of its own making; say whether that went well."""
-        try:
-            writer = self._writer
-            if writer is None:
-                writer = Writer(self._run.path, self._run.home, self._run.tracking_uri)
-            writer.sync()
-        except Exception as error:
-            self._writer = None
-            self._trouble = f"{type(error).__name__}: {error}".splitlines()[0]
-            _logger.log(logging.INFO if closing else logging.WARNING, "tracking waits: %s", self._trouble)
-            return False
-        self._writer, self._offset, self._trouble = writer, writer.offset, ""
-        return True
-
-    def _attach_report(self) -> None:
-        if self._writer is not None:
-            self._writer.add_report(self._run.path / "report.html")
+    def _offset(self) -> int:
+        marker = Marker.read(self._run.path)
+        return -1 if marker is None else marker.offset
 
 
 def replay(run_path: Path) -> bool:

@@ -1,6 +1,6 @@
 """Open MLflow safely: one migration at a time, one experiment by name, files linked where they can be.
 
-Only the observer's thread, ``replay`` and the tests come here, because importing MLflow takes more than a second. The
+Only the following process, ``replay`` and the tests come here, because importing MLflow takes more than a second. The
 public ``MlflowClient`` with explicit run ids is all that is used; the fluent API keeps a stack of active runs per
 process and obeys ``MLFLOW_RUN_ID``, which a worker may have inherited.
 """
@@ -68,18 +68,25 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def load(tracking_uri: str) -> None:
+    """Import what a client of this server needs."""
+    prepare_environment()
+    with _without_garbage_collection():
+        import mlflow.tracking
+
+        if tracking_uri.startswith("sqlite:"):
+            # Imported before the lock is taken: others need not wait for an import.
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 def open_client(tracking_uri: str) -> MlflowClient:
     """Return a client whose database exists and has the schema of this MLflow.
 
     Raises whatever MLflow raises where the server is away or the database is of a newer version.
     """
-    prepare_environment()
-    with _without_garbage_collection():
-        from mlflow.tracking import MlflowClient
+    load(tracking_uri)
+    from mlflow.tracking import MlflowClient
 
-        if tracking_uri.startswith("sqlite:"):
-            # Imported before the lock is taken: others need not wait for an import.
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     with _only_one_opens(tracking_uri):
         client = MlflowClient(tracking_uri)
         client.get_experiment_by_name("Default")

@@ -34,9 +34,11 @@ def home(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def observe(home: Home) -> Callable[..., RunInfo]:
-    """Play events to a journal and an MLflow observer, as a run would."""
+    """Play events to a journal that a follower writes to MLflow, in a thread: a process of its own would import anew."""
+    import threading
+
     from orchestrator.observers.journal import JournalObserver
-    from orchestrator.observers.mlflow import MLflowObserver
+    from orchestrator.observers.mlflow_follow import Follower
 
     def play(events: list[Event], run: str = "r1", tracking_uri: str = "") -> RunInfo:
         info = RunInfo(
@@ -47,12 +49,16 @@ def observe(home: Home) -> Callable[..., RunInfo]:
             experiment="quickstart",
             quiet=True,
         )
-        journal, tracking = JournalObserver(info.path), MLflowObserver(info)
-        for event in events:
+        journal, closing = JournalObserver(info.path), threading.Event()
+        journal.notify(events[0])
+        follower = Follower(info.path, home, info.tracking_uri, closing)
+        thread = threading.Thread(target=follower.follow)
+        thread.start()
+        for event in events[1:]:
             journal.notify(event)
-            tracking.notify(event)
         journal.close()
-        tracking.close()
+        closing.set()
+        thread.join()
         return info
 
     return play
