@@ -139,8 +139,9 @@ def _convert_literal(value: Any, choices: tuple[Any, ...], path: str) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-    if isinstance(value, str):
-        raise unknown("value", value, [choice for choice in choices if isinstance(choice, str)], path)
+    names = [choice for choice in choices if isinstance(choice, str)]
+    if isinstance(value, str) and names:
+        raise unknown("value", value, names, path)
     raise _refuse(path, value, "one of " + ", ".join(map(repr, choices)))
 
 

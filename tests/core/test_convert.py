@@ -93,6 +93,7 @@ def test_values_of_every_type_are_taken() -> None:
         ({"rate": float("nan")}, "expected float"),
         ({"on": 1}, "expected true or false"),
         ({"bits": 5}, "one of 2, 3, 4"),
+        ({"bits": "four"}, r"bits is 'four' \(str\), expected one of 2, 3, 4"),
         ({"mode": "FASTER"}, "unknown value 'FASTER'.*\n.*FAST"),
         ({"many": 3}, "expected a list"),
         ({"many": [1, "x"]}, r"many\[1\]"),
