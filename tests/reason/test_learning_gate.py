@@ -20,8 +20,8 @@ from orchestrator_reason.sorting import SortConfig, SortTask
 from orchestrator_reason.supervised import fine_tune
 
 TASK = SortTask(SortConfig(digits=10))
-SFT = SupervisedSettings(max_steps=400)
-EXPERT = ExpertSettings(rounds=10, check_every=10)
+SFT = SupervisedSettings(max_steps=400, stop_at=0.3)
+EXPERT = ExpertSettings(rounds=20, check_every=20)
 GAIN = 0.15
 
 pytestmark = pytest.mark.slow
@@ -53,6 +53,6 @@ def test_expert_iteration_raises_accuracy_and_a_shifted_loss_does_not(
     monkeypatch.setattr(likelihood, "response_logprobs", off_by_one)
     improve(broken, tokenizer, TASK, EXPERT, seed=seed)
 
-    assert 0.3 < before < 0.8
+    assert 0.2 < before < 0.8
     assert accuracy(module, tokenizer) >= before + GAIN
     assert accuracy(broken, tokenizer) < before
