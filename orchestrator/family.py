@@ -159,7 +159,7 @@ def own_axis(
     elif isinstance(values, list):
         if axis not in fields:
             raise unknown("field to vary", axis, fields, where)
-        _refuse_double(stage, axis, axis, values, config)
+        _refuse_double(stage, axis, axis, config)
         rows = [_scalar_row(where, axis, convert_value(axis, value), value) for value in values]
     else:
         raise RecipeError(f"{where} is {values!r}, expected a list of values", f"write {where}=[{values}]")
@@ -199,18 +199,17 @@ def _labelled_axis(
         for one, value in settings.items():
             if one not in fields:
                 raise unknown("field to vary", one, fields, f"{where}.{name}")
-            _refuse_double(stage, axis, one, [value], config)
+            _refuse_double(stage, axis, one, config)
             convert_value(one, value)
         rows.append(Row({axis: str(name)}, settings=dict(settings)))
     return rows
 
 
-def _refuse_double(stage: str, axis: str, name: str, values: list[Any], config: dict[str, Any]) -> None:
+def _refuse_double(stage: str, axis: str, name: str, config: dict[str, Any]) -> None:
     if name in config:
-        shown = ", ".join(text_of(value) for value in values)
         raise RecipeError(
             f"stages.{stage}: the field {name!r} is set ({config[name]!r}) and varied by each.{axis}",
-            f"remove one of them, or write stages.{stage}.each.{name}=[{shown}]",
+            f"write stages.{stage}.each.{name}=[{text_of(config[name])}], or take the set value away: '~stages.{stage}.{name}'",
         )
 
 

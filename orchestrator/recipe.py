@@ -225,8 +225,7 @@ def _expand(tokens: list[str], multirun: bool) -> Iterator[list[Any]]:
             continue
         if not multirun:
             raise RecipeError(
-                f"{token!r} is a sweep of several values",
-                f"add -m to run one recipe per value, or make a family in one recipe: {_as_each(token)}",
+                f"{token!r} is a sweep of several values", f"add -m to run one recipe per value{_as_each(token)}"
             )
         if not (parsed.is_choice_sweep() or parsed.is_range_sweep()):
             raise RecipeError(f"{token!r}: only a choice a,b,c and range(start,stop,step) can be swept")
@@ -238,8 +237,8 @@ def _expand(tokens: list[str], multirun: bool) -> Iterator[list[Any]]:
 
 def _as_each(token: str) -> str:
     key, _, values = token.partition("=")
-    parent, _, leaf = key.rpartition(".")
-    return f"'{parent}.each.{leaf}=[{values}]'"
+    parent, _, leaf = key.lstrip("+").rpartition(".")
+    return f", or make a family in one recipe: {parent}.each.{leaf}=[{values}] in place of {key}" if parent else ""
 
 
 def _point(name: str, file: Path, base: DictConfig, overrides: list[Any]) -> Recipe:

@@ -30,7 +30,8 @@ def find(variants: Sequence[Variant], scope: str, wanted: Change, changed: Chang
     """Return the variant with the wanted coordinates.
 
     A member of a ragged family lacks some axes (an uncompressed model has no bits): it agrees if all axes it has agree and
-    it has those that were just changed. A change to ``null`` takes an axis away.
+    it has those that were just changed. A change to ``null`` takes an axis away. Where only a whole family agrees, its first
+    member is taken: axes left out take the first value, as they do for the baseline.
 
     Raises:
         ValueError: none or several agree.
@@ -38,12 +39,15 @@ def find(variants: Sequence[Variant], scope: str, wanted: Change, changed: Chang
     mine = [variant for variant in variants if variant.scope == scope]
     present = {axis: value for axis, value in wanted.items() if value is not None}
     needed = {axis for axis, value in changed.items() if value is not None and any(axis in one.axes for one in mine)}
-    agreeing = [
+    possible = [
         variant
         for variant in mine
-        if all(axis in present and present[axis] == value for axis, value in variant.axes.items())
+        if all(present.get(axis, value) == value for axis, value in variant.axes.items())
         and needed <= variant.axes.keys()
     ]
+    agreeing = [variant for variant in possible if variant.axes.keys() <= present.keys()]
+    if not agreeing and possible:
+        return min(possible, key=lambda variant: (-len(present.keys() & variant.axes.keys()), len(variant.axes)))
     widest = max((len(variant.axes) for variant in agreeing), default=0)
     agreeing = [variant for variant in agreeing if len(variant.axes) == widest]
     if len(agreeing) != 1:

@@ -173,18 +173,22 @@ def test_a_sweep_runs_shared_stages_once(site: Site, smoke: dict[str, Any]) -> N
 
 
 def test_a_family_gives_one_table(site: Site, smoke: dict[str, Any]) -> None:
-    """`each` over bits in one run: a family, gathered by label, with one column per axis."""
-    document = site.run(
-        "recipe=smoke", "~stages.gptq4.bits", "stages.gptq4.each.bits=[2,3,4]", "--until", "gptq4", *NO_RAY
-    )
+    """`each` over bits in one run: a family, gathered by label, with one column per axis, and one figure of its front."""
+    document = site.run("recipe=smoke", "~stages.gptq4.bits", "stages.gptq4.each.bits=[2,3,4]", *NO_RAY)
     assert [row["label"] for row in document["stages"] if row["name"] == "gptq4"] == [
         f"gptq4/bits:{bits}" for bits in (2, 3, 4)
     ]
     from orchestrator import open_run
 
-    table = open_run(document["run"], site.home)["gptq4.layers"].table()
+    run = open_run(document["run"], site.home)
+    table = run["gptq4.layers"].table()
     assert table.column_names[0] == "bits"
     assert set(table["bits"].to_pylist()) == {2, 3, 4}
+    ledger = run["ledger"].table()
+    assert {name for name in ledger["variant"].to_pylist() if name.startswith("variant:gptq4/bits:3")}
+    figures = by_label(document)["ledger"]["outputs"]["result"]["path"]
+    assert Path(figures).is_dir()
+    assert Path(document["report"]).read_text().count("quality_vs_cost") >= 1
 
 
 def test_a_flipped_byte_is_repaired(site: Site, smoke: dict[str, Any]) -> None:
