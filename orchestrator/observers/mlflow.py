@@ -9,6 +9,7 @@ Nothing here raises into the run: at the end the process has a last try, and wha
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -34,6 +35,15 @@ def warm_up(tracking_uri: str) -> None:
     """Start the process that will follow the next run, so that it imports MLflow while the run is planned."""
     if not _waiting:
         _waiting.append(_start(tracking_uri))
+        atexit.register(_dismiss)
+
+
+def _dismiss() -> None:
+    """End the process that was started for a run that never came: its recipe had an error."""
+    while _waiting:
+        process = _waiting.pop()
+        process.kill()
+        process.communicate()
 
 
 def _start(tracking_uri: str) -> subprocess.Popen[str]:
