@@ -28,22 +28,31 @@ from orchestrator.observers.mlflow_writer import Marker, Writer, open_markers
 STALLED_S = 30.0
 
 _logger = logging.getLogger(__name__)
-_waiting: list[subprocess.Popen[str]] = []
+#: The process that waits for a run, and the environment that it was started with.
+_waiting: list[tuple[dict[str, str], subprocess.Popen[str]]] = []
 
 
 def warm_up(tracking_uri: str) -> None:
     """Start the process that will follow the next run, so that it imports MLflow while the run is planned."""
     if not _waiting:
-        _waiting.append(_start(tracking_uri))
-        atexit.register(_dismiss)
+        _waiting.append((dict(os.environ), _start(tracking_uri)))
+        atexit.register(dismiss)
 
 
-def _dismiss() -> None:
+def dismiss() -> None:
     """End the process that was started for a run that never came: its recipe had an error."""
     while _waiting:
-        process = _waiting.pop()
+        _, process = _waiting.pop()
         process.kill()
         process.communicate()
+
+
+def _take(tracking_uri: str) -> subprocess.Popen[str]:
+    """Return the process that waits, or a new one where it died or does not know what was set since (a server's password)."""
+    if _waiting and _waiting[0][0] == dict(os.environ) and _waiting[0][1].poll() is None:
+        return _waiting.pop()[1]
+    dismiss()
+    return _start(tracking_uri)
 
 
 def _start(tracking_uri: str) -> subprocess.Popen[str]:
@@ -69,9 +78,7 @@ class MLflowObserver:
     def notify(self, event: Event) -> None:
         """Let the process follow the run from its start; what happens later it reads from the journal."""
         if self._process is None and isinstance(event, RunStarted):
-            waiting = _waiting.pop() if _waiting else None
-            alive = waiting is not None and waiting.poll() is None
-            self._process = waiting if alive and waiting is not None else _start(self._run.tracking_uri)
+            self._process = _take(self._run.tracking_uri)
             about = {
                 "path": str(self._run.path),
                 "home": str(self._run.home.path),

@@ -13,26 +13,41 @@ import pytest
 
 from orchestrator.home import Home, RunInfo
 from orchestrator.observers.journal import JournalObserver
-from orchestrator.observers.mlflow import MLflowObserver, warm_up
+from orchestrator.observers.mlflow import MLflowObserver, dismiss, warm_up
 from orchestrator.observers.mlflow_store import open_client
 from tests.fixtures.journals import quickstart_events
 
 
-def test_a_warm_process_writes_the_run_and_ends_with_it(home: Home) -> None:
-    """It was started before there was a run to follow."""
+def children() -> set[int]:
+    """The processes below this one; other tests may have left some that serve the session."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_warm_process_writes_the_run_and_ends_with_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """It was started before there was a run to follow; one that does not know the environment of now is replaced."""
     info = RunInfo(
         run="r1", path=home.runs / "r1", home=home, tracking_uri=home.tracking_uri, experiment="quickstart", quiet=True
     )
+    dismiss()
+    before = children()
     warm_up(home.tracking_uri)
-    (child,) = psutil.Process().children()
+    warm = children() - before
+    assert len(warm) == 1
+    if changed:
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "set since")
     journal, tracking = JournalObserver(info.path), MLflowObserver(info)
     for event in quickstart_events(home.path, status="cached"):
         journal.notify(event)
         tracking.notify(event)
-    assert [one.pid for one in psutil.Process().children()] == [child.pid]
+    writers = children() - before
+    assert len(writers) == 1
+    assert (writers == warm) is not changed
     journal.close()
     tracking.close()
-    assert not psutil.Process().children()
+    assert not writers & children()
     (run_id,) = json.loads((info.path / "mlflow.json").read_text()).values()
     assert open_client(home.tracking_uri).get_run(run_id).info.status == "FINISHED"
 
