@@ -104,12 +104,20 @@ def _header(record: RunRecord, run: Mapping[str, Any], name: str) -> Markup:
     )  # fmt: skip
 
 
+def _began_s(stage: StageRecord) -> float:
+    """Return when a stage had its place: before, it was handed over and waited for processors that others held."""
+    first_s = stage.started[0].at_s
+    if stage.finished is None or not stage.finished.seconds or len(stage.started) > 1:
+        return first_s
+    return max(first_s, stage.finished.at_s - stage.finished.seconds)
+
+
 def _timeline(record: RunRecord) -> Markup | None:
     if record.started is None:
         return None
     start_s = record.started.at_s
     bars = [
-        Bar(label=_shorten(stage.title), status=stage.status, start_s=stage.started[0].at_s - start_s,
+        Bar(label=_shorten(stage.title), status=stage.status, start_s=_began_s(stage) - start_s,
             end_s=(stage.finished.at_s if stage.finished is not None else record.last_s) - start_s, href=f"#{anchor(stage.name)}")
         for stage in record.stages.values() if stage.started
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -86,6 +87,23 @@ def test_the_page_shows_every_part_of_a_run(tmp_path: Path) -> None:
         assert digest_of("base")[:12] in page.text
     assert len(page.all("rect", "bar ")) == len(events[0].nodes)
     assert len(page.all("rect", "mark ")) == len({one["labels"][0]["name"] for one in events[0].nodes})
+
+
+def test_the_timeline_shows_work_and_not_the_wait_for_processors(tmp_path: Path) -> None:
+    """A stage that was handed over long before it had its place is as long as it worked."""
+    events = quickstart_events(tmp_path)
+    whole, _ = report_of(tmp_path / "a", events)
+    last = max(place for place, event in enumerate(events) if isinstance(event, StageFinished) and event.seconds)
+    worked = dataclasses.replace(events[last], seconds=events[last].seconds / 4)
+    page, _ = report_of(tmp_path / "b", [*events[:last], worked, *events[last + 1 :]])
+
+    before, after = (
+        {float(bar["x"]) + float(bar["width"]): float(bar["width"]) for bar in one.all("rect", "bar ")}
+        for one in (whole, page)
+    )
+    assert before.keys() == after.keys()
+    [changed] = [end for end in before if before[end] != after[end]]
+    assert after[changed] == pytest.approx(before[changed] / 4, abs=0.1)  # drawn to a tenth
 
 
 def test_nothing_is_loaded_from_elsewhere_and_there_is_no_script(tmp_path: Path) -> None:
