@@ -36,9 +36,9 @@ def warm_up(tracking_uri: str) -> None:
     """Start the process that will follow the next run, so that it imports MLflow while the run is planned."""
     if not _waiting:
         _waiting.append((dict(os.environ), _start(tracking_uri)))
-        atexit.register(dismiss)
 
 
+@atexit.register
 def dismiss() -> None:
     """End the process that was started for a run that never came: its recipe had an error."""
     while _waiting:
@@ -102,13 +102,15 @@ class MLflowObserver:
                 waited_s, seen = (waited_s + 1.0 if seen == offset else 0.0), offset
                 if waited_s == 3.0 and not self._run.quiet:
                     sys.stderr.write(f"waiting for MLflow at {self._run.tracking_uri}\n")
-        if process.poll() is None:
+        stalled = process.poll() is None
+        if stalled:
             process.kill()
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
-        if process.returncode < 0:
-            _logger.warning("tracking is incomplete and will be completed by the next run: it does not answer")
+        if process.returncode:
+            why = "it does not answer" if stalled else f"its writer ended with {process.returncode}"
+            _logger.warning("tracking is incomplete and will be completed by the next run: %s", why)
 
     def _say(self, line: str) -> None:
         assert self._process is not None

@@ -52,6 +52,27 @@ def test_a_warm_process_writes_the_run_and_ends_with_it(
     assert open_client(home.tracking_uri).get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_writer_that_dies_is_told_and_never_raises(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    """The run goes on; what is missing stays in its journal."""
+    info = RunInfo(
+        run="r1", path=home.runs / "r1", home=home, tracking_uri=home.tracking_uri, experiment="quickstart", quiet=True
+    )
+    dismiss()
+    before = children()
+    journal, tracking = JournalObserver(info.path), MLflowObserver(info)
+    start, *rest = quickstart_events(home.path, status="cached")
+    journal.notify(start)
+    tracking.notify(start)
+    (writer,) = children() - before
+    psutil.Process(writer).kill()
+    for event in rest:
+        journal.notify(event)
+        tracking.notify(event)
+    journal.close()
+    tracking.close()
+    assert any("its writer ended with -9" in message for message in caplog.messages)
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_the_process_ends_when_its_driver_is_killed(home: Home, begun: bool) -> None:
     """Whether a run had begun or its recipe had an error."""
