@@ -10,6 +10,7 @@ Nothing here raises into the run: at the end the process has a last try, and wha
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -107,7 +108,9 @@ class MLflowObserver:
             process.kill()
             process.wait()
         if process.stdin is not None:
-            process.stdin.close()
+            # What a dead process never read is still in the buffer, and closing tries once more to write it.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         if process.returncode:
             why = "it does not answer" if stalled else f"its writer ended with {process.returncode}"
             _logger.warning("tracking is incomplete and will be completed by the next run: %s", why)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -52,8 +53,11 @@ def test_a_warm_process_writes_the_run_and_ends_with_it(
     assert open_client(home.tracking_uri).get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_writer_that_dies_is_told_and_never_raises(home: Home, caplog: pytest.LogCaptureFixture) -> None:
-    """The run goes on; what is missing stays in its journal."""
+@pytest.mark.parametrize("stopped_s", [0.0, 0.5])
+def test_a_writer_that_dies_is_told_and_never_raises(
+    home: Home, caplog: pytest.LogCaptureFixture, stopped_s: float
+) -> None:
+    """The run goes on; what is missing stays in its journal, whether the last word reached the pipe or not."""
     info = RunInfo(
         run="r1", path=home.runs / "r1", home=home, tracking_uri=home.tracking_uri, experiment="quickstart", quiet=True
     )
@@ -65,6 +69,7 @@ def test_a_writer_that_dies_is_told_and_never_raises(home: Home, caplog: pytest.
     tracking.notify(start)
     (writer,) = children() - before
     psutil.Process(writer).kill()
+    time.sleep(stopped_s)
     for event in rest:
         journal.notify(event)
         tracking.notify(event)
