@@ -170,6 +170,13 @@ class FatTree:
         names += [f"agg{i}" for i in range(pods * aggs)] + [f"core{i}" for i in range(cores)]
         return wiring.network(self.hosts, tuple(names), self.link_bps)
 
+    def links_from_top(self) -> np.ndarray:
+        """Return the links from the top tier down, switch by switch below it, int64; none in a tree of one tier."""
+        network = self.network
+        first_top = network.nodes - {1: 0, 2: self.ports.tor_up, 3: self.ports.tor_up * self.ports.agg_up}[self.levels]
+        down = np.flatnonzero(network.source >= first_top)
+        return down[np.lexsort((network.source[down], network.target[down]))]
+
     @cached_property
     def _trunks(self) -> dict[str, int]:
         """First trunk of every group; absent groups take no numbers."""

@@ -5,21 +5,28 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from orchestrator_network.engine import run
+from orchestrator_network.errors import TopologyError
 from orchestrator_network.fairness import alone_rates
+from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
 from orchestrator_network.lowering import LoweredFlows, lower_flows
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
 
-Fidelity = Literal["flow", "analytic"]
+if TYPE_CHECKING:
+    from orchestrator_network.packet.balancing.base import Balancer
+    from orchestrator_network.packet.engine import Options
+    from orchestrator_network.packet.transports.base import Transport
+
+Fidelity = Literal["packet", "flow", "analytic"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,44 +42,124 @@ def simulate(
     topology: Topology,
     workload: Workload,
     *,
+    transport: str | Transport = "nscc",
+    load_balancer: str | Balancer = "reps",
     fidelity: Fidelity = "flow",
+    seed: int = 0,
+    slow_links: int = 0,
     wire: Wire = Wire(),  # noqa: B008 - frozen
+    entropies: int = 64,
+    trimming: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Simulate a workload.
 
+    ``packet``: every packet over every link, with a transport and a load balancer (names, or objects of your own);
     ``flow``: max-min fair sharing with every flow split evenly over its minimal paths, an event per flow start and
     end; ``analytic``: every flow as if alone. A flow finishes when its sender has the last acknowledgement; times
-    are integer picoseconds. Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
+    are integer picoseconds. ``slow_links``: so many links from cores to aggregation switches have a quarter of their
+    speed. Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
     """
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
+    if fidelity == "packet":
+        from orchestrator_network.packet.catalog import load_balancer as find_balancer
+        from orchestrator_network.packet.catalog import transport as find_transport
+        from orchestrator_network.packet.engine import Options
+
+        options = Options(
+            packet_bytes=wire.packet_bytes,
+            header_bytes=wire.header_bytes,
+            entropies=entropies,
+            trimming=trimming,
+            seed=seed,
+            slow=_slow(topology, slow_links),
+        )
+        return _packets(
+            topology, workload, find_transport(transport), find_balancer(load_balancer), options, wire, progress
+        )
+    if slow_links:
+        raise ValueError(f"slow_links is {slow_links}, but only fidelity `packet` knows single links; leave it at 0")
     began = time.perf_counter()
     lowered = lower_flows(topology, workload, wire)
     capacity = topology.network.trunk_bps
     trace = run(lowered.program, capacity, sharing="max_min" if fidelity == "flow" else "alone", progress=progress)
     back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
-    finish_ps = trace.finish_ps + back_ps
-    took_ps = finish_ps - trace.start_ps
-    ideal_ps = alone_ps(lowered, capacity) + back_ps
-    flows = pa.table(
+    none = pa.nulls(len(workload), pa.int64())
+    packets = wire.packets(np.ceil(workload.size_bytes / topology.planes)) * topology.planes
+    columns = {"start_ps": trace.start_ps, "finish_ps": trace.finish_ps + back_ps, "packets": packets}
+    columns |= dict.fromkeys(("retransmissions", "trims", "marks", "entropies"), none)
+    flows = flow_table(workload, alone_ps(lowered, capacity) + back_ps, columns)
+    summary = {"fidelity": fidelity} | summarize(flows, bound_ps(lowered, workload, capacity, back_ps))
+    trunk_bits = lowered.bits @ lowered.routes.share
+    links = link_table(topology.network, trunk_bits, int(flows["finish_ps"].to_numpy().max()))
+    return Result(flows=flows, links=links, summary=summary | {"events": trace.events} | cost_of(began))
+
+
+def _packets(
+    topology: Topology,
+    workload: Workload,
+    transport: Transport,
+    balancer: Balancer,
+    options: Options,
+    wire: Wire,
+    progress: Callable[[int, int], None] | None,
+) -> Result:
+    from orchestrator_network.packet import engine, tables
+
+    network, planes = topology.network, topology.planes
+    engine.warm_up()
+    began = time.perf_counter()
+    lowered = lower_flows(topology, workload, wire)
+    one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
+    trace = engine.run(network, one_plane, transport, balancer, options, progress)
+    back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
+    ideal_ps = alone_ps(lowered, network.trunk_bps) + back_ps
+    flows = flow_table(workload, ideal_ps, tables.flow_columns(trace, planes))
+    summary = {"fidelity": "packet", "seed": options.seed}
+    summary |= summarize(flows, bound_ps(lowered, workload, network.trunk_bps, back_ps)) | tables.totals(trace)
+    links = named_links(network, tables.link_columns(trace, network), int(trace.state.run["clock"][0]))
+    cost = cost_of(began)
+    summary |= cost | {"packet_hops_per_s": trace.packet_hops / cost["wall_s"]}
+    return Result(flows=flows, links=links, summary=summary)
+
+
+def _slow(topology: Topology, count: int) -> tuple[int, ...]:
+    """Return the numbers of the first links from cores down, aggregation switch by aggregation switch."""
+    if count == 0:
+        return ()
+    if not isinstance(topology, FatTree):
+        raise TopologyError(f"slow_links counts links below the top of a fat tree; {topology.name} is none, use 0")
+    links = topology.links_from_top()
+    if not 0 <= count <= len(links):
+        raise TopologyError(f"slow_links is {count}; this tree has {len(links)} links from its top tier down")
+    return tuple(links[:count].tolist())
+
+
+def flow_table(workload: Workload, ideal_ps: np.ndarray, columns: dict[str, Any]) -> pa.Table:
+    """Return one row a flow; the slowdown is against the flow alone in the network."""
+    took_ps = columns["finish_ps"] - columns["start_ps"]
+    return pa.table(
         {
             "flow": np.arange(len(workload)),
             "src": workload.source,
             "dst": workload.target,
             "bytes": workload.size_bytes,
-            "start_ps": trace.start_ps,
-            "finish_ps": finish_ps,
+            "start_ps": columns["start_ps"],
+            "finish_ps": columns["finish_ps"],
             "ideal_ps": ideal_ps,
             "slowdown": took_ps / ideal_ps,
-            "packets": wire.packets(np.ceil(workload.size_bytes / topology.planes)) * topology.planes,
+            **{name: columns[name] for name in ("packets", "retransmissions", "trims", "marks", "entropies")},
         }
     )
-    trunk_bits = lowered.bits @ lowered.routes.share
-    took_us = took_ps / 1e6
-    summary = {
-        "fidelity": fidelity,
-        "flows": len(workload),
+
+
+def summarize(flows: pa.Table, bound_in_ps: int) -> dict[str, Any]:
+    """Return flow completion times in microseconds beside the bound that no schedule beats."""
+    finish_ps = flows["finish_ps"].to_numpy()
+    took_us = (finish_ps - flows["start_ps"].to_numpy()) / 1e6
+    return {
+        "flows": len(took_us),
         "fct_us": {
             "mean": float(took_us.mean()),
             "p50": float(np.percentile(took_us, 50)),
@@ -80,12 +167,16 @@ def simulate(
             "max": float(took_us.max()),
         },
         "end_us": float(finish_ps.max() / 1e6),
-        "bound_us": bound_ps(lowered, workload, capacity, back_ps) / 1e6,
-        "events": trace.events,
+        "bound_us": bound_in_ps / 1e6,
+    }
+
+
+def cost_of(began: float) -> dict[str, float]:
+    """Return what the simulation itself took since ``began``."""
+    return {
         "wall_s": time.perf_counter() - began,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    return Result(flows=flows, links=link_table(topology.network, trunk_bits, int(finish_ps.max())), summary=summary)
 
 
 def alone_ps(lowered: LoweredFlows, capacity_bps: np.ndarray) -> np.ndarray:
@@ -117,17 +208,27 @@ def bound_ps(lowered: LoweredFlows, workload: Workload, capacity_bps: np.ndarray
 
 
 def link_table(network: Network, trunk_bits: np.ndarray, span_ps: int) -> pa.Table:
-    """Return one row a directed link: bytes on the wire and the share of ``span_ps`` that it was busy."""
+    """Return one row a directed link of a run that knows trunks only: bytes on the wire, no queues."""
     carried = (trunk_bits / network.trunk_links)[network.trunk]
-    span_s = max(span_ps, 1) / PS_PER_S
+    whole, real = pa.nulls(network.links, pa.int64()), pa.nulls(network.links, pa.float64())
+    columns = {"bytes": np.rint(carried / 8).astype(np.int64), "mean_queue_bytes": real}
+    columns |= dict.fromkeys(("max_queue_bytes", "marks", "trims", "drops", "pause_ps"), whole)
+    return named_links(network, columns, span_ps)
+
+
+def named_links(network: Network, columns: dict[str, Any], span_ps: int) -> pa.Table:
+    """Return one row a directed link; the utilization is the share of ``span_ps`` that it was busy."""
     names = np.array(network.names)
+    order = ("max_queue_bytes", "mean_queue_bytes", "marks", "trims", "drops", "pause_ps")
+    busy_s = columns["bytes"] * 8 / network.capacity_bps
     return pa.table(
         {
             "link": np.arange(network.links),
             "src": names[network.source],
             "dst": names[network.target],
+            "bytes": columns["bytes"],
+            **{name: columns[name] for name in order},
             "capacity_bps": network.capacity_bps,
-            "bytes": np.rint(carried / 8).astype(np.int64),
-            "utilization": carried / network.capacity_bps / span_s,
+            "utilization": busy_s / (max(span_ps, 1) / PS_PER_S),
         }
     )

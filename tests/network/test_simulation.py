@@ -205,9 +205,9 @@ def test_impossible_workloads_are_refused(rows, after, message):
 
 
 def test_unknown_fidelity_names_those_that_exist():
-    """The packet level is not offered as a silent stand-in."""
-    with pytest.raises(ValueError, match="`packet` is not one of flow, analytic"):
-        simulate(FatTree(hosts=4), workloads.permutation(4, bytes=1, seed=0), fidelity="packet")
+    """The choices are in the message."""
+    with pytest.raises(ValueError, match="`quantum` is not one of packet, flow, analytic"):
+        simulate(FatTree(hosts=4), workloads.permutation(4, bytes=1, seed=0), fidelity="quantum")
 
 
 @pytest.mark.slow

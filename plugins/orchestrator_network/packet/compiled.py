@@ -1,0 +1,104 @@
+"""Compile with numba, and keep the machine code where it belongs to exactly these sources.
+
+numba's own cache asks only whether the file of the compiled function changed, not the files that it calls; here the
+directory of the cache is named by a digest of all of them, of numba and of Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+
+#: A congestion control's function: (window of the flow, event, constants) -> nothing; all float64 [n].
+REACT = types.void(types.float64[::1], types.float64[::1], types.float64[::1])
+#: A load balancer's choice: (paths of the flow, psn, packets in a window, now in ps) -> entropy value.
+CHOOSE = types.int64(types.int64[::1], types.int64, types.int64, types.int64)
+#: A load balancer's lesson: (paths of the flow, entropy value, verdict, now in ps) -> nothing.
+LEARN = types.void(types.int64[::1], types.int64, types.int64, types.int64)
+
+
+@cache
+def cache_folder() -> Path:
+    """Return the folder of compiled code for these sources."""
+    digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    home = os.environ.get("NUMBA_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(home) / "orchestrator-network" / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"orchestrator-network-{os.getuid()}" / digest.hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+@contextmanager
+def _cache_here() -> Iterator[None]:
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_folder())
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a part of the kernel when it is first called; integer overflow wraps, division by zero is not checked."""
+    with _cache_here():
+        return numba.njit(cache=True, error_model="numpy", _nrt=False)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `compiled`, but part of every caller: passing the state costs more than what a small function does."""
+    with _cache_here():
+        return numba.njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)(function)
+
+
+def react(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a function of a congestion control: ``(window, event, constants)``, see `layout` for the columns."""
+    with _cache_here():
+        return numba.njit(REACT, cache=True, error_model="numpy", _nrt=False)(function)
+
+
+def choose(function: Callable[..., int]) -> Callable[..., int]:
+    """Compile the choice of a load balancer: ``(paths, psn, window_packets, now_ps) -> entropy value``."""
+    with _cache_here():
+        return numba.njit(CHOOSE, cache=True, error_model="numpy", _nrt=False)(function)
+
+
+def learn(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile the lesson of a load balancer: ``(paths, entropy, verdict, now_ps)``."""
+    with _cache_here():
+        return numba.njit(LEARN, cache=True, error_model="numpy", _nrt=False)(function)
+
+
+@contextmanager
+def first_time(message: str) -> Iterator[None]:
+    """Say on stderr what takes long, unless it has been done on this machine."""
+    done = cache_folder() / "compiled"
+    if done.exists():
+        yield
+        return
+    began_s = time.perf_counter()
+    sys.stderr.write(f"{message} ...\n")
+    yield
+    done.touch()
+    sys.stderr.write(f"... compiled in {time.perf_counter() - began_s:.0f} s, kept in {cache_folder()}\n")
+
+
+def compile_now(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function for one signature, or load it."""
+    with _cache_here():
+        return numba.njit(signature, cache=True, error_model="numpy", _nrt=False)(function)

@@ -1,0 +1,220 @@
+"""What a user calls: carry a workload over a network packet by packet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator_network.errors import WorkloadError
+from orchestrator_network.graph import Network
+from orchestrator_network.packet import kernel
+from orchestrator_network.packet import layout as at
+from orchestrator_network.packet.balancing.base import Balancer
+from orchestrator_network.packet.fabric import Wiring, describe, queue_packets, random_states, wire_up
+from orchestrator_network.packet.state import State, rows, together
+from orchestrator_network.packet.transports.base import Fabric, Transport
+from orchestrator_network.wire import PS_PER_S
+from orchestrator_network.workloads import Workload
+
+SLICE = 200_000  # events between two reports of progress
+LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
+QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Sizes in bytes; ``ack_every_bytes`` None: what the transport wants; ``slow`` names links of the network that have ``slow_to`` of their speed."""
+
+    packet_bytes: int = 4150
+    header_bytes: int = 64
+    entropies: int = 64
+    trimming: bool = True
+    ack_every_bytes: int | None = None
+    seed: int = 0
+    slow: tuple[int, ...] = ()
+    slow_to: float = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """The state at the end, and what it took; ``order[i]`` is the network's number of link i of the state."""
+
+    state: State
+    fabric: Fabric
+    order: np.ndarray
+    wall_s: float
+
+    @property
+    def events(self) -> int:
+        """Events that were simulated."""
+        return int(self.state.run[0]["events"])
+
+    @property
+    def packet_hops(self) -> int:
+        """Packets of all kinds that crossed a link, each link counted."""
+        return int(self.state.run[0]["hops"])
+
+
+def warm_up() -> None:
+    """Load the compiled loop; the first time on a machine it is compiled, which is said."""
+    kernel.load()
+
+
+def run(
+    network: Network,
+    workload: Workload,
+    transport: Transport,
+    balancer: Balancer,
+    options: Options,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Run to the last acknowledgement; ``progress(finished, flows)`` is called now and then and may raise to stop."""
+    loop = kernel.load()
+    fabric = describe(
+        network,
+        packet_bytes=options.packet_bytes,
+        header_bytes=options.header_bytes,
+        trimming=options.trimming,
+    )
+    state, order = prepare(network, workload, transport, balancer, options, fabric)
+    began = time.perf_counter()
+    while True:
+        why = kernel.step(loop, state, transport, balancer, SLICE)
+        if progress is not None:
+            progress(len(workload) - int(state.run[0]["unfinished"]), len(workload))
+        if why == kernel.DONE_ALL:
+            return Trace(state=state, fabric=fabric, order=order, wall_s=time.perf_counter() - began)
+        if why == kernel.POOL_LOW:
+            state = _more_packets(state)
+        if why == kernel.STUCK:
+            left = np.flatnonzero(state.flows["finished"] < 0)
+            raise WorkloadError(
+                f"nothing can happen any more and {len(left)} flows are unfinished, the first is {left[0]}"
+            )
+
+
+def prepare(
+    network: Network, workload: Workload, transport: Transport, balancer: Balancer, options: Options, fabric: Fabric
+) -> tuple[State, np.ndarray]:
+    """Return a state in which nothing has happened, and the network's numbers of its links."""
+    wiring = wire_up(network, fabric, slow=np.array(options.slow, np.int64), slow_to=options.slow_to, seed=options.seed)
+    count = len(workload)
+    flows, slots = _flows(workload, options)
+    window = np.zeros((count, at.OWN + transport.columns))
+    transport.begin(fabric, window)
+    paths = balancer.begin(fabric, options.entropies, random_states(options.seed, 2, count))
+    starts = rows(count, at.START)
+    starts["earliest"] = workload.start_ps
+    starts["waits"] = np.bincount(workload.after[:, 0], minlength=count)
+    first_after, after = _successors(workload)
+    ready = np.flatnonzero(starts["waits"] == 0)
+    heap = np.zeros((4 * count + 64, 2), np.int64)
+    by_time = ready[np.argsort(workload.start_ps[ready], kind="stable")]
+    heap[: len(ready), 0] = workload.start_ps[by_time]
+    heap[: len(ready), 1] = by_time  # START_FLOW is 0; a sorted list is a heap
+    run = rows(1, at.RUN)
+    run["unfinished"] = count
+    run["timers"] = len(ready)
+    run["hosts"] = network.hosts
+    run["full_bytes"] = options.packet_bytes
+    run["header_bytes"] = options.header_bytes
+    queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / fabric.rate_bps * PS_PER_S
+    run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps)
+    run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
+    run["trimming"] = options.trimming
+    run["adaptive"] = balancer.in_switch
+    run["bucket_shift"], buckets = _calendar(wiring, options)
+    pool = max(4096, network.hosts * 24)
+    packets = rows(pool, at.PACKET)
+    packets["next"] = np.arange(1, pool + 1)
+    packets["next"][-1] = at.EMPTY
+    run["free_packets"] = pool
+    hosts = rows(network.hosts, at.HOST)
+    hosts["ring_head"] = at.EMPTY
+    state = State(
+        run=run,
+        links=wiring.links,
+        counters=wiring.counters,
+        packets=packets,
+        answers=rows(pool, at.ANSWER),
+        flows=flows,
+        starts=starts,
+        hosts=hosts,
+        window=window,
+        paths=paths,
+        used=np.zeros((count, (options.entropies + 63) // 64), np.int64),
+        sent_at=np.zeros(slots, np.int64),
+        tries=np.zeros(slots, np.int8),
+        out=np.zeros(slots // 64, np.int64),
+        lost=np.zeros(slots // 64, np.int64),
+        seen=np.zeros(slots // 64, np.int64),
+        after=after,
+        first_after=first_after,
+        routes=wiring.routes,
+        ports=wiring.ports,
+        group=wiring.group,
+        down=wiring.down,
+        salt=random_states(options.seed, 3, network.nodes - network.hosts),
+        buckets=np.full(buckets, at.EMPTY, np.int64),
+        groups=np.zeros(buckets // 64, np.int64),
+        chain=np.zeros((network.links, 2), np.int64),
+        drain=np.zeros(network.links, np.int64),
+        heap=heap,
+        event=np.zeros(at.EVENT_COLUMNS),
+        control=transport.constants(fabric),
+    )
+    return together(state), wiring.order
+
+
+def _flows(workload: Workload, options: Options) -> tuple[np.ndarray, int]:
+    """Return the records of all flows and the number of slots of their rings."""
+    payload = options.packet_bytes - options.header_bytes
+    packets = -(-workload.size_bytes // payload)
+    ring = 2 ** np.ceil(np.log2(np.minimum(packets, LARGEST_RING - 64) + 64)).astype(np.int64)
+    ring = np.maximum(ring, 128)
+    flows = rows(len(workload), at.FLOW)
+    flows["source"], flows["sink"] = workload.source, workload.target
+    flows["size_bytes"] = workload.size_bytes
+    flows["packets"] = packets
+    flows["last_size"] = workload.size_bytes - (packets - 1) * payload + options.header_bytes
+    flows["ring_size"] = ring
+    flows["ring"] = np.cumsum(ring) - ring
+    for name in ("started", "finished", "arrived", "next_in_ring"):
+        flows[name] = -1
+    return flows, int(ring.sum())
+
+
+def _successors(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every flow where the flows that wait for it begin, and those flows, all in one row."""
+    pairs = workload.after[np.argsort(workload.after[:, 1], kind="stable")]
+    first = np.searchsorted(pairs[:, 1], np.arange(len(workload) + 1))
+    return first.astype(np.int64), np.append(pairs[:, 0], 0).astype(np.int64)
+
+
+def _calendar(wiring: Wiring, options: Options) -> tuple[int, int]:
+    """Return log2 of the width of a bucket in ps, and how many buckets cover the furthest event."""
+    ps_per_byte = wiring.links["ps_per_byte"] / 256
+    slowest = int(ps_per_byte.max() * options.packet_bytes) + int(wiring.links["latency"].max())
+    shortest = int(ps_per_byte.min() * min(options.header_bytes, options.packet_bytes))
+    # Wide enough for a handful of arrivals: a sorted bucket tells the processor what it will need next.
+    wanted = max(4 * slowest // len(wiring.links), 16)
+    shift = max(min(wanted, shortest).bit_length() - 1, 0)
+    buckets = 64
+    while buckets << shift < slowest + (2 << shift):
+        buckets *= 2
+    return shift, buckets
+
+
+def _more_packets(state: State) -> State:
+    """Return the state with twice the packets."""
+    old = len(state.packets)
+    packets, answers = rows(2 * old, at.PACKET), rows(2 * old, at.ANSWER)
+    packets[:old], answers[:old] = state.packets, state.answers
+    packets["next"][old:] = np.arange(old + 1, 2 * old + 1)
+    packets["next"][-1] = state.run["free"][0]
+    state.run["free"] = old
+    state.run["free_packets"] += old
+    return state._replace(packets=packets, answers=answers)

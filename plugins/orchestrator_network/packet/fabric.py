@@ -1,0 +1,138 @@
+"""From a network to the arrays of the kernel: ports, queue sizes, ECN thresholds, routing tables.
+
+Queues hold the bandwidth-delay product of the longest path, rounded up to whole packets; ECN marks from 20 % to 80 %
+of that in packets, each rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
+
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.graph import Network
+from orchestrator_network.packet import layout as at
+from orchestrator_network.packet.state import rows
+from orchestrator_network.packet.transports.base import Fabric
+from orchestrator_network.wire import PS_PER_S
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wiring:
+    """The static part of a run; ``order[i]`` is the link of the network that is link i of the kernel."""
+
+    links: np.ndarray
+    counters: np.ndarray
+    order: np.ndarray
+    routes: np.ndarray
+    ports: np.ndarray
+    group: np.ndarray
+    down: np.ndarray
+
+
+def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming: bool) -> Fabric:
+    """Return rate and unloaded round trip of the longest shortest path: a full packet out, a header back."""
+    rate_bps = float(network.capacity_bps.max())
+    per_link_ps = (packet_bytes + header_bytes) * 8 / rate_bps * PS_PER_S
+    weights = csr_array(
+        (2 * network.latency_ps + per_link_ps, (network.source, network.target)), shape=(network.nodes, network.nodes)
+    )
+    # Hosts on one switch are alike, so the longest path is that between the first hosts of two switches.
+    tor = np.full(network.hosts, -1)
+    up = network.source < network.hosts
+    tor[network.source[up]] = network.target[up]
+    _, first = np.unique(tor, return_index=True)
+    second = np.setdiff1d(np.arange(network.hosts), first)
+    some = np.concatenate([first, second[:1]])
+    distance = dijkstra(weights, indices=some)[:, : network.hosts]
+    hops = dijkstra(network.adjacency(), unweighted=True, indices=some)[:, : network.hosts]
+    return Fabric(
+        rate_bps=rate_bps,
+        rtt_ps=round(float(distance.max())),
+        packet_bytes=packet_bytes,
+        header_bytes=header_bytes,
+        trimming=trimming,
+        hops=int(hops.max()),
+    )
+
+
+def queue_packets(fabric: Fabric) -> int:
+    """Return the bandwidth-delay product in whole packets, rounded up."""
+    return math.ceil(fabric.rtt_ps / PS_PER_S * fabric.rate_bps / 8 / fabric.packet_bytes)
+
+
+def wire_up(network: Network, fabric: Fabric, *, slow: np.ndarray, slow_to: float, seed: int) -> Wiring:
+    """Return the links and routing tables of a run; the links ``slow`` (numbers) have ``slow_to`` of their speed."""
+    hosts = network.hosts
+    if np.any(np.bincount(network.source[network.source < hosts], minlength=hosts) != 1):
+        raise TopologyError("packet fidelity needs hosts with one link each; this topology forwards through its hosts")
+    uplink = np.full(hosts, -1)
+    from_host = np.flatnonzero(network.source < hosts)
+    uplink[network.source[from_host]] = from_host
+    rest = np.flatnonzero(network.source >= hosts)
+    # Ports of one switch beside each other.
+    order = np.concatenate([uplink, rest[np.lexsort((network.target[rest], network.source[rest]))]])
+    number = np.empty(network.links, np.int64)
+    number[order] = np.arange(network.links)
+    links, counters = rows(network.links, at.LINK), rows(network.links, at.COUNTER)
+    for name in ("done", "low_head", "low_tail", "high_head", "high_tail", "flight_head", "flight_tail"):
+        links[name] = at.EMPTY
+    share = np.ones(network.links)
+    share[slow] = slow_to
+    share = share[order]
+    queue = queue_packets(fabric)
+    links["latency"] = network.latency_ps[order]
+    links["limit"] = queue * fabric.packet_bytes * share
+    links["mark_from"] = math.ceil(queue * 0.2) * fabric.packet_bytes * share
+    links["mark_all"] = math.ceil(queue * 0.8) * fabric.packet_bytes * share
+    links["to"] = network.target[order]
+    links["ps_per_byte"] = np.rint(8 * PS_PER_S / (network.capacity_bps[order] * share) * 256)
+    counters["random"] = random_states(seed, 1, network.links)
+    routes, ports, group, down = _tables(network, number)
+    return Wiring(links=links, counters=counters, order=order, routes=routes, ports=ports, group=group, down=down)
+
+
+def random_states(seed: int, stream: int, count: int) -> np.ndarray:
+    """Return states of generators that are independent of each other, int64 [count], none 0."""
+    drawn = np.random.SeedSequence([seed, stream]).generate_state(count, np.uint64)
+    return (drawn | np.uint64(1)).view(np.int64)
+
+
+def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for every switch and group of hosts on one switch, the ports of all its shortest paths."""
+    hosts, switches = network.hosts, network.nodes - network.hosts
+    into_host = np.flatnonzero(network.target < hosts)
+    down = np.empty(hosts, np.int32)
+    down[network.target[into_host]] = number[into_host]
+    home = np.empty(hosts, np.int64)
+    home[network.target[into_host]] = network.source[into_host] - hosts
+    homes, group = np.unique(home, return_inverse=True)
+    between = np.flatnonzero((network.source >= hosts) & (network.target >= hosts))
+    source, target = network.source[between] - hosts, network.target[between] - hosts
+    cost = network.route_cost[between].astype(float)
+    reverse = csr_array((cost, (target, source)), shape=(switches, switches))
+    # Parallel links were summed up in `reverse`; the smallest counts.
+    reverse.data[:] = 1.0 if np.all(cost == 1) else reverse.data
+    distance = dijkstra(reverse, indices=homes)
+    by_source = np.lexsort((number[between], source))
+    source, target, cost, links = source[by_source], target[by_source], cost[by_source], number[between][by_source]
+    routes = np.zeros((switches, len(homes)), np.int32)
+    ports: list[int] = []
+    known: dict[tuple[int, ...], int] = {}
+    bounds = np.searchsorted(source, np.arange(switches + 1))
+    for column in range(len(homes)):
+        near = np.isclose(distance[column][source], distance[column][target] + cost)
+        for switch in range(switches):
+            if switch == homes[column]:
+                continue
+            first, last = bounds[switch], bounds[switch + 1]
+            chosen = tuple(links[first:last][near[first:last]].tolist())
+            if chosen not in known:
+                known[chosen] = len(ports)
+                ports.extend(chosen)
+            routes[switch, column] = known[chosen] << 12 | len(chosen)
+    return routes, np.array(ports or [0], np.int32), group.astype(np.int32), down

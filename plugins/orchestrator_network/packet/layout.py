@@ -1,0 +1,106 @@
+"""The records that the kernel works on: a link, a packet, an acknowledgement, a flow, a host.
+
+Times are integer picoseconds, sizes bytes, references row numbers; ``EMPTY`` ends every linked list. A link and a
+packet are touched at every hop, so a link is one cache line and a packet half of one: at a thousand hosts, memory is
+what limits the speed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+EMPTY = -1
+NEVER = 2**62
+
+
+def _record(**fields: str) -> np.dtype:
+    return np.dtype([(name, kind) for kind, names in fields.items() for name in names.split()], align=True)
+
+
+#: An output port and the wire behind it; the uplink of host h is link h.
+LINK = _record(
+    i8="done",  # when the last byte of the packet in service leaves, -1 if none is; it is the last one in flight
+    i4="ps_per_byte "  # in 1/256 ps
+    "low_head low_tail low_bytes "  # data that waits; the bytes include data in service
+    "high_head high_tail high_bytes "  # control packets and trimmed headers
+    "flight_head flight_tail "  # packets that have begun to leave, in order of arrival at the other end
+    "to "  # node at the other end
+    "limit "  # bytes of data that the port may hold; the high class holds twice as much
+    "mark_from mark_all "  # ECN marks none at or below, all above, in between in proportion
+    "latency",  # of the wire
+)
+#: What a port has done, and its generator: trims and marks do not depend on what other ports draw.
+COUNTER = _record(
+    i8="random sent_bytes max_bytes byte_ps "  # what left; most data held; integral of data held over time
+    "paused_ps spare",
+    i4="marks trims drops spare_too",
+)
+PACKET = _record(
+    i8="due",  # when it arrives at the other end of the link
+    i4="next flow psn target",  # the target is a host
+    u2="size entropy kind spare",  # one of the kinds below, with flags
+)
+#: What a packet carries by its kind.
+DATA, ACK, NACK, PULL, RTS = 0, 1, 2, 3, 4
+KIND_MASK = 7
+MARKED = 8  # congestion experienced; in an acknowledgement: its echo
+TRIMMED = 16  # the payload is gone
+LAST_HOP = 32  # trimmed at the port that leads to the receiver
+RESENT = 64  # not the first copy; in an acknowledgement: its echo
+ASKS = 128  # the sender asks for an acknowledgement now
+
+#: What an acknowledgement carries beside its packet.
+ANSWER = _record(
+    i8="bitmap "  # of 64 packets, bit i is packet base + i
+    "received",  # bytes that the receiver has, each packet once
+    i4="cumulative base",  # the next packet that the receiver waits for
+)
+FLOW = _record(
+    i8="seen_bytes "  # the most received bytes that an acknowledgement told of
+    "got_bytes "  # receiver: bytes, each packet once
+    "started arrived finished "  # -1 before; arrived at the receiver, and the sender knows it
+    "size_bytes",
+    i4="source sink packets last_size "  # how many packets, and the wire bytes of the last one
+    "ring ring_size "  # its slots: first, and how many (a power of 2)
+    "next_psn lowest "  # first packet never sent, first not known to have arrived
+    "lost lost_from "  # packets to send again, and a bound on the first of them
+    "next_in_ring "  # who follows in the round robin of its host
+    "expected out_of_order unreported "  # receiver: first packet missing, packets beyond it, bytes not yet reported
+    "retransmissions trims marks timeouts duplicates",
+    i1="in_ring timer owes_ack spare",  # owes_ack: the receiver was asked while there were holes
+)
+#: What is needed once of a flow.
+START = _record(i8="earliest waits")  # waits: flows that must arrive before it starts
+HOST = _record(i4="ring_head ring_tail turn spare")  # flows that may send, in round robin; whose turn it is
+#: State and constants of a run.
+RUN = _record(
+    i8="clock events hops unfinished free free_packets timers scheduled "
+    "cursor drain_at drain_count drain_base "  # of the calendar: bucket drained last, what is left of it, its time
+    "hosts full_bytes header_bytes rto ack_every trimming adaptive bucket_shift"
+)
+
+# A window is a float64 row [columns]: what a congestion control sees of its flow; the rest is its own.
+CWND = 0  # bytes that may be in flight
+IN_FLIGHT = 1
+MAX_CWND = 2
+BASE_RTT = 3  # ps, the least seen, or the unloaded one of the longest path
+OWN = 4  # first column of the congestion control
+
+# An event is a float64 row: what happened, for a congestion control.
+NOW = 0
+BYTES = 1  # newly arrived, or lost
+ECHO = 2  # 1 if the packet that this tells of was marked
+RTT = 3  # ps, or -1 without a valid sample
+REASON = 4  # of a loss
+AT_LAST_HOP = 5  # 1 if it was trimmed at the port that leads to the receiver
+EVENT_COLUMNS = 8
+TRIM_LOSS, TIMEOUT_LOSS = 0.0, 1.0
+
+# Paths are an int64 row: what a load balancer keeps of its flow.
+PATH_RANDOM = 0  # its generator
+ENTROPIES = 1  # how many entropy values there are
+PATHS_OWN = 2  # first column of the balancer
+GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
+
+# Timers are kind << 32 | number.
+START_FLOW, RETRANSMIT = 0, 1

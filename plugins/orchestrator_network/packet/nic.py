@@ -1,0 +1,219 @@
+"""The port of a host: control packets and the data of many flows share one wire.
+
+Of a host that has both, one packet in eleven is data (htsim's NIC: 10:1); flows that may send take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
+from orchestrator_network.packet.calendar import schedule, set_timer
+from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.layout import ASKS, CWND, DATA, EMPTY, IN_FLIGHT, RESENT, RETRANSMIT
+from orchestrator_network.packet.ports import begin, is_data, put_high, take_high
+from orchestrator_network.packet.state import State
+
+Choose = Callable[[np.ndarray, int, int, int], int]
+
+CONTROL_TURNS = 11  # one of these is data
+
+
+@inlined
+def new_packet(s: State) -> int:
+    """Take a packet row from the pool; the kernel sees to it that the pool never runs dry."""
+    packet = s.run[0].free
+    s.run[0].free = s.packets[packet].next
+    s.run[0].free_packets -= 1
+    return packet
+
+
+@inlined
+def free_packet(s: State, packet: int) -> None:
+    """Give a packet row back."""
+    s.packets[packet].next = s.run[0].free
+    s.run[0].free = packet
+    s.run[0].free_packets += 1
+
+
+@inlined
+def size_of(s: State, flow: int, psn: int) -> int:
+    """Return the wire bytes of a packet of a flow."""
+    return s.flows[flow].last_size if psn == s.flows[flow].packets - 1 else s.run[0].full_bytes
+
+
+@inlined
+def first_lost(s: State, flow: int) -> int:
+    """Return the lowest packet that is to be sent again; there is one."""
+    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
+    psn = max(s.flows[flow].lost_from, s.flows[flow].lowest)
+    while not has_bit(s.lost, ring, size, psn):
+        psn += 1
+    s.flows[flow].lost_from = psn
+    return psn
+
+
+@inlined
+def may_send(s: State, flow: int) -> bool:
+    """Tell whether a flow has something to send and its window allows it."""
+    if s.flows[flow].lost > 0:
+        size = size_of(s, flow, first_lost(s, flow))
+    elif (
+        s.flows[flow].next_psn < s.flows[flow].packets
+        and s.flows[flow].next_psn < s.flows[flow].lowest + s.flows[flow].ring_size - 64
+    ):
+        size = size_of(s, flow, s.flows[flow].next_psn)
+    else:
+        return False
+    return s.window[flow, CWND] >= s.window[flow, IN_FLIGHT] + size
+
+
+@inlined
+def send(s: State, choose: Choose, flow: int, now: int) -> int:
+    """Return the next packet of a flow: the lowest one that was lost, or a new one."""
+    ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
+    mask = ring_size - 1
+    if s.flows[flow].lost > 0:
+        psn = first_lost(s, flow)
+        clear_bit(s.lost, ring, ring_size, psn)
+        s.flows[flow].lost -= 1
+        s.flows[flow].retransmissions += 1
+        s.tries[ring + (psn & mask)] = min(s.tries[ring + (psn & mask)] + 1, 100)
+        size = size_of(s, flow, psn)
+        s.window[flow, IN_FLIGHT] += size
+        kind = DATA | RESENT | ASKS
+    else:
+        psn = s.flows[flow].next_psn
+        s.flows[flow].next_psn = psn + 1
+        set_bit(s.out, ring, ring_size, psn)
+        s.tries[ring + (psn & mask)] = 0
+        size = size_of(s, flow, psn)
+        s.window[flow, IN_FLIGHT] += size
+        kind = DATA
+        if psn + 1 == s.flows[flow].packets or s.window[flow, IN_FLIGHT] + size >= s.window[flow, CWND]:
+            kind |= ASKS
+    s.sent_at[ring + (psn & mask)] = now
+    packet = new_packet(s)
+    window_packets = int(s.window[flow, CWND]) // (s.run[0].full_bytes - s.run[0].header_bytes)
+    entropy = choose(s.paths[flow], psn, window_packets, now)
+    s.used[flow, entropy >> 6] |= 1 << (entropy & 63)
+    s.packets[packet].flow = flow
+    s.packets[packet].psn = psn
+    s.packets[packet].size = size
+    s.packets[packet].kind = kind
+    s.packets[packet].entropy = entropy
+    s.packets[packet].target = s.flows[flow].sink
+    if s.flows[flow].timer == 0:
+        s.flows[flow].timer = 1
+        set_timer(s.run, s.heap, now + s.run[0].rto, RETRANSMIT << 32 | flow)
+    return packet
+
+
+@inlined
+def enter_ring(s: State, flow: int) -> None:
+    """Let a flow take its turn at its host."""
+    host = s.flows[flow].source
+    s.flows[flow].in_ring = 1
+    s.flows[flow].next_in_ring = EMPTY
+    if s.hosts[host].ring_head == EMPTY:
+        s.hosts[host].ring_head = flow
+    else:
+        s.flows[s.hosts[host].ring_tail].next_in_ring = flow
+    s.hosts[host].ring_tail = flow
+
+
+@compiled
+def pick(s: State, choose: Choose, host: int, now: int) -> int:
+    """Return what a host sends at ``now``, or EMPTY."""
+    flow = s.hosts[host].ring_head
+    if flow == EMPTY:
+        return take_high(s, host)
+    if s.links[host].high_head != EMPTY:
+        s.hosts[host].turn = (s.hosts[host].turn + 1) % CONTROL_TURNS
+        if s.hosts[host].turn != 0:
+            return take_high(s, host)
+    while flow != EMPTY:
+        s.hosts[host].ring_head = s.flows[flow].next_in_ring
+        s.flows[flow].in_ring = 0
+        if may_send(s, flow):
+            packet = send(s, choose, flow, now)
+            if may_send(s, flow):
+                enter_ring(s, flow)
+            return packet
+        flow = s.hosts[host].ring_head
+    return take_high(s, host)
+
+
+@inlined
+def serve_host(s: State, choose: Choose, host: int, now: int) -> None:
+    """Bring the port of a host up to date; it must be before anything changes at the host."""
+    if 0 <= s.links[host].done <= now:
+        send_on(s, choose, host, now)
+
+
+@compiled
+def send_on(s: State, choose: Choose, host: int, now: int) -> None:
+    """Let everything leave a host that leaves by ``now``."""
+    while 0 <= s.links[host].done <= now:
+        done = s.links[host].done
+        packet = s.links[host].flight_tail
+        if not is_data(s, packet):
+            s.links[host].high_bytes -= s.packets[packet].size
+        s.links[host].done = EMPTY
+        packet = pick(s, choose, host, done)
+        if packet >= 0:
+            begin(s, host, packet, done)
+
+
+@inlined
+def kick(s: State, choose: Choose, host: int, now: int) -> None:
+    """Let an idle host send."""
+    if s.links[host].done < 0:
+        start(s, choose, host, now)
+
+
+@compiled
+def start(s: State, choose: Choose, host: int, now: int) -> None:
+    """Let a host begin to send what it has."""
+    packet = pick(s, choose, host, now)
+    if packet >= 0:
+        resting = s.links[host].flight_head < 0
+        begin(s, host, packet, now)
+        if resting:
+            schedule(s.run, s.buckets, s.groups, s.chain, host, s.packets[packet].due)
+
+
+@inlined
+def try_send(s: State, choose: Choose, flow: int, now: int) -> None:
+    """Let a flow send if it may; its host is up to date."""
+    if s.flows[flow].in_ring == 0 and may_send(s, flow):
+        enter_ring(s, flow)
+        kick(s, choose, s.flows[flow].source, now)
+
+
+@inlined
+def send_control(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
+    """Send a control packet from a host that is up to date."""
+    put_high(s, host, packet)
+    kick(s, choose, host, now)
+
+
+@compiled
+def oldest_out(s: State, flow: int) -> int:
+    """Return the packet that was sent longest ago of those in flight, lowest first among equals, or EMPTY."""
+    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
+    oldest, when = EMPTY, 0
+    psn = s.flows[flow].lowest & ~63
+    while psn < s.flows[flow].next_psn:
+        word = (ring + (psn & (size - 1))) >> 6
+        bits = s.out[word] & ~s.lost[word]
+        while bits != 0:
+            bit = lowest_bit(bits)
+            bits &= bits - 1
+            sent = s.sent_at[(word << 6) + bit]
+            if oldest == EMPTY or sent < when:
+                oldest, when = psn + bit, sent
+        psn += 64
+    return oldest

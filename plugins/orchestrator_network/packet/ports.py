@@ -1,0 +1,160 @@
+"""Output ports of switches: data and control classes, trimming, ECN at dequeue.
+
+Data that finds the port full is trimmed to its header, or the newest data in the port is trimmed in its place, by a
+fair coin; headers and control go first (htsim's composite queue serves them 100000:1, so strictly). A mark is decided
+when a packet has left, on the data that stays behind.
+
+Nothing here is an event of its own: a port is brought up to date when somebody looks at it, and everything that
+happened since then follows from what arrived. What has the same time as an arrival has happened before it.
+"""
+
+from __future__ import annotations
+
+from orchestrator_network.packet.bits import advance, bits_of
+from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.layout import DATA, EMPTY, KIND_MASK, LAST_HOP, MARKED, TRIMMED
+from orchestrator_network.packet.state import State
+
+_COIN = 1 << 30  # half of the 31 bits of a draw
+
+
+@inlined
+def begin(s: State, link: int, packet: int, start: int) -> None:
+    """Let a packet begin to leave at ``start``; from here on it is in flight."""
+    size = s.packets[packet].size
+    done = start + ((size * s.links[link].ps_per_byte + 128) >> 8)
+    s.packets[packet].due = done + s.links[link].latency
+    s.packets[packet].next = EMPTY
+    s.links[link].done = done
+    s.counters[link].sent_bytes += size
+    if s.links[link].flight_head < 0:
+        s.links[link].flight_head = packet
+    else:
+        s.packets[s.links[link].flight_tail].next = packet
+    s.links[link].flight_tail = packet
+
+
+@inlined
+def take_high(s: State, link: int) -> int:
+    """Remove the first packet of the high class and return it, or EMPTY."""
+    packet = s.links[link].high_head
+    if packet >= 0:
+        s.links[link].high_head = s.packets[packet].next
+    return packet
+
+
+@inlined
+def put_high(s: State, link: int, packet: int) -> None:
+    """Append a packet to the high class."""
+    s.packets[packet].next = EMPTY
+    if s.links[link].high_head < 0:
+        s.links[link].high_head = packet
+    else:
+        s.packets[s.links[link].high_tail].next = packet
+    s.links[link].high_tail = packet
+    s.links[link].high_bytes += s.packets[packet].size
+
+
+@inlined
+def is_data(s: State, packet: int) -> bool:
+    """Tell whether a packet is of the low class: data with its payload."""
+    return s.packets[packet].kind & (KIND_MASK | TRIMMED) == DATA
+
+
+@inlined
+def draw_port(s: State, link: int) -> int:
+    """Return 31 random bits of a port."""
+    state = advance(s.counters[link].random)
+    s.counters[link].random = state
+    return bits_of(state)
+
+
+@compiled
+def swap(s: State, one: int, other: int) -> None:
+    """Exchange what two packet rows carry, but not their places in lists."""
+    a, b = s.packets[one], s.packets[other]
+    a.flow, b.flow = b.flow, a.flow
+    a.psn, b.psn = b.psn, a.psn
+    a.target, b.target = b.target, a.target
+    a.size, b.size = b.size, a.size
+    a.entropy, b.entropy = b.entropy, a.entropy
+    a.kind, b.kind = b.kind, a.kind
+
+
+@inlined
+def serve(s: State, link: int, now: int) -> None:
+    """Bring a port of a switch up to date: what has left by ``now``, and what began to leave after it."""
+    while 0 <= s.links[link].done <= now:
+        done = s.links[link].done
+        packet = s.links[link].flight_tail
+        size = s.packets[packet].size
+        if is_data(s, packet):
+            behind = s.links[link].low_bytes - size
+            s.links[link].low_bytes = behind
+            s.counters[link].byte_ps += size * done
+            if behind > s.links[link].mark_from:
+                span = s.links[link].mark_all - s.links[link].mark_from
+                if behind > s.links[link].mark_all or draw_port(s, link) * span < (
+                    (behind - s.links[link].mark_from) << 31
+                ):
+                    s.packets[packet].kind |= MARKED
+                    s.counters[link].marks += 1
+        else:
+            s.links[link].high_bytes -= size
+        packet = take_high(s, link)
+        if packet < 0:
+            packet = s.links[link].low_head
+            if packet >= 0:
+                s.links[link].low_head = s.packets[packet].next
+        if packet >= 0:
+            begin(s, link, packet, done)
+        else:
+            s.links[link].done = EMPTY
+
+
+@inlined
+def arrive(s: State, link: int, packet: int, now: int) -> int:
+    """Put a packet into a port that is up to date; return a packet that was dropped, or EMPTY."""
+    if is_data(s, packet):
+        size = s.packets[packet].size
+        held = s.links[link].low_bytes
+        if held + size > s.links[link].limit:
+            newest = s.links[link].low_tail if s.links[link].low_head >= 0 else EMPTY
+            fair = draw_port(s, link) < _COIN
+            if fair and newest >= 0 and held - s.packets[newest].size + size <= s.links[link].limit:
+                # The row keeps its place in the queue and takes the arrival's content, the arrival's row takes its.
+                s.links[link].low_bytes += size - s.packets[newest].size
+                s.counters[link].byte_ps += (s.packets[newest].size - size) * now
+                swap(s, newest, packet)
+            if s.run[0].trimming == 0:
+                s.counters[link].drops += 1
+                return packet
+            s.counters[link].trims += 1
+            s.packets[packet].size = s.run[0].header_bytes
+            s.packets[packet].kind |= TRIMMED
+            if s.links[link].to < s.run[0].hosts:
+                s.packets[packet].kind |= LAST_HOP
+        else:
+            held += size
+            s.links[link].low_bytes = held
+            s.counters[link].byte_ps -= size * now
+            s.counters[link].max_bytes = max(s.counters[link].max_bytes, held)
+            if s.links[link].done < 0:
+                begin(s, link, packet, now)
+                return EMPTY
+            s.packets[packet].next = EMPTY
+            if s.links[link].low_head < 0:
+                s.links[link].low_head = packet
+            else:
+                s.packets[s.links[link].low_tail].next = packet
+            s.links[link].low_tail = packet
+            return EMPTY
+    if s.links[link].high_bytes + s.packets[packet].size > 2 * s.links[link].limit:
+        s.counters[link].drops += 1
+        return packet
+    if s.links[link].done < 0:
+        s.links[link].high_bytes += s.packets[packet].size
+        begin(s, link, packet, now)
+    else:
+        put_high(s, link, packet)
+    return EMPTY

@@ -1,0 +1,105 @@
+"""The receiving half of the transport (htsim's UEC sink).
+
+An acknowledgement goes out for every 16384 bytes, and at once for a marked packet, a packet that asks for one, the
+first packet, the end of a hole that the sender asked about, and a duplicate. It tells the next packet that is missing,
+64 packets beyond, and how many bytes have come. A trimmed packet is answered by a negative acknowledgement.
+"""
+
+from __future__ import annotations
+
+from orchestrator_network.packet.bits import clear_bit, has_bit, set_bit, window_bits
+from orchestrator_network.packet.calendar import set_timer
+from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.layout import ACK, ASKS, LAST_HOP, MARKED, NACK, RESENT, START_FLOW, TRIMMED
+from orchestrator_network.packet.nic import Choose, free_packet, send_control
+from orchestrator_network.packet.state import State
+
+
+@inlined
+def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
+    """Take a data packet, whole or trimmed, at a host that is up to date."""
+    flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
+    ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
+    expected = s.flows[flow].expected
+    known = psn < expected or has_bit(s.seen, ring, ring_size, psn)
+    marked = kind & MARKED != 0
+    reply = ACK | (kind & (RESENT | MARKED))
+    report = True
+    exact = marked  # whether the bitmap begins at this packet
+    if kind & TRIMMED:
+        s.flows[flow].trims += 1
+        if known:
+            reply = ACK | (kind & RESENT)
+            exact = False
+        else:
+            reply = NACK | (kind & (LAST_HOP | MARKED))
+    else:
+        size = s.packets[packet].size
+        s.flows[flow].unreported += size
+        if marked:
+            s.flows[flow].marks += 1
+        if known:
+            s.flows[flow].duplicates += 1
+        else:
+            if kind & ASKS:
+                s.flows[flow].owes_ack = 1
+            asked = kind & ASKS != 0
+            first = s.flows[flow].got_bytes == 0
+            s.flows[flow].got_bytes += size
+            expected, filled = take(s, flow, psn, expected, now)
+            report = marked or asked or first or filled or s.flows[flow].unreported >= s.run[0].ack_every
+            exact = marked or asked
+        if report:
+            s.flows[flow].unreported = 0
+    if report:
+        answer(s, choose, host, packet, psn if exact else max(psn - 63, expected + 1), reply, now)
+    else:
+        free_packet(s, packet)
+
+
+@inlined
+def take(s: State, flow: int, psn: int, expected: int, now: int) -> tuple[int, bool]:
+    """Note a packet that is new; return the next one that is missing, and whether this ends a hole that was asked about."""
+    ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
+    filled = False
+    if psn == expected:
+        expected += 1
+        while has_bit(s.seen, ring, ring_size, expected):
+            clear_bit(s.seen, ring, ring_size, expected)
+            s.flows[flow].out_of_order -= 1
+            expected += 1
+        s.flows[flow].expected = expected
+        if s.flows[flow].out_of_order == 0 and s.flows[flow].owes_ack != 0:
+            filled = True
+            s.flows[flow].owes_ack = 0
+        if expected == s.flows[flow].packets:
+            s.flows[flow].arrived = now
+            release(s, flow, now)
+    else:
+        set_bit(s.seen, ring, ring_size, psn)
+        s.flows[flow].out_of_order += 1
+    return expected, filled
+
+
+@inlined
+def answer(s: State, choose: Choose, host: int, packet: int, base: int, kind: int, now: int) -> None:
+    """Turn a data packet into its acknowledgement, positive or negative, and send it along the same entropy value."""
+    flow = s.packets[packet].flow
+    s.packets[packet].size = s.run[0].header_bytes
+    s.packets[packet].kind = kind
+    s.packets[packet].target = s.flows[flow].source
+    s.answers[packet].cumulative = s.flows[flow].expected
+    s.answers[packet].base = base
+    s.answers[packet].bitmap = window_bits(s.seen, s.flows[flow].ring, s.flows[flow].ring_size, base)
+    s.answers[packet].received = s.flows[flow].got_bytes
+    send_control(s, choose, host, packet, now)
+
+
+@compiled
+def release(s: State, flow: int, now: int) -> None:
+    """Start the flows that waited for this one to arrive."""
+    for position in range(s.first_after[flow], s.first_after[flow + 1]):
+        waiting = s.after[position]
+        s.starts[waiting].waits -= 1
+        if s.starts[waiting].waits == 0:
+            set_timer(s.run, s.heap, max(now, s.starts[waiting].earliest), START_FLOW << 32 | waiting)

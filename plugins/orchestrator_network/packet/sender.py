@@ -1,0 +1,177 @@
+"""The sending half of the transport (htsim's UEC source): what acknowledgements and timers do.
+
+A packet is out until an acknowledgement covers it; a negative acknowledgement or the timer makes it lost, and lost
+packets go first, lowest first. Bytes in flight follow what the receiver says it has, not which packets: a packet that
+was thought lost and had arrived is counted once too often, and is given back when an acknowledgement names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
+from orchestrator_network.packet.calendar import set_timer
+from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.layout import (
+    AT_LAST_HOP,
+    BYTES,
+    CONGESTED,
+    ECHO,
+    EMPTY,
+    GOOD,
+    IN_FLIGHT,
+    LAST_HOP,
+    MARKED,
+    NOW,
+    REASON,
+    RESENT,
+    RETRANSMIT,
+    RTT,
+    TIMED_OUT,
+    TIMEOUT_LOSS,
+    TRIM_LOSS,
+    TRIMMED_PATH,
+)
+from orchestrator_network.packet.nic import Choose, oldest_out, serve_host, size_of, try_send
+from orchestrator_network.packet.state import State
+
+React = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+Learn = Callable[[np.ndarray, int, int, int], None]
+
+
+@compiled
+def start_flow(s: State, choose: Choose, flow: int, now: int) -> None:
+    """Let a flow send its first packets."""
+    s.flows[flow].started = now
+    serve_host(s, choose, s.flows[flow].source, now)
+    try_send(s, choose, flow, now)
+
+
+@inlined
+def cover(s: State, flow: int, psn: int) -> None:
+    """Note that a packet has arrived, whatever the sender thought of it."""
+    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
+    if has_bit(s.lost, ring, size, psn):
+        clear_bit(s.lost, ring, size, psn)
+        s.flows[flow].lost -= 1
+        s.window[flow, IN_FLIGHT] += size_of(s, flow, psn)
+    clear_bit(s.out, ring, size, psn)
+
+
+@inlined
+def lose(s: State, flow: int, psn: int) -> None:
+    """Put a packet that was in flight among those to send again."""
+    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
+    set_bit(s.lost, ring, size, psn)
+    s.flows[flow].lost_from = psn if s.flows[flow].lost == 0 else min(s.flows[flow].lost_from, psn)
+    s.flows[flow].lost += 1
+
+
+@inlined
+def is_flying(s: State, flow: int, psn: int) -> bool:
+    """Tell whether a packet is out and not thought lost."""
+    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
+    if psn < s.flows[flow].lowest:
+        return False
+    return has_bit(s.out, ring, size, psn) and not has_bit(s.lost, ring, size, psn)
+
+
+@inlined
+def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
+    """Take an acknowledgement at a host that is up to date."""
+    flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
+    if s.flows[flow].finished >= 0:
+        return
+    ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
+    mask = ring_size - 1
+    newly = max(s.answers[packet].received - s.flows[flow].seen_bytes, 0)
+    s.flows[flow].seen_bytes += newly
+    s.window[flow, IN_FLIGHT] -= newly
+    # A sample counts if it is clear which copy of the packet it belongs to.
+    sample = -1.0
+    if is_flying(s, flow, psn) and s.tries[ring + (psn & mask)] == (1 if kind & RESENT else 0):
+        sample = float(now - s.sent_at[ring + (psn & mask)])
+    cumulative = s.answers[packet].cumulative
+    lowest = s.flows[flow].lowest
+    while lowest < cumulative:
+        if has_bit(s.out, ring, ring_size, lowest):
+            cover(s, flow, lowest)
+        lowest += 1
+    s.flows[flow].lowest = lowest
+    told = s.answers[packet].bitmap
+    base = s.answers[packet].base
+    while told != 0:
+        bit = lowest_bit(told)
+        told &= told - 1
+        if base + bit >= lowest and has_bit(s.out, ring, ring_size, base + bit):
+            cover(s, flow, base + bit)
+    learn(s.paths[flow], s.packets[packet].entropy, CONGESTED if kind & MARKED else GOOD, now)
+    s.event[NOW] = now
+    s.event[BYTES] = newly
+    s.event[ECHO] = 1.0 if kind & MARKED else 0.0
+    s.event[RTT] = sample
+    on_ack(s.window[flow], s.event, s.control)
+    if lowest >= s.flows[flow].packets:
+        s.flows[flow].finished = now
+        s.run[0].unfinished -= 1
+        return
+    try_send(s, choose, flow, now)
+
+
+@compiled
+def reject(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
+    """Take a negative acknowledgement: the packet was trimmed on its way."""
+    flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
+    if s.flows[flow].finished >= 0 or not is_flying(s, flow, psn):
+        return
+    size = size_of(s, flow, psn)
+    at_last_hop = kind & LAST_HOP != 0
+    s.event[NOW] = now
+    s.event[BYTES] = size
+    s.event[ECHO] = 1.0 if kind & MARKED else 0.0
+    s.event[RTT] = float(now - s.sent_at[s.flows[flow].ring + (psn & (s.flows[flow].ring_size - 1))])
+    s.event[REASON] = TRIM_LOSS
+    s.event[AT_LAST_HOP] = 1.0 if at_last_hop else 0.0
+    on_loss(s.window[flow], s.event, s.control)
+    s.window[flow, IN_FLIGHT] -= size
+    lose(s, flow, psn)
+    # The balancer hears of it only after the flow had its chance to send (as the reference does).
+    try_send(s, choose, flow, now)
+    verdict = TRIMMED_PATH
+    if at_last_hop:
+        verdict = CONGESTED if kind & MARKED else GOOD
+    learn(s.paths[flow], s.packets[packet].entropy, verdict, now)
+    try_send(s, choose, flow, now)
+
+
+@compiled
+def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, now: int) -> None:
+    """Take the retransmission timer of a flow: it fires for the packet that was sent longest ago."""
+    if s.flows[flow].finished >= 0:
+        s.flows[flow].timer = 0
+        return
+    serve_host(s, choose, s.flows[flow].source, now)
+    at = s.flows[flow].ring
+    mask = s.flows[flow].ring_size - 1
+    psn = oldest_out(s, flow)
+    if psn != EMPTY and s.sent_at[at + (psn & mask)] + s.run[0].rto <= now:
+        size = size_of(s, flow, psn)
+        s.flows[flow].timeouts += 1
+        learn(s.paths[flow], 0, TIMED_OUT, now)
+        s.event[NOW] = now
+        s.event[BYTES] = size
+        s.event[ECHO] = 0.0
+        s.event[RTT] = -1.0
+        s.event[REASON] = TIMEOUT_LOSS
+        s.event[AT_LAST_HOP] = 0.0
+        on_loss(s.window[flow], s.event, s.control)
+        s.window[flow, IN_FLIGHT] -= size
+        lose(s, flow, psn)
+        try_send(s, choose, flow, now)
+        psn = oldest_out(s, flow)
+    if psn == EMPTY:
+        s.flows[flow].timer = 0
+    else:
+        set_timer(s.run, s.heap, max(s.sent_at[at + (psn & mask)] + s.run[0].rto, now), RETRANSMIT << 32 | flow)

@@ -1,0 +1,106 @@
+"""Everything that the kernel reads and writes, as one tuple of arrays; `layout` names their columns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from orchestrator_network.packet import layout as at
+
+CACHE_LINE = 64
+HUGE = 8 << 20  # numpy asks for huge pages from 4 MiB on
+
+
+class State(NamedTuple):
+    """A run between two events: stop it anywhere, go on later, and the result is the same to the bit."""
+
+    run: np.ndarray  # RUN [1]
+    links: np.ndarray  # LINK [links]
+    counters: np.ndarray  # COUNTER [links]
+    packets: np.ndarray  # PACKET [packets]
+    answers: np.ndarray  # ANSWER [packets]
+    flows: np.ndarray  # FLOW [flows]
+    starts: np.ndarray  # START [flows]
+    hosts: np.ndarray  # HOST [hosts]
+    window: np.ndarray  # float64 [flows, columns of the congestion control]
+    paths: np.ndarray  # int64 [flows, width of the balancer]
+    used: np.ndarray  # int64 [flows, words]: bit set of the entropy values that a flow has used
+    sent_at: np.ndarray  # int64 [slots]: when a packet was sent last
+    tries: np.ndarray  # int8 [slots]: how often it was sent before
+    out: np.ndarray  # int64 [slots / 64]: bit set, sent and not known to have arrived
+    lost: np.ndarray  # int64 [slots / 64]: bit set, to be sent again
+    seen: np.ndarray  # int64 [slots / 64]: bit set, arrived out of order
+    after: np.ndarray  # int64: the flows that wait for flow f are after[first_after[f] : first_after[f + 1]]
+    first_after: np.ndarray  # int64 [flows + 1]
+    routes: np.ndarray  # int32 [switches, groups]: first port << 12 | how many; 0: the host hangs here
+    ports: np.ndarray  # int32: links, those of one route beside each other
+    group: np.ndarray  # int32 [hosts]: column of a host in `routes`
+    down: np.ndarray  # int32 [hosts]: the link that leads to a host
+    salt: np.ndarray  # int64 [switches]
+    buckets: np.ndarray  # int64 [power of 2]
+    groups: np.ndarray  # int64 [buckets / 64]: how many links are in these buckets
+    chain: np.ndarray  # int64 [links, 2]: next link of the bucket, time
+    drain: np.ndarray  # int64 [links]
+    heap: np.ndarray  # int64 [timers, 2]
+    event: np.ndarray  # float64 [EVENT_COLUMNS]
+    control: np.ndarray  # float64: constants of the congestion control
+
+
+def rows(count: int, record: np.dtype) -> np.ndarray:
+    """Return records of zeros that begin at the begin of a cache line."""
+    room = np.zeros(count * record.itemsize + CACHE_LINE, np.uint8)
+    skip = -room.ctypes.data % CACHE_LINE
+    return room[skip : skip + count * record.itemsize].view(record)
+
+
+def together(state: State) -> State:
+    """Return a copy in one block of memory, so that the operating system may back it with huge pages."""
+    sizes = [-(-array.nbytes // CACHE_LINE) * CACHE_LINE for array in state]
+    block = np.zeros(max(sum(sizes) + CACHE_LINE, HUGE), np.uint8)
+    at = -block.ctypes.data % CACHE_LINE
+    moved = []
+    for array, size in zip(state, sizes, strict=True):
+        place = block[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+        place[...] = array
+        moved.append(place)
+        at += size
+    return State(*moved)
+
+
+def blank() -> State:
+    """Return a state of the right types in which nothing happens, to compile for."""
+    words = np.zeros(1, np.int64)
+    narrow = np.zeros(1, np.int32)
+    return State(
+        run=rows(1, at.RUN),
+        links=rows(1, at.LINK),
+        counters=rows(1, at.COUNTER),
+        packets=rows(1, at.PACKET),
+        answers=rows(1, at.ANSWER),
+        flows=rows(1, at.FLOW),
+        starts=rows(1, at.START),
+        hosts=rows(1, at.HOST),
+        window=np.zeros((1, at.OWN)),
+        paths=np.zeros((1, at.PATHS_OWN), np.int64),
+        used=np.zeros((1, 1), np.int64),
+        sent_at=words,
+        tries=np.zeros(1, np.int8),
+        out=words,
+        lost=words,
+        seen=words,
+        after=words,
+        first_after=words,
+        routes=np.zeros((1, 1), np.int32),
+        ports=narrow,
+        group=narrow,
+        down=narrow,
+        salt=words,
+        buckets=words,
+        groups=words,
+        chain=np.zeros((1, 2), np.int64),
+        drain=words,
+        heap=np.zeros((1, 2), np.int64),
+        event=np.zeros(at.EVENT_COLUMNS),
+        control=np.zeros(1),
+    )

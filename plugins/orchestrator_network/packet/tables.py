@@ -1,0 +1,52 @@
+"""From the state at the end of a run to columns of results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from orchestrator_network.graph import Network
+from orchestrator_network.packet.engine import Trace
+
+
+def flow_columns(trace: Trace, planes: int) -> dict[str, np.ndarray]:
+    """Return what a packet run knows of every flow, over all planes; times in picoseconds."""
+    flows = trace.state.flows
+    columns = {"start_ps": flows["started"], "finish_ps": flows["finished"]}
+    for name in ("packets", "retransmissions", "trims", "marks"):
+        columns[name] = flows[name].astype(np.int64) * planes
+    columns["entropies"] = np.bitwise_count(trace.state.used.view(np.uint64)).sum(axis=1).astype(np.int64)
+    return columns
+
+
+def link_columns(trace: Trace, network: Network) -> dict[str, np.ndarray]:
+    """Return what a packet run knows of every link, in the network's order; bytes of data held in the port."""
+    counters = trace.state.counters
+    back = np.empty(network.links, np.int64)
+    back[trace.order] = np.arange(network.links)
+    span_ps = max(int(trace.state.run["clock"][0]), 1)
+    columns = {
+        "bytes": counters["sent_bytes"],
+        "max_queue_bytes": counters["max_bytes"],
+        "mean_queue_bytes": counters["byte_ps"] / span_ps,
+        "marks": counters["marks"].astype(np.int64),
+        "trims": counters["trims"].astype(np.int64),
+        "drops": counters["drops"].astype(np.int64),
+        "pause_ps": counters["paused_ps"],
+    }
+    return {name: column[back] for name, column in columns.items()}
+
+
+def totals(trace: Trace) -> dict[str, Any]:
+    """Return counts over the whole run for the summary."""
+    flows, counters = trace.state.flows, trace.state.counters
+    return {
+        "packet_hops": trace.packet_hops,
+        "events": trace.events,
+        "retransmissions": int(flows["retransmissions"].sum()),
+        "trims": int(counters["trims"].sum()),
+        "marks": int(counters["marks"].sum()),
+        "drops": int(counters["drops"].sum()),
+        "timeouts": int(flows["timeouts"].sum()),
+    }

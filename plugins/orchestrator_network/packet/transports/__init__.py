@@ -1,0 +1,1 @@
+"""Transports: a congestion control each, one module each."""

@@ -1,0 +1,60 @@
+"""What a congestion control is: constants for a fabric, a first window, and two compiled functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator_network.packet.layout import BASE_RTT, CWND, MAX_CWND
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fabric:
+    """What a transport may know before it starts.
+
+    ``rate_bps`` of a host; ``rtt_ps`` of the longest path without load, a full packet out and a header back;
+    ``credited``: the receiver's credit limits the sender too.
+    """
+
+    rate_bps: float
+    rtt_ps: int
+    packet_bytes: int
+    header_bytes: int
+    trimming: bool
+    hops: int
+    credited: bool = False
+
+    @property
+    def payload_bytes(self) -> int:
+        """Payload of a full packet."""
+        return self.packet_bytes - self.header_bytes
+
+    @property
+    def bdp_bytes(self) -> int:
+        """Bandwidth-delay product in bytes."""
+        return int(self.rtt_ps / 1e12 * (self.rate_bps / 8))
+
+
+class Transport:
+    """A congestion control; subclass it, and give ``on_ack`` and ``on_loss`` compiled with `compiled.react`.
+
+    Both get (window of the flow, event, constants), see `layout` for the columns; the window's columns from ``OWN``
+    on are free. They set ``window[CWND]``.
+    """
+
+    columns: int = 0  # of its own in a window
+    ack_every_bytes: int = 16384  # the receiver acknowledges at least so often
+    on_ack: Callable[..., None]
+    on_loss: Callable[..., None]
+
+    def constants(self, fabric: Fabric) -> np.ndarray:
+        """Return the constants of the compiled functions, float64."""
+        raise NotImplementedError
+
+    def begin(self, fabric: Fabric, window: np.ndarray) -> None:
+        """Fill the windows float64 [flows, columns] of flows that have not started: 1.5 BDP."""
+        window[:, BASE_RTT] = fabric.rtt_ps
+        window[:, MAX_CWND] = int(1.5 * fabric.bdp_bytes)
+        window[:, CWND] = window[:, MAX_CWND]

@@ -1,0 +1,478 @@
+"""A slow and obvious packet simulator with the rules of the compiled one, to compare event for event.
+
+It shares with it the congestion controls and load balancers (as plain Python functions) and the order of links, of
+which ties and random streams depend. Queues, hosts, transport, routing, hashing, random numbers and the event list
+are written again, in the plainest way: two events a hop, lists of packet objects, sets of sequence numbers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orchestrator_network.packet import layout as at
+
+LEAVES, TIMER, ARRIVES = 0, 1, 2  # the order of what happens at one time
+WORD = 2**64 - 1
+
+
+class Random:
+    """xorshift64*."""
+
+    def __init__(self, state):
+        self.state = int(state) & WORD
+
+    def bits(self):
+        x = self.state
+        x ^= x >> 12
+        x = (x ^ (x << 25)) & WORD
+        x ^= x >> 27
+        self.state = x
+        return (x * 0x2545F4914F6CDD1D & WORD) >> 33
+
+
+def states(seed, stream, count):
+    drawn = np.random.SeedSequence([seed, stream]).generate_state(count, np.uint64)
+    return [int(value) | 1 for value in drawn]
+
+
+def murmur(flow, entropy, salt):
+    x = (flow * 0x9E3779B97F4A7C15 + entropy * 0xC2B2AE3D27D4EB4F & WORD) ^ (salt & WORD)
+    x ^= x >> 33
+    x = x * 0xFF51AFD7ED558CCD & WORD
+    x ^= x >> 33
+    x = x * 0xC4CEB9FE1A85EC53 & WORD
+    return x >> 32
+
+
+@dataclass
+class Packet:
+    """One packet; ``kind`` is data, ack or nack."""
+
+    flow: int
+    psn: int
+    kind: str
+    size: int
+    entropy: int
+    target: int
+    marked: bool = False
+    trimmed: bool = False
+    last_hop: bool = False
+    resent: bool = False
+    asks: bool = False
+    told: dict = field(default_factory=dict)
+
+    @property
+    def is_data(self):
+        return self.kind == "data" and not self.trimmed
+
+
+class Link:
+    """An output port and a wire."""
+
+    def __init__(self, number, source, target, rate_bps, latency_ps, random):
+        self.number, self.source, self.target = number, source, target
+        self.ps_per_byte = 8e12 / rate_bps
+        self.latency_ps, self.random = latency_ps, random
+        self.low, self.high = deque(), deque()
+        self.serving = None
+        self.low_bytes = self.high_bytes = 0
+        self.sent_bytes = self.max_bytes = self.marks = self.trims = self.drops = 0
+
+
+class Flow:
+    """Both halves of the transport of one flow."""
+
+    def __init__(self, source, sink, size_bytes, payload, header):
+        self.source, self.sink = source, sink
+        self.packets = math.ceil(size_bytes / payload)
+        self.sizes = [payload + header] * (self.packets - 1) + [size_bytes - (self.packets - 1) * payload + header]
+        self.next = self.lowest = 0
+        self.flying, self.lost, self.tries = {}, set(), {}
+        self.told_bytes = 0
+        self.timer = False
+        self.in_ring = False
+        self.expected, self.beyond, self.unreported, self.got_bytes, self.owes = 0, set(), 0, 0, False
+        self.started = self.arrived = self.finished = -1
+        self.retransmissions = self.trims = self.marks = self.timeouts = self.duplicates = 0
+
+
+class Oracle:
+    """Run with ``to_end``; ``events`` lists (time, link, flow, psn, kind, size) of every arrival."""
+
+    def __init__(self, network, workload, control, balancer, options, fabric, order):
+        self.options, self.network = options, network
+        self.hosts = network.hosts
+        seeds = states(options.seed, 1, network.links)
+        self.links = []
+        queue = math.ceil(fabric.rtt_ps / 1e12 * fabric.rate_bps / 8 / options.packet_bytes)
+        for number, original in enumerate(order.tolist()):
+            share = options.slow_to if original in options.slow else 1.0
+            link = Link(
+                number,
+                int(network.source[original]),
+                int(network.target[original]),
+                network.capacity_bps[original] * share,
+                int(network.latency_ps[original]),
+                Random(seeds[number]),
+            )
+            link.limit = int(queue * options.packet_bytes * share)
+            link.mark_from = int(math.ceil(queue * 0.2) * options.packet_bytes * share)
+            link.mark_all = int(math.ceil(queue * 0.8) * options.packet_bytes * share)
+            self.links.append(link)
+        self.salts = states(options.seed, 3, network.nodes - network.hosts)
+        self.rto = 15_000_000 + int(6 * queue * options.packet_bytes * 8 / fabric.rate_bps * 1e12)
+        payload = options.packet_bytes - options.header_bytes
+        columns = zip(workload.source.tolist(), workload.target.tolist(), workload.size_bytes.tolist(), strict=True)
+        self.flows = [Flow(*row, payload, options.header_bytes) for row in columns]
+        self.control, self.constants = control, control.constants(fabric)
+        self.window = np.zeros((len(self.flows), at.OWN + control.columns))
+        control.begin(fabric, self.window)
+        self.balancer = balancer
+        self.paths = balancer.begin(
+            fabric, options.entropies, np.array(states(options.seed, 2, len(self.flows)), np.uint64).view(np.int64)
+        )
+        self.rings = [deque() for _ in range(self.hosts)]
+        self.turns = [0] * self.hosts
+        self.waits = [0] * len(self.flows)
+        self.successors = [[] for _ in self.flows]
+        for later, earlier in workload.after.tolist():
+            self.waits[later] += 1
+            self.successors[earlier].append(later)
+        self.start_ps = workload.start_ps.tolist()
+        self.heap, self.events = [], []
+        for flow, waits in enumerate(self.waits):
+            if waits == 0:
+                self.push(self.start_ps[flow], TIMER, flow)
+        self.distances = {}
+
+    def push(self, when, kind, number, packet=None):
+        heapq.heappush(self.heap, (when, kind, number, len(self.events), id(packet), packet))
+
+    def to_end(self):
+        while any(flow.finished < 0 for flow in self.flows):
+            when, kind, number, _, _, packet = heapq.heappop(self.heap)
+            if kind == LEAVES:
+                self.leave(self.links[number], when)
+            elif kind == TIMER:
+                self.timer(number, when)
+            else:
+                self.events.append((when, number, packet.flow, packet.psn, packet.kind, packet.size))
+                self.arrive(self.links[number], packet, when)
+        return self
+
+    # ports
+
+    def begin(self, link, packet, now):
+        link.serving = packet
+        link.sent_bytes += packet.size
+        self.push(now + round(packet.size * link.ps_per_byte), LEAVES, link.number)
+
+    def leave(self, link, now):
+        packet, link.serving = link.serving, None
+        if link.source >= self.hosts:
+            if packet.is_data:
+                link.low_bytes -= packet.size
+                self.mark(link, packet)
+            else:
+                link.high_bytes -= packet.size
+        self.push(now + link.latency_ps, ARRIVES, link.number, packet)
+        if link.source < self.hosts:
+            following = self.pick(link.source, now)
+            if following is not None:
+                self.begin(link, following, now)
+        elif link.high:
+            self.begin(link, link.high.popleft(), now)
+        elif link.low:
+            self.begin(link, link.low.popleft(), now)
+
+    def mark(self, link, packet):
+        behind = link.low_bytes
+        if behind <= link.mark_from:
+            return
+        share = (behind - link.mark_from) / (link.mark_all - link.mark_from)
+        if behind > link.mark_all or link.random.bits() < share * 2**31:
+            packet.marked = True
+            link.marks += 1
+
+    def enqueue(self, link, packet, now):
+        if packet.is_data:
+            if link.low_bytes + packet.size <= link.limit:
+                link.low_bytes += packet.size
+                link.max_bytes = max(link.max_bytes, link.low_bytes)
+                if link.serving is None:
+                    self.begin(link, packet, now)
+                else:
+                    link.low.append(packet)
+                return
+            heads = link.random.bits() < 2**30
+            if heads and link.low and link.low_bytes - link.low[-1].size + packet.size <= link.limit:
+                victim = link.low.pop()
+                link.low.append(packet)
+                link.low_bytes += packet.size - victim.size
+                packet = victim
+            if not self.options.trimming:
+                link.drops += 1
+                return
+            link.trims += 1
+            packet.trimmed, packet.size = True, self.options.header_bytes
+            packet.last_hop = link.target < self.hosts
+        if link.high_bytes + packet.size > 2 * link.limit:
+            link.drops += 1
+            return
+        link.high_bytes += packet.size
+        if link.serving is None:
+            self.begin(link, packet, now)
+        else:
+            link.high.append(packet)
+
+    # switches
+
+    def arrive(self, link, packet, now):
+        if link.target >= self.hosts:
+            self.enqueue(self.route(link.target, packet), packet, now)
+        elif packet.kind == "data":
+            self.receive(link.target, packet, now)
+        elif packet.kind == "ack":
+            self.acknowledge(packet, now)
+        else:
+            self.reject(packet, now)
+
+    def route(self, node, packet):
+        distance = self.distance_to(packet.target)
+        out = [link for link in self.links if link.source == node and distance[link.target] == distance[node] - 1]
+        if len(out) == 1:
+            return out[0]
+        key = 2 * packet.flow + (0 if packet.kind == "data" else 1)
+        return out[murmur(key, packet.entropy, self.salts[node - self.hosts]) * len(out) >> 32]
+
+    def distance_to(self, target):
+        if target not in self.distances:
+            distance, edge = {target: 0}, [target]
+            while edge:
+                edge = [
+                    link.source
+                    for node in edge
+                    for link in self.links
+                    if link.target == node
+                    and distance.setdefault(link.source, distance[node] + 1) == distance[node] + 1
+                ]
+                edge = sorted({node for node in edge if node >= self.hosts})
+            self.distances[target] = distance
+        return self.distances[target]
+
+    # hosts
+
+    def pick(self, host, now):
+        link, ring = self.links[host], self.rings[host]
+        if ring and link.high:
+            self.turns[host] = (self.turns[host] + 1) % 11
+            if self.turns[host] != 0:
+                return link.high.popleft()
+        while ring:
+            number = ring.popleft()
+            self.flows[number].in_ring = False
+            if self.may_send(number):
+                packet = self.send(number, now)
+                if self.may_send(number):
+                    ring.append(number)
+                    self.flows[number].in_ring = True
+                return packet
+        return link.high.popleft() if link.high else None
+
+    def kick(self, host, now):
+        link = self.links[host]
+        if link.serving is None:
+            packet = self.pick(host, now)
+            if packet is not None:
+                self.begin(link, packet, now)
+
+    def try_send(self, number, now):
+        flow = self.flows[number]
+        if not flow.in_ring and self.may_send(number):
+            self.rings[flow.source].append(number)
+            flow.in_ring = True
+            self.kick(flow.source, now)
+
+    def may_send(self, number):
+        flow = self.flows[number]
+        if flow.lost:
+            size = flow.sizes[min(flow.lost)]
+        elif flow.next < flow.packets:
+            size = flow.sizes[flow.next]
+        else:
+            return False
+        return self.window[number, at.CWND] >= self.window[number, at.IN_FLIGHT] + size
+
+    def send(self, number, now):
+        flow, window = self.flows[number], self.window[number]
+        resent = bool(flow.lost)
+        if resent:
+            psn = min(flow.lost)
+            flow.lost.remove(psn)
+            flow.tries[psn] += 1
+            flow.retransmissions += 1
+        else:
+            psn = flow.next
+            flow.next += 1
+            flow.tries[psn] = 0
+        size = flow.sizes[psn]
+        window[at.IN_FLIGHT] += size
+        asks = resent or flow.next == flow.packets or window[at.IN_FLIGHT] + size >= window[at.CWND]
+        flow.flying[psn] = now
+        payload = self.options.packet_bytes - self.options.header_bytes
+        entropy = self.balancer.choose.py_func(self.paths[number], psn, int(window[at.CWND]) // payload, now)
+        if not flow.timer:
+            flow.timer = True
+            self.push(now + self.rto, TIMER, at.RETRANSMIT << 32 | number)
+        return Packet(number, psn, "data", size, int(entropy), flow.sink, resent=resent, asks=asks)
+
+    # receiver
+
+    def receive(self, host, packet, now):
+        flow = self.flows[packet.flow]
+        known = packet.psn < flow.expected or packet.psn in flow.beyond
+        if packet.trimmed:
+            flow.trims += 1
+            if known:
+                self.answer(host, packet, "ack", self.usual_base(packet, flow), now, marked=False)
+            else:
+                self.answer(host, packet, "nack", packet.psn, now, marked=packet.marked)
+            return
+        flow.unreported += packet.size
+        flow.marks += packet.marked
+        if known:
+            flow.duplicates += 1
+            flow.unreported = 0
+            base = packet.psn if packet.marked else self.usual_base(packet, flow)
+            self.answer(host, packet, "ack", base, now, marked=packet.marked)
+            return
+        now_due = packet.marked or flow.got_bytes == 0 or packet.asks
+        flow.got_bytes += packet.size
+        flow.owes = flow.owes or packet.asks
+        now_due |= self.fill(flow, packet.psn)
+        if flow.expected == flow.packets:
+            flow.arrived = now
+            self.release(packet.flow, now)
+        if now_due or flow.unreported >= (self.options.ack_every_bytes or self.control.ack_every_bytes):
+            flow.unreported = 0
+            base = packet.psn if packet.marked or packet.asks else self.usual_base(packet, flow)
+            self.answer(host, packet, "ack", base, now, marked=packet.marked)
+
+    @staticmethod
+    def fill(flow, psn):
+        """Take a new packet; tell whether this ends a hole that the sender asked about."""
+        if psn != flow.expected:
+            flow.beyond.add(psn)
+            return False
+        flow.expected += 1
+        while flow.expected in flow.beyond:
+            flow.beyond.remove(flow.expected)
+            flow.expected += 1
+        ended = not flow.beyond and flow.owes
+        flow.owes = flow.owes and not ended
+        return ended
+
+    def release(self, number, now):
+        for later in self.successors[number]:
+            self.waits[later] -= 1
+            if self.waits[later] == 0:
+                self.push(max(now, self.start_ps[later]), TIMER, later)
+
+    @staticmethod
+    def usual_base(packet, flow):
+        return max(packet.psn - 63, flow.expected + 1)
+
+    def answer(self, host, packet, kind, base, now, *, marked):
+        flow = self.flows[packet.flow]
+        reply = Packet(
+            packet.flow, packet.psn, kind, self.options.header_bytes, packet.entropy, flow.source,
+            marked=marked, last_hop=packet.last_hop, resent=packet.resent,
+        )  # fmt: skip
+        reply.told = {
+            "cumulative": flow.expected,
+            "beyond": {psn for psn in flow.beyond if base <= psn < base + 64},
+            "received": flow.got_bytes,
+        }
+        self.links[host].high.append(reply)
+        self.kick(host, now)
+
+    # sender
+
+    def react(self, function, number, now, arrived, marked, rtt, reason=0.0, at_last_hop=False):
+        event = np.zeros(at.EVENT_COLUMNS)
+        event[at.NOW], event[at.BYTES], event[at.ECHO], event[at.RTT] = now, arrived, marked, rtt
+        event[at.REASON], event[at.AT_LAST_HOP] = reason, at_last_hop
+        function.py_func(self.window[number], event, self.constants)
+
+    def learn(self, number, entropy, verdict, now):
+        self.balancer.learn.py_func(self.paths[number], entropy, verdict, now)
+
+    def acknowledge(self, packet, now):
+        number, flow = packet.flow, self.flows[packet.flow]
+        if flow.finished >= 0:
+            return
+        newly = max(packet.told["received"] - flow.told_bytes, 0)
+        flow.told_bytes += newly
+        self.window[number, at.IN_FLIGHT] -= newly
+        rtt = -1
+        if packet.psn in flow.flying and flow.tries[packet.psn] == int(packet.resent):
+            rtt = now - flow.flying[packet.psn]
+        named = set(range(flow.lowest, packet.told["cumulative"])) | packet.told["beyond"]
+        for psn in named:
+            if psn in flow.lost:
+                flow.lost.remove(psn)
+                self.window[number, at.IN_FLIGHT] += flow.sizes[psn]
+            flow.flying.pop(psn, None)
+        flow.lowest = max(flow.lowest, packet.told["cumulative"])
+        self.learn(number, packet.entropy, at.CONGESTED if packet.marked else at.GOOD, now)
+        self.react(self.control.on_ack, number, now, newly, packet.marked, rtt)
+        if flow.lowest == flow.packets:
+            flow.finished = now
+        else:
+            self.try_send(number, now)
+
+    def reject(self, packet, now):
+        number, flow = packet.flow, self.flows[packet.flow]
+        if flow.finished >= 0 or packet.psn not in flow.flying:
+            return
+        size = flow.sizes[packet.psn]
+        rtt = now - flow.flying.pop(packet.psn)
+        self.react(self.control.on_loss, number, now, size, packet.marked, rtt, at.TRIM_LOSS, packet.last_hop)
+        self.window[number, at.IN_FLIGHT] -= size
+        flow.lost.add(packet.psn)
+        self.try_send(number, now)
+        verdict = at.TRIMMED_PATH
+        if packet.last_hop:
+            verdict = at.CONGESTED if packet.marked else at.GOOD
+        self.learn(number, packet.entropy, verdict, now)
+        self.try_send(number, now)
+
+    def timer(self, what, now):
+        kind, number = divmod(what, 2**32)
+        flow = self.flows[number]
+        if kind == at.START_FLOW:
+            flow.started = now
+            self.try_send(number, now)
+            return
+        if flow.finished >= 0:
+            flow.timer = False
+            return
+        due = sorted((sent, psn) for psn, sent in flow.flying.items())
+        if due and due[0][0] + self.rto <= now:
+            psn = due[0][1]
+            flow.timeouts += 1
+            self.learn(number, 0, at.TIMED_OUT, now)
+            del flow.flying[psn]
+            self.react(self.control.on_loss, number, now, flow.sizes[psn], False, -1, at.TIMEOUT_LOSS)
+            self.window[number, at.IN_FLIGHT] -= flow.sizes[psn]
+            flow.lost.add(psn)
+            self.try_send(number, now)
+            due = sorted((sent, psn) for psn, sent in flow.flying.items())
+        flow.timer = bool(due)
+        if due:
+            self.push(max(due[0][0] + self.rto, now), TIMER, what)

@@ -1,0 +1,107 @@
+"""The compiled kernel and the plain simulator agree on every arrival of every packet."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orchestrator_network import FatTree, workloads
+from orchestrator_network.packet import kernel
+from orchestrator_network.packet import layout as at
+from orchestrator_network.packet.balancing.reps import Reps
+from orchestrator_network.packet.balancing.simple import Ecmp, Oblivious
+from orchestrator_network.packet.engine import Options, prepare
+from orchestrator_network.packet.fabric import describe
+from orchestrator_network.packet.transports.nscc import Nscc
+from tests.network.packet_oracle import Oracle
+
+NAMES = {at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
+
+
+def compiled_events(state, control, balancer):
+    """Step the kernel one event at a time and return the arrivals, as the oracle writes them."""
+    loop = kernel.load()
+    events = []
+    while True:
+        heads, packets, hops = state.links["flight_head"].copy(), state.packets.copy(), state.run["hops"][0]
+        why = kernel.step(loop, state, control, balancer, 1)
+        if state.run["hops"][0] > hops:
+            link = int(state.drain[state.run["drain_at"][0] - 1] & (2**24 - 1))
+            packet = packets[heads[link]]
+            kind = NAMES[int(packet["kind"]) & at.KIND_MASK]
+            size = int(packet["size"])
+            events.append((int(state.run["clock"][0]), link, int(packet["flow"]), int(packet["psn"]), kind, size))
+        if why == kernel.DONE_ALL:
+            return events
+        assert why == kernel.PAUSED
+
+
+def compare(topology, workload, control, balancer, **options):
+    options = Options(**options)
+    network = topology.network
+    fabric = describe(
+        network, packet_bytes=options.packet_bytes, header_bytes=options.header_bytes, trimming=options.trimming
+    )
+    state, order = prepare(network, workload, control, balancer, options, fabric)
+    oracle = Oracle(network, workload, control, balancer, options, fabric, order).to_end()
+    ours = compiled_events(state, control, balancer)
+    for number, (one, other) in enumerate(zip(ours, oracle.events, strict=False)):
+        assert one == other, f"event {number}"
+    assert len(ours) == len(oracle.events)
+    for name in ("started", "arrived", "finished", "retransmissions", "trims", "marks", "timeouts", "duplicates"):
+        assert state.flows[name].tolist() == [getattr(flow, name) for flow in oracle.flows], name
+    for name in ("sent_bytes", "max_bytes", "marks", "trims", "drops"):
+        column = state.counters[name][network.hosts :].tolist()
+        assert column == [getattr(link, name) for link in oracle.links[network.hosts :]], name
+    assert np.array_equal(state.window[:, at.CWND], oracle.window[:, at.CWND])
+    return state
+
+
+TREE = FatTree(hosts=16, tiers=3, oversubscription=1, link_gbps=100)
+
+
+@pytest.mark.parametrize("balancer", [Reps, Ecmp, Oblivious])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_permutation_agrees(balancer, seed):
+    compare(TREE, workloads.permutation(16, bytes=60_000, seed=seed), Nscc(), balancer(), seed=seed)
+
+
+def test_an_incast_with_trims_agrees():
+    """Fifteen senders overrun the last port at once."""
+    state = compare(TREE, workloads.incast(range(1, 16), 0, 110_000), Nscc(), Reps(), seed=3)
+    assert state.flows["trims"].sum() > 50
+    assert state.flows["marks"].sum() > 50
+
+
+def test_an_incast_with_drops_and_timeouts_agrees():
+    """Without trimming only the timer finds what was lost."""
+    state = compare(TREE, workloads.incast(range(1, 9), 0, 170_000), Nscc(), Oblivious(), seed=4, trimming=False)
+    assert state.counters["drops"].sum() > 5
+    assert state.flows["timeouts"].sum() > 5
+
+
+def test_slow_links_and_small_packets_agree():
+    """Links of a quarter of the speed, packets of 1500 bytes, acknowledgements for every packet."""
+    load = workloads.permutation(16, bytes=50_000, seed=5)
+    slow = tuple(
+        np.flatnonzero(np.char.startswith(np.array(TREE.network.names)[TREE.network.source], "core"))[:6].tolist()
+    )
+    compare(TREE, load, Nscc(), Reps(), seed=5, slow=slow, packet_bytes=1500, ack_every_bytes=1)
+
+
+def test_flows_that_wait_for_others_agree():
+    """Chains and joins, on a tapered tree, many flows a host, odd sizes, late starts."""
+    tree = FatTree(hosts=16, tiers=2, radix=8, oversubscription=3, link_gbps=400)
+    rows = [(i % 16, (i * 7 + 3) % 16, 1 + 4086 * (i % 5) + 17 * i, 250_000 * (i % 4)) for i in range(48)]
+    rows = [row for row in rows if row[0] != row[1]]
+    after = [(i, i - 9) for i in range(9, len(rows))] + [(i, i - 4) for i in range(20, len(rows), 3)]
+    state = compare(tree, workloads.flows(rows, after), Nscc(), Reps(), seed=6)
+    for later, earlier in after:
+        assert state.flows["started"][later] >= state.flows["arrived"][earlier]
+
+
+@pytest.mark.parametrize("latency_ps", [0, 123_456])
+def test_wires_without_latency_agree(latency_ps):
+    """A packet then arrives in the instant in which it has left."""
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100, latency_ps=latency_ps)
+    compare(tree, workloads.permutation(16, bytes=30_000, seed=7), Nscc(), Reps(), seed=7)
