@@ -74,6 +74,7 @@ def simulate(
             trimming=trimming,
             seed=seed,
             slow=_slow(topology, slow_links),
+            taper=float(getattr(topology, "oversubscription", 1.0)),
         )
         return _packets(
             topology, workload, find_transport(transport), find_balancer(load_balancer), options, wire, progress

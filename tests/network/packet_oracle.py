@@ -322,7 +322,7 @@ class Oracle:
             flow.tries[psn] = 0
         size = flow.sizes[psn]
         window[at.IN_FLIGHT] += size
-        asks = resent or flow.next == flow.packets or window[at.IN_FLIGHT] + size >= window[at.CWND]
+        asks = resent or self.asks(number, size)
         flow.flying[psn] = now
         payload = self.options.packet_bytes - self.options.header_bytes
         entropy = self.balancer.choose.py_func(self.paths[number], psn, int(window[at.CWND]) // payload, now)
@@ -330,6 +330,10 @@ class Oracle:
             flow.timer = True
             self.push(now + self.rto, TIMER, at.RETRANSMIT << 32 | number)
         return Packet(number, psn, "data", size, int(entropy), flow.sink, resent=resent, asks=asks)
+
+    def asks(self, number, size):
+        flow, window = self.flows[number], self.window[number]
+        return flow.next == flow.packets or window[at.IN_FLIGHT] + size >= window[at.CWND]
 
     # receiver
 

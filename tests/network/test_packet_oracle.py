@@ -12,10 +12,12 @@ from orchestrator_network.packet.balancing.reps import Reps
 from orchestrator_network.packet.balancing.simple import Ecmp, Oblivious
 from orchestrator_network.packet.engine import Options, prepare
 from orchestrator_network.packet.fabric import describe
+from orchestrator_network.packet.transports.credited import Ndp, NsccRccc, Rccc
 from orchestrator_network.packet.transports.nscc import Nscc
 from tests.network.packet_oracle import Oracle
+from tests.network.packet_oracle_credit import CreditOracle
 
-NAMES = {at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
+NAMES = {at.PULL: "pull", at.RTS: "rts", at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
 
 
 def compiled_events(state, control, balancer):
@@ -43,7 +45,8 @@ def compare(topology, workload, control, balancer, **options):
         network, packet_bytes=options.packet_bytes, header_bytes=options.header_bytes, trimming=options.trimming
     )
     state, order = prepare(network, workload, control, balancer, options, fabric)
-    oracle = Oracle(network, workload, control, balancer, options, fabric, order).to_end()
+    simulator = CreditOracle if control.credit else Oracle
+    oracle = simulator(network, workload, control, balancer, options, fabric, order).to_end()
     ours = compiled_events(state, control, balancer)
     for number, (one, other) in enumerate(zip(ours, oracle.events, strict=False)):
         assert one == other, f"event {number}"
@@ -105,3 +108,15 @@ def test_wires_without_latency_agree(latency_ps):
     """A packet then arrives in the instant in which it has left."""
     tree = FatTree(hosts=16, tiers=3, link_gbps=100, latency_ps=latency_ps)
     compare(tree, workloads.permutation(16, bytes=30_000, seed=7), Nscc(), Reps(), seed=7)
+
+
+@pytest.mark.parametrize("transport", [Rccc, NsccRccc, Ndp])
+def test_receiver_credit_agrees(transport):
+    """An incast that is trimmed, and a permutation over a taper, where receivers adapt their rate."""
+    state = compare(TREE, workloads.incast(range(1, 9), 0, 100_000), transport(), Reps(), seed=8)
+    assert state.flows["trims"].sum() > 10
+    tree = FatTree(hosts=16, tiers=2, radix=8, oversubscription=3, link_gbps=100)
+    load = workloads.permutation(16, bytes=200_000, seed=9)
+    state = compare(tree, load, transport(), Oblivious(), seed=9, taper=3.0)
+    if transport is Rccc:
+        assert state.pacers["rate"].min() < 1

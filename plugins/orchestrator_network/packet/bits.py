@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator_network.packet.compiled import inlined
+from orchestrator_network.packet.compiled import compiled
 
 # de Bruijn sequence of order 6: its top 6 bits after a shift by i are different for every i.
 _DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
@@ -13,14 +13,14 @@ for _i in range(64):
     _POSITION[int(_DE_BRUIJN) * 2**_i % 2**64 >> 58] = _i
 
 
-@inlined
+@compiled
 def lowest_bit(word: int) -> int:
     """Return the number of the lowest bit that is set in an int64 that is not 0."""
     low = np.uint64(word & -word)
     return _POSITION[np.int64((low * _DE_BRUIJN) >> np.uint64(58))]
 
 
-@inlined
+@compiled
 def advance(state: int) -> int:
     """Return the next state of a generator (xorshift64*, Vigna 2014)."""
     x = np.uint64(state)
@@ -30,20 +30,20 @@ def advance(state: int) -> int:
     return np.int64(x)
 
 
-@inlined
+@compiled
 def bits_of(state: int) -> int:
     """Return the 31 random bits of a state."""
     return np.int64((np.uint64(state) * np.uint64(0x2545F4914F6CDD1D)) >> np.uint64(33))
 
 
-@inlined
+@compiled
 def draw(row: np.ndarray, column: int) -> int:
     """Return 31 random bits and advance the generator in ``row[column]``."""
     row[column] = advance(row[column])
     return bits_of(row[column])
 
 
-@inlined
+@compiled
 def path_hash(flow: int, entropy: int, salt: int) -> int:
     """Return 32 bits that depend on all three (finalizer of MurmurHash3)."""
     x = np.uint64(flow) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(entropy) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -55,28 +55,28 @@ def path_hash(flow: int, entropy: int, salt: int) -> int:
     return np.int64(x >> np.uint64(32))
 
 
-@inlined
+@compiled
 def has_bit(words: np.ndarray, ring: int, size: int, position: int) -> bool:
     """Tell whether the bit of ``position`` is set in the ring of ``size`` bits that begins at bit ``ring``."""
     at = ring + (position & (size - 1))
     return (words[at >> 6] >> (at & 63)) & 1 != 0
 
 
-@inlined
+@compiled
 def set_bit(words: np.ndarray, ring: int, size: int, position: int) -> None:
     """Set the bit of ``position`` in a ring."""
     at = ring + (position & (size - 1))
     words[at >> 6] |= np.int64(1) << (at & 63)
 
 
-@inlined
+@compiled
 def clear_bit(words: np.ndarray, ring: int, size: int, position: int) -> None:
     """Clear the bit of ``position`` in a ring."""
     at = ring + (position & (size - 1))
     words[at >> 6] &= ~(np.int64(1) << (at & 63))
 
 
-@inlined
+@compiled
 def window_bits(words: np.ndarray, ring: int, size: int, position: int) -> int:
     """Return the 64 bits from ``position`` on in a ring; bit i is that of ``position + i``."""
     first = ring + (position & (size - 1))

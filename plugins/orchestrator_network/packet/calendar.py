@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.layout import EMPTY, NEVER
 
 GROUP = 6  # log2 of the buckets that are skipped at once when all of them are empty
@@ -82,7 +82,7 @@ def refill(
     return False
 
 
-@compiled
+@inner
 def set_timer(run: np.ndarray, heap: np.ndarray, due: int, what: int) -> None:
     """Add a timer; ``heap`` int64 [capacity, 2] of (due, what), smallest first."""
     at = run[0].timers
@@ -104,7 +104,7 @@ def next_timer(run: np.ndarray, heap: np.ndarray) -> int:
     return heap[0, 0] if run[0].timers > 0 else NEVER
 
 
-@compiled
+@inner
 def take_timer(run: np.ndarray, heap: np.ndarray) -> int:
     """Remove the first timer and return what it is."""
     first = heap[0, 1]

@@ -16,11 +16,15 @@ from orchestrator_network.packet.transports.base import Transport
 
 TRANSPORTS: Mapping[str, str] = {
     "nscc": "transports.nscc:Nscc",
+    "rccc": "transports.credited:Rccc",
+    "nscc+rccc": "transports.credited:NsccRccc",
     "smartt_v1": "transports.smartt:SmarttV1",
     "smartt_v4": "transports.smartt:SmarttV4",
     "dctcp": "transports.simple:Dctcp",
     "swift": "transports.swift:Swift",
     "mprdma": "transports.simple:Mprdma",
+    "eqds": "transports.credited:Eqds",
+    "ndp": "transports.credited:Ndp",
     "constant": "transports.simple:Constant",
 }
 LOAD_BALANCERS: Mapping[str, str] = {

@@ -55,15 +55,20 @@ def _cache_here() -> Iterator[None]:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a part of the kernel when it is first called; integer overflow wraps, division by zero is not checked."""
-    with _cache_here():
-        return numba.njit(cache=True, error_model="numpy", _nrt=False)(function)
+    """Compile a function when it is first called; integer overflow wraps, division by zero is not checked."""
+    return numba.njit(error_model="numpy", _nrt=False)(function)
+
+
+def inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `compiled`, for a part of the kernel: nothing in Python can call it, which halves the compiler's work."""
+    return numba.njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `compiled`, but part of every caller: passing the state costs more than what a small function does."""
-    with _cache_here():
-        return numba.njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)(function)
+    """As `inner`, but part of every caller: passing the state costs more than what a small function does."""
+    return numba.njit(
+        error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True
+    )(function)
 
 
 def react(function: Callable[..., None]) -> Callable[..., None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from orchestrator_network.packet import kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.fabric import Wiring, describe, queue_packets, random_states, wire_up
+from orchestrator_network.packet.nic import QUANTUM
 from orchestrator_network.packet.state import State, rows, together
-from orchestrator_network.packet.transports.base import Fabric, Transport
+from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
 from orchestrator_network.wire import PS_PER_S
 from orchestrator_network.workloads import Workload
 
@@ -26,7 +27,7 @@ QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Sizes in bytes; ``ack_every_bytes`` None: what the transport wants; ``slow`` names links of the network that have ``slow_to`` of their speed."""
+    """Sizes in bytes; ``ack_every_bytes`` None: what the transport wants; ``slow`` names links of the network that have ``slow_to`` of their speed; ``taper`` of the fabric."""
 
     packet_bytes: int = 4150
     header_bytes: int = 64
@@ -36,6 +37,7 @@ class Options:
     seed: int = 0
     slow: tuple[int, ...] = ()
     slow_to: float = 0.25
+    taper: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +102,7 @@ def prepare(
     network: Network, workload: Workload, transport: Transport, balancer: Balancer, options: Options, fabric: Fabric
 ) -> tuple[State, np.ndarray]:
     """Return a state in which nothing has happened, and the network's numbers of its links."""
+    fabric = replace(fabric, credited=transport.credit is not None)
     wiring = wire_up(network, fabric, slow=np.array(options.slow, np.int64), slow_to=options.slow_to, seed=options.seed)
     count = len(workload)
     flows, slots = _flows(workload, options)
@@ -111,7 +114,7 @@ def prepare(
     starts["waits"] = np.bincount(workload.after[:, 0], minlength=count)
     first_after, after = _successors(workload)
     ready = np.flatnonzero(starts["waits"] == 0)
-    heap = np.zeros((4 * count + 64, 2), np.int64)
+    heap = np.zeros((4 * count + 2 * network.hosts + 64, 2), np.int64)
     by_time = ready[np.argsort(workload.start_ps[ready], kind="stable")]
     heap[: len(ready), 0] = workload.start_ps[by_time]
     heap[: len(ready), 1] = by_time  # START_FLOW is 0; a sorted list is a heap
@@ -126,6 +129,16 @@ def prepare(
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
     run["trimming"] = options.trimming
     run["adaptive"] = balancer.in_switch
+    run["windowed"] = transport.windowed
+    credits, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
+    if transport.credit is not None:
+        _give_credit(transport, transport.credit, fabric, options, run, credits, pacers)
+        for number in range(network.hosts if run["tapered"][0] else 0):
+            draw = int(pacers["random"][number]) & 0xFFFF
+            heap[run["timers"][0]] = int(fabric.rtt_ps * (1 + draw / 65536)), at.TAPER << 32 | number
+            run["timers"] += 1
+        timers = heap[: run["timers"][0]]
+        timers[:] = timers[np.lexsort((timers[:, 1], timers[:, 0]))]
     run["bucket_shift"], buckets = _calendar(wiring, options)
     pool = max(4096, network.hosts * 24)
     packets = rows(pool, at.PACKET)
@@ -142,7 +155,9 @@ def prepare(
         answers=rows(pool, at.ANSWER),
         flows=flows,
         starts=starts,
+        credits=credits,
         hosts=hosts,
+        pacers=pacers,
         window=window,
         paths=paths,
         used=np.zeros((count, (options.entropies + 63) // 64), np.int64),
@@ -167,6 +182,35 @@ def prepare(
         control=transport.constants(fabric),
     )
     return together(state), wiring.order
+
+
+def _give_credit(
+    transport: Transport,
+    credit: Credit,
+    fabric: Fabric,
+    options: Options,
+    run: np.ndarray,
+    credits: np.ndarray,
+    pacers: np.ndarray,
+) -> None:
+    """Fill in what `credit` needs: constants, the first window of senders, the pacers of receivers."""
+    most = int(credit.first_window_bdp * fabric.bdp_bytes)
+    run["credited"] = 1
+    run["tapered"] = credit.adapts_to_taper and not transport.windowed and options.taper > 1
+    run["grant_quanta"] = max(credit.packets * 4096 // QUANTUM, 1)
+    run["idle_credit"] = credit.idle
+    run["most_credit"] = most
+    run["round_trip"] = fabric.rtt_ps
+    run["quantum_ps"] = int(8 * QUANTUM * PS_PER_S / fabric.rate_bps / credit.rate)
+    run["least_rate"] = max(0.9 / options.taper, 0.01)
+    credits["credit"] = most
+    credits["speculating"] = 1
+    for name in ("next_active", "next_idle"):
+        credits[name] = at.EMPTY
+    pacers["rate"] = 1.0
+    pacers["random"] = random_states(options.seed, 4, len(pacers))
+    for name in ("active_head", "idle_head"):
+        pacers[name] = at.EMPTY
 
 
 def _flows(workload: Workload, options: Options) -> tuple[np.ndarray, int]:

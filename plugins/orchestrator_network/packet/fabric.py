@@ -89,6 +89,8 @@ def wire_up(network: Network, fabric: Fabric, *, slow: np.ndarray, slow_to: floa
     links["limit"] = queue * fabric.packet_bytes * share
     links["mark_from"] = math.ceil(queue * 0.2) * fabric.packet_bytes * share
     links["mark_all"] = math.ceil(queue * 0.8) * fabric.packet_bytes * share
+    if fabric.credited:  # what the last port does is the receiver's business, who knows without a mark
+        links["mark_from"][network.target[order] < hosts] = 2**31 - 1
     links["to"] = network.target[order]
     links["ps_per_byte"] = np.rint(8 * PS_PER_S / (network.capacity_bps[order] * share) * 256)
     counters["random"] = random_states(seed, 1, network.links)

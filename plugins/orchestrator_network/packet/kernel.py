@@ -14,8 +14,20 @@ from numba import types
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.bits import path_hash
 from orchestrator_network.packet.calendar import LINK_BITS, next_timer, refill, schedule, take_timer
-from orchestrator_network.packet.compiled import CHOOSE, LEARN, REACT, compile_now, compiled, first_time, inlined
-from orchestrator_network.packet.layout import ACK, DATA, EMPTY, KIND_MASK, NACK, NEVER, START_FLOW
+from orchestrator_network.packet.compiled import CHOOSE, LEARN, REACT, compile_now, first_time, inlined, inner
+from orchestrator_network.packet.credit import adapt_to_taper, pace, take_pull, want
+from orchestrator_network.packet.layout import (
+    ACK,
+    DATA,
+    EMPTY,
+    KIND_MASK,
+    NACK,
+    NEVER,
+    PACE,
+    PULL,
+    RETRANSMIT,
+    START_FLOW,
+)
 from orchestrator_network.packet.nic import Choose, free_packet, serve_host
 from orchestrator_network.packet.ports import arrive, draw_port, is_data, serve
 from orchestrator_network.packet.prefetch import prefetch
@@ -31,7 +43,7 @@ SPARE_PACKETS = 64
 LINK_MASK = (1 << LINK_BITS) - 1
 
 
-@compiled
+@inner
 def emptiest(s: State, first: int, count: int, now: int) -> int:
     """Return the port that holds the least data, a random one of equals."""
     best, least, equals = EMPTY, NEVER, 0
@@ -101,6 +113,10 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
         acknowledge(s, on_ack, choose, learn, packet, now)
     elif kind == NACK:
         reject(s, on_loss, choose, learn, packet, now)
+    elif kind == PULL:
+        take_pull(s, choose, packet, now)
+    else:
+        want(s, node, s.packets[packet].flow, s.answers[packet].base, 1, now)
     free_packet(s, packet)
 
 
@@ -139,6 +155,21 @@ def look_ahead(s: State, at: int) -> None:
         prefetch(s.packets, s.links[s.drain[at + 1] & LINK_MASK].flight_head)
 
 
+@inner
+def fire(s: State, on_loss: React, choose: Choose, learn: Learn, what: int, now: int) -> None:
+    """Let a timer do what it is for."""
+    kind, number = what >> 32, what & 0xFFFFFFFF
+    if kind == START_FLOW:
+        start_flow(s, choose, number, now)
+    elif kind == RETRANSMIT:
+        time_out(s, on_loss, choose, learn, number, now)
+    elif kind == PACE:
+        serve_host(s, choose, number, now)
+        pace(s, choose, number, now)
+    else:
+        adapt_to_taper(s, number, now)
+
+
 def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Learn, events: int) -> int:
     """Run for about that many events and return why it came back."""
     run = s.run
@@ -155,11 +186,7 @@ def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
             if timer == NEVER:
                 return STUCK
             run[0].clock = timer
-            what = take_timer(run, s.heap)
-            if what >> 32 == START_FLOW:
-                start_flow(s, choose, what & 0xFFFFFFFF, timer)
-            else:
-                time_out(s, on_loss, choose, learn, what & 0xFFFFFFFF, timer)
+            fire(s, on_loss, choose, learn, take_timer(run, s.heap), timer)
         else:
             link = s.drain[run[0].drain_at] & LINK_MASK
             ahead = run[0].drain_at + 1

@@ -71,12 +71,29 @@ FLOW = _record(
 )
 #: What is needed once of a flow.
 START = _record(i8="earliest waits")  # waits: flows that must arrive before it starts
-HOST = _record(i4="ring_head ring_tail turn spare")  # flows that may send, in round robin; whose turn it is
+#: The credit of a flow, in bytes at the sender and in quanta since its start.
+CREDIT = _record(
+    i8="asked_at",  # when the sender sent a request last, 0: never
+    i4="credit pulled "  # sender: bytes it may send, quanta it was granted
+    "granted wanted next_active next_idle entropy",  # receiver
+    i1="speculating in_active in_idle spare",
+)
+HOST = _record(i4="ring_head ring_tail ring_flows turn")  # flows that may send, in round robin; whose turn it is
+#: The credit that a host gives as a receiver.
+PACER = _record(
+    f8="rate congestion",  # share of the line; moving average of the marked fraction
+    i8="random",
+    i4="active_head active_tail idle_head idle_tail running flow "
+    "received marked trimmed_last trimmed_before increases spare",
+)
 #: State and constants of a run.
 RUN = _record(
     i8="clock events hops unfinished free free_packets timers scheduled "
     "cursor drain_at drain_count drain_base "  # of the calendar: bucket drained last, what is left of it, its time
-    "hosts full_bytes header_bytes rto ack_every trimming adaptive bucket_shift"
+    "hosts full_bytes header_bytes rto ack_every trimming adaptive bucket_shift "
+    "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
+    "grant_quanta idle_credit most_credit round_trip",
+    f8="quantum_ps least_rate",
 )
 
 # A window is a float64 row [columns]: what a congestion control sees of its flow; the rest is its own.
@@ -103,4 +120,4 @@ PATHS_OWN = 2  # first column of the balancer
 GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
 
 # Timers are kind << 32 | number.
-START_FLOW, RETRANSMIT = 0, 1
+START_FLOW, RETRANSMIT, PACE, TAPER = 0, 1, 2, 3

@@ -11,13 +11,14 @@ import numpy as np
 
 from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
 from orchestrator_network.packet.calendar import schedule, set_timer
-from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.layout import ASKS, CWND, DATA, EMPTY, IN_FLIGHT, RESENT, RETRANSMIT
 from orchestrator_network.packet.ports import begin, is_data, put_high, take_high
 from orchestrator_network.packet.state import State
 
 Choose = Callable[[np.ndarray, int, int, int], int]
 
+QUANTUM = 256  # bytes of credit
 CONTROL_TURNS = 11  # one of these is data
 
 
@@ -67,7 +68,38 @@ def may_send(s: State, flow: int) -> bool:
         size = size_of(s, flow, s.flows[flow].next_psn)
     else:
         return False
-    return s.window[flow, CWND] >= s.window[flow, IN_FLIGHT] + size
+    if s.run[0].credited != 0 and s.credits[flow].credit <= 0:
+        return False
+    return s.run[0].windowed == 0 or s.window[flow, CWND] >= s.window[flow, IN_FLIGHT] + size
+
+
+@inlined
+def is_last_for_now(s: State, flow: int, psn: int, size: int) -> bool:
+    """Tell whether a new packet uses up the data, the credit or the window of its flow."""
+    if psn + 1 == s.flows[flow].packets:
+        return True
+    if s.run[0].credited != 0 and s.credits[flow].credit <= size:
+        return True
+    return s.run[0].windowed != 0 and s.window[flow, IN_FLIGHT] + size >= s.window[flow, CWND]
+
+
+@inlined
+def pull_target(s: State, flow: int, competing: int) -> int:
+    """Return up to which quantum a sender wants to be pulled; ``competing`` flows wait for the same port."""
+    full = s.run[0].full_bytes
+    unsent = 0
+    if s.flows[flow].next_psn < s.flows[flow].packets:
+        unsent = (s.flows[flow].packets - 1 - s.flows[flow].next_psn) * full + s.flows[flow].last_size
+    wanted = unsent + s.flows[flow].lost * full
+    if s.run[0].windowed != 0:
+        wanted = min(wanted, int(s.window[flow, CWND]) + full)
+    wanted = min(wanted, s.run[0].most_credit) - s.credits[flow].credit
+    if s.credits[flow].speculating != 0 and unsent > 0:
+        wanted = max(wanted, full)
+    if competing > 0:
+        share = abs(wanted) // (competing + 1)
+        wanted = share if wanted >= 0 else -share
+    return s.credits[flow].pulled + (wanted + QUANTUM - 1) // QUANTUM
 
 
 @inlined
@@ -92,7 +124,7 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
         size = size_of(s, flow, psn)
         s.window[flow, IN_FLIGHT] += size
         kind = DATA
-        if psn + 1 == s.flows[flow].packets or s.window[flow, IN_FLIGHT] + size >= s.window[flow, CWND]:
+        if is_last_for_now(s, flow, psn, size):
             kind |= ASKS
     s.sent_at[ring + (psn & mask)] = now
     packet = new_packet(s)
@@ -105,6 +137,9 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
     s.packets[packet].kind = kind
     s.packets[packet].entropy = entropy
     s.packets[packet].target = s.flows[flow].sink
+    if s.run[0].credited != 0:
+        s.credits[flow].credit -= size
+        s.answers[packet].base = pull_target(s, flow, s.hosts[s.flows[flow].source].ring_flows)
     if s.flows[flow].timer == 0:
         s.flows[flow].timer = 1
         set_timer(s.run, s.heap, now + s.run[0].rto, RETRANSMIT << 32 | flow)
@@ -116,6 +151,7 @@ def enter_ring(s: State, flow: int) -> None:
     """Let a flow take its turn at its host."""
     host = s.flows[flow].source
     s.flows[flow].in_ring = 1
+    s.hosts[host].ring_flows += 1
     s.flows[flow].next_in_ring = EMPTY
     if s.hosts[host].ring_head == EMPTY:
         s.hosts[host].ring_head = flow
@@ -124,7 +160,7 @@ def enter_ring(s: State, flow: int) -> None:
     s.hosts[host].ring_tail = flow
 
 
-@compiled
+@inner
 def pick(s: State, choose: Choose, host: int, now: int) -> int:
     """Return what a host sends at ``now``, or EMPTY."""
     flow = s.hosts[host].ring_head
@@ -137,6 +173,7 @@ def pick(s: State, choose: Choose, host: int, now: int) -> int:
     while flow != EMPTY:
         s.hosts[host].ring_head = s.flows[flow].next_in_ring
         s.flows[flow].in_ring = 0
+        s.hosts[host].ring_flows -= 1
         if may_send(s, flow):
             packet = send(s, choose, flow, now)
             if may_send(s, flow):
@@ -153,7 +190,7 @@ def serve_host(s: State, choose: Choose, host: int, now: int) -> None:
         send_on(s, choose, host, now)
 
 
-@compiled
+@inner
 def send_on(s: State, choose: Choose, host: int, now: int) -> None:
     """Let everything leave a host that leaves by ``now``."""
     while 0 <= s.links[host].done <= now:
@@ -174,7 +211,7 @@ def kick(s: State, choose: Choose, host: int, now: int) -> None:
         start(s, choose, host, now)
 
 
-@compiled
+@inner
 def start(s: State, choose: Choose, host: int, now: int) -> None:
     """Let a host begin to send what it has."""
     packet = pick(s, choose, host, now)
@@ -200,7 +237,7 @@ def send_control(s: State, choose: Choose, host: int, packet: int, now: int) -> 
     kick(s, choose, host, now)
 
 
-@compiled
+@inner
 def oldest_out(s: State, flow: int) -> int:
     """Return the packet that was sent longest ago of those in flight, lowest first among equals, or EMPTY."""
     ring, size = s.flows[flow].ring, s.flows[flow].ring_size

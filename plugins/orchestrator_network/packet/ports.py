@@ -11,7 +11,7 @@ happened since then follows from what arrived. What has the same time as an arri
 from __future__ import annotations
 
 from orchestrator_network.packet.bits import advance, bits_of
-from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.layout import DATA, EMPTY, KIND_MASK, LAST_HOP, MARKED, TRIMMED
 from orchestrator_network.packet.state import State
 
@@ -69,7 +69,7 @@ def draw_port(s: State, link: int) -> int:
     return bits_of(state)
 
 
-@compiled
+@inner
 def swap(s: State, one: int, other: int) -> None:
     """Exchange what two packet rows carry, but not their places in lists."""
     a, b = s.packets[one], s.packets[other]
@@ -79,6 +79,7 @@ def swap(s: State, one: int, other: int) -> None:
     a.size, b.size = b.size, a.size
     a.entropy, b.entropy = b.entropy, a.entropy
     a.kind, b.kind = b.kind, a.kind
+    s.answers[one].base, s.answers[other].base = s.answers[other].base, s.answers[one].base
 
 
 @inlined

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from orchestrator_network.packet.bits import clear_bit, has_bit, set_bit, window_bits
 from orchestrator_network.packet.calendar import set_timer
-from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.compiled import inlined, inner
+from orchestrator_network.packet.credit import want
 from orchestrator_network.packet.layout import ACK, ASKS, LAST_HOP, MARKED, NACK, RESENT, START_FLOW, TRIMMED
 from orchestrator_network.packet.nic import Choose, free_packet, send_control
 from orchestrator_network.packet.state import State
@@ -23,6 +24,8 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
     expected = s.flows[flow].expected
     known = psn < expected or has_bit(s.seen, ring, ring_size, psn)
     marked = kind & MARKED != 0
+    if s.run[0].credited != 0:
+        note_credit(s, host, packet, known, now)
     reply = ACK | (kind & (RESENT | MARKED))
     report = True
     exact = marked  # whether the bitmap begins at this packet
@@ -55,6 +58,22 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
         answer(s, choose, host, packet, psn if exact else max(psn - 63, expected + 1), reply, now)
     else:
         free_packet(s, packet)
+
+
+@inner
+def note_credit(s: State, host: int, packet: int, known: bool, now: int) -> None:
+    """Take what a packet says to the pacer of its receiver; a trimmed one that is known says nothing."""
+    flow, kind = s.packets[packet].flow, s.packets[packet].kind
+    s.pacers[host].received += 1
+    if kind & TRIMMED:
+        if kind & LAST_HOP:
+            s.pacers[host].trimmed_last += 1
+        else:
+            s.pacers[host].trimmed_before += 1
+    elif kind & MARKED:
+        s.pacers[host].marked += 1
+    if not (kind & TRIMMED and known):
+        want(s, host, flow, s.answers[packet].base, kind & TRIMMED, now)
 
 
 @inlined
@@ -95,7 +114,7 @@ def answer(s: State, choose: Choose, host: int, packet: int, base: int, kind: in
     send_control(s, choose, host, packet, now)
 
 
-@compiled
+@inner
 def release(s: State, flow: int, now: int) -> None:
     """Start the flows that waited for this one to arrive."""
     for position in range(s.first_after[flow], s.first_after[flow + 1]):

@@ -13,7 +13,8 @@ import numpy as np
 
 from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
 from orchestrator_network.packet.calendar import set_timer
-from orchestrator_network.packet.compiled import compiled, inlined
+from orchestrator_network.packet.compiled import inlined, inner
+from orchestrator_network.packet.credit import ask, stop_speculating
 from orchestrator_network.packet.layout import (
     AT_LAST_HOP,
     BYTES,
@@ -41,7 +42,7 @@ React = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 Learn = Callable[[np.ndarray, int, int, int], None]
 
 
-@compiled
+@inner
 def start_flow(s: State, choose: Choose, flow: int, now: int) -> None:
     """Let a flow send its first packets."""
     s.flows[flow].started = now
@@ -113,6 +114,7 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
     s.event[ECHO] = 1.0 if kind & MARKED else 0.0
     s.event[RTT] = sample
     on_ack(s.window[flow], s.event, s.control)
+    stop_speculating(s, flow)
     if lowest >= s.flows[flow].packets:
         s.flows[flow].finished = now
         s.run[0].unfinished -= 1
@@ -120,7 +122,7 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
     try_send(s, choose, flow, now)
 
 
-@compiled
+@inner
 def reject(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
     """Take a negative acknowledgement: the packet was trimmed on its way."""
     flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
@@ -136,6 +138,7 @@ def reject(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, 
     s.event[AT_LAST_HOP] = 1.0 if at_last_hop else 0.0
     on_loss(s.window[flow], s.event, s.control)
     s.window[flow, IN_FLIGHT] -= size
+    stop_speculating(s, flow)
     lose(s, flow, psn)
     # The balancer hears of it only after the flow had its chance to send (as the reference does).
     try_send(s, choose, flow, now)
@@ -146,7 +149,7 @@ def reject(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, 
     try_send(s, choose, flow, now)
 
 
-@compiled
+@inner
 def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, now: int) -> None:
     """Take the retransmission timer of a flow: it fires for the packet that was sent longest ago."""
     if s.flows[flow].finished >= 0:
@@ -169,8 +172,14 @@ def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, 
         on_loss(s.window[flow], s.event, s.control)
         s.window[flow, IN_FLIGHT] -= size
         lose(s, flow, psn)
+        stop_speculating(s, flow)
         try_send(s, choose, flow, now)
         psn = oldest_out(s, flow)
+    if s.run[0].credited != 0 and s.flows[flow].lost > 0 and s.credits[flow].credit <= 0:
+        ask(s, choose, flow, now)
+        if psn == EMPTY:  # the request may be lost too
+            set_timer(s.run, s.heap, now + s.run[0].rto, RETRANSMIT << 32 | flow)
+            return
     if psn == EMPTY:
         s.flows[flow].timer = 0
     else:

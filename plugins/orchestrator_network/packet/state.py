@@ -22,7 +22,9 @@ class State(NamedTuple):
     answers: np.ndarray  # ANSWER [packets]
     flows: np.ndarray  # FLOW [flows]
     starts: np.ndarray  # START [flows]
+    credits: np.ndarray  # CREDIT [flows]
     hosts: np.ndarray  # HOST [hosts]
+    pacers: np.ndarray  # PACER [hosts]
     window: np.ndarray  # float64 [flows, columns of the congestion control]
     paths: np.ndarray  # int64 [flows, width of the balancer]
     used: np.ndarray  # int64 [flows, words]: bit set of the entropy values that a flow has used
@@ -80,7 +82,9 @@ def blank() -> State:
         answers=rows(1, at.ANSWER),
         flows=rows(1, at.FLOW),
         starts=rows(1, at.START),
+        credits=rows(1, at.CREDIT),
         hosts=rows(1, at.HOST),
+        pacers=rows(1, at.PACER),
         window=np.zeros((1, at.OWN)),
         paths=np.zeros((1, at.PATHS_OWN), np.int64),
         used=np.zeros((1, 1), np.int64),

@@ -37,6 +37,20 @@ class Fabric:
         return int(self.rtt_ps / 1e12 * (self.rate_bps / 8))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """How a receiver grants credit: ``packets`` at a time at ``rate`` of its line, to idle senders too or not.
+
+    ``first_window_bdp``: how far a sender goes on its own, and the most credit that it may hold.
+    """
+
+    packets: int = 4
+    rate: float = 0.99
+    idle: bool = True
+    first_window_bdp: float = 1.5
+    adapts_to_taper: bool = True
+
+
 class Transport:
     """A congestion control; subclass it, and give ``on_ack`` and ``on_loss`` compiled with `compiled.react`.
 
@@ -44,6 +58,8 @@ class Transport:
     on are free. They set ``window[CWND]``.
     """
 
+    windowed: bool = True  # window[CWND] limits the sender
+    credit: Credit | None = None  # the receiver's credit limits the sender
     columns: int = 0  # of its own in a window
     ack_every_bytes: int = 16384  # the receiver acknowledges at least so often
     on_ack: Callable[..., None]
