@@ -63,6 +63,8 @@ def simulate(
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
     if fidelity == "packet":
+        if wire.packet_bytes == 0:
+            raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
         from orchestrator_network.packet.catalog import load_balancer as find_balancer
         from orchestrator_network.packet.catalog import transport as find_transport
         from orchestrator_network.packet.engine import Options
@@ -114,7 +116,9 @@ def _packets(
     lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
     trace = engine.run(network, one_plane, transport, balancer, options, progress)
+    # A flow that spreads over paths may be a little faster than one that does not.
     back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
+    back_ps -= wire.overtaking_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
     ideal_ps = alone_ps(lowered, network.trunk_bps) + back_ps
     flows = flow_table(workload, ideal_ps, tables.flow_columns(trace, planes))
     summary = {"fidelity": "packet", "seed": options.seed}

@@ -130,9 +130,9 @@ def prepare(
     run["trimming"] = options.trimming
     run["adaptive"] = balancer.in_switch
     run["windowed"] = transport.windowed
-    credits, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
+    givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
     if transport.credit is not None:
-        _give_credit(transport, transport.credit, fabric, options, run, credits, pacers)
+        _give_credit(transport, transport.credit, fabric, options, run, givers, pacers)
         for number in range(network.hosts if run["tapered"][0] else 0):
             draw = int(pacers["random"][number]) & 0xFFFF
             heap[run["timers"][0]] = int(fabric.rtt_ps * (1 + draw / 65536)), at.TAPER << 32 | number
@@ -155,7 +155,7 @@ def prepare(
         answers=rows(pool, at.ANSWER),
         flows=flows,
         starts=starts,
-        credits=credits,
+        credits=givers,
         hosts=hosts,
         pacers=pacers,
         window=window,
@@ -190,7 +190,7 @@ def _give_credit(
     fabric: Fabric,
     options: Options,
     run: np.ndarray,
-    credits: np.ndarray,
+    givers: np.ndarray,
     pacers: np.ndarray,
 ) -> None:
     """Fill in what `credit` needs: constants, the first window of senders, the pacers of receivers."""
@@ -203,10 +203,10 @@ def _give_credit(
     run["round_trip"] = fabric.rtt_ps
     run["quantum_ps"] = int(8 * QUANTUM * PS_PER_S / fabric.rate_bps / credit.rate)
     run["least_rate"] = max(0.9 / options.taper, 0.01)
-    credits["credit"] = most
-    credits["speculating"] = 1
+    givers["credit"] = most
+    givers["speculating"] = 1
     for name in ("next_active", "next_idle"):
-        credits[name] = at.EMPTY
+        givers[name] = at.EMPTY
     pacers["rate"] = 1.0
     pacers["random"] = random_states(options.seed, 4, len(pacers))
     for name in ("active_head", "idle_head"):

@@ -20,7 +20,7 @@ class _Credited(Transport):
     def __init__(self) -> None:
         self.on_ack, self.on_loss = nothing, nothing
 
-    def constants(self, fabric: Fabric) -> np.ndarray:
+    def constants(self, fabric: Fabric) -> np.ndarray:  # noqa: ARG002 - nothing to scale
         return np.zeros(1)
 
 
