@@ -106,7 +106,9 @@ class Job:
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1:
-            raise WorkloadError(f"a job of {self.rows} x {self.columns} boards has an empty side; ask for at least 1 x 1")
+            raise WorkloadError(
+                f"a job of {self.rows} x {self.columns} boards has an empty side; ask for at least 1 x 1"
+            )
 
     @property
     def boards(self) -> int:
@@ -203,7 +205,9 @@ def bits(mask: int) -> Iterator[int]:
         mask ^= low
 
 
-def greedy_rows(free: Sequence[int], rows: int, columns: int, candidates: Iterable[int]) -> tuple[list[int], int] | None:
+def greedy_rows(
+    free: Sequence[int], rows: int, columns: int, candidates: Iterable[int]
+) -> tuple[list[int], int] | None:
     """Return the chosen rows and the mask of the columns they share, or None; ``free`` holds a mask for every row.
 
     A start with the mask of an earlier one that failed would add the same rows, so it is left out.
@@ -285,31 +289,38 @@ class _Floor:
         return False
 
     def _find(self, rows: int, columns: int) -> SubMesh | None:
-        local = self.options.locality
-        leaves = self.grid.column_leaves if local else ((1 << self.grid.columns) - 1,)
-        for row_window, column_window in self._windows() if local else [(range(self.grid.rows), -1)]:
-            free = [mask & column_window for mask in self.free] if column_window >= 0 else self.free
-            found = greedy_rows(free, rows, columns, row_window)
-            if found is not None:
-                chosen, shared = found
-                return SubMesh(tuple(sorted(chosen)), tuple(bits(pick_columns(shared, columns, leaves))))
-        return None
+        if not self.options.locality:
+            found = greedy_rows(self.free, rows, columns, range(self.grid.rows))
+            leaves: Sequence[int] = ((1 << self.grid.columns) - 1,)
+        else:
+            found, leaves = None, self.grid.column_leaves
+            for row_window, column_window in self._windows(rows * columns):
+                free = [mask & column_window for mask in self.free]
+                found = greedy_rows(free, rows, columns, row_window)
+                if found is not None:
+                    break
+        if found is None:
+            return None
+        chosen, shared = found
+        return SubMesh(tuple(sorted(chosen)), tuple(bits(pick_columns(shared, columns, leaves))))
 
-    def _windows(self) -> Iterator[tuple[Sequence[int], int]]:
-        """Yield rows and column masks to search: below one leaf both ways, one way, then all; the fullest first."""
-        every_row, every_column = list(range(self.grid.rows)), (1 << self.grid.columns) - 1
-        row_leaves = [list(bits(leaf)) for leaf in self.grid.row_leaves]
-        column_leaves = list(self.grid.column_leaves)
+    def _windows(self, boards: int) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Yield rows and column masks with that many free boards: below one leaf both ways, one way, then all.
 
-        def room(window: tuple[Sequence[int], int]) -> int:
-            return sum((self.free[row] & window[1]).bit_count() for row in window[0])
-
-        if len(row_leaves) > 1 and len(column_leaves) > 1:
-            yield from sorted(((rows, columns) for rows in row_leaves for columns in column_leaves), key=room)
-        one_way = [(rows, every_column) for rows in row_leaves if len(row_leaves) > 1]
-        one_way += [(every_row, columns) for columns in column_leaves if len(column_leaves) > 1]
-        yield from sorted(one_way, key=room)
-        yield every_row, every_column
+        Among alike ones the fullest comes first, which keeps whole leaves free for large jobs.
+        """
+        every_row, every_column = tuple(range(self.grid.rows)), (1 << self.grid.columns) - 1
+        row_leaves = [tuple(bits(leaf)) for leaf in self.grid.row_leaves]
+        column_leaves = self.grid.column_leaves
+        everything = [(every_row, every_column)]
+        stripes = [(rows, every_column) for rows in row_leaves] + [(every_row, columns) for columns in column_leaves]
+        stripes = [window for window in stripes if window not in everything]
+        blocks = [(rows, columns) for rows in row_leaves for columns in column_leaves]
+        blocks = [window for window in blocks if window not in stripes + everything]
+        for windows in (blocks, stripes, everything):
+            rooms = [sum((self.free[row] & columns).bit_count() for row in rows) for rows, columns in windows]
+            order = sorted(range(len(windows)), key=rooms.__getitem__)
+            yield from (windows[place] for place in order if rooms[place] >= boards)
 
 
 def allocate(
