@@ -11,17 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from orchestrator_network.allocation import (
-    ASPECT_RATIO,
-    OPTIONS,
-    Allocation,
-    BoardGrid,
-    Job,
-    Options,
-    allocate,
-    boards_of,
-    ring_hops,
-)
+from orchestrator_network.allocation import ASPECT_RATIO, OPTIONS, Allocation, Job, Options, allocate
+from orchestrator_network.board_grid import BoardGrid, boards_of, ring_hops
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.job_mixes import Mix, draw_jobs
 

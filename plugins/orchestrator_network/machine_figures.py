@@ -73,7 +73,7 @@ def draw_grid(found: Allocation, title: str) -> Figure:
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the price of every machine, recomputed beside published, one panel a scale, on a logarithmic axis."""
+    """Draw the price of every machine, recomputed beside published, one panel a scale."""
     scales = list(dict.fromkeys(row["scale"] for row in rows))
     figure = Figure(figsize=(4.6 * len(scales), 3.4), layout="constrained")
     for panel, scale in enumerate(scales, start=1):
@@ -85,7 +85,6 @@ def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for at, row in zip(place, shown, strict=True):
             top = max(row["usd"], row["published_usd"]) / 1e6
             axes.annotate(f"{row['usd'] / 1e6:.1f}", (at, top), ha="center", va="bottom", fontsize=7)
-        axes.set_yscale("log")
         axes.margins(y=0.12)
         axes.set_xticks(place, [row["topology"] for row in shown], rotation=40, ha="right", fontsize=8)
         axes.set_ylabel("network (million USD)")

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from orchestrator import Context, StageError, stage
-from orchestrator_network.allocation import ASPECT_RATIO, BoardGrid, Job
+from orchestrator_network.allocation import ASPECT_RATIO, Job
+from orchestrator_network.board_grid import BoardGrid
 from orchestrator_network.cost import PUBLISHED_LINK_GBPS, Prices
 from orchestrator_storage import Table
 
