@@ -79,7 +79,10 @@ class BoardGrid:
 
 
 def leaf_masks(boards: int, radix: int) -> tuple[int, ...]:
-    """Return which boards of a line hang below each leaf, as masks; a board brings two ends, a leaf takes radix / 2."""
+    """Return which boards of a line hang below each leaf, as masks; a board brings two ends, a leaf takes radix / 2.
+
+    Where radix / 2 is odd, a board whose ends hang below two leaves counts to that of its first end.
+    """
     if 2 * boards <= radix:
         return ((1 << boards) - 1,)
     leaves = [0] * (2 * (boards - 1) // (radix // 2) + 1)

@@ -13,6 +13,7 @@ job asks for 1 x 13 boards because 13 is prime.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Literal
@@ -36,14 +37,17 @@ def squarest(boards: int) -> Job:
     return Job(rows=rows, columns=boards // rows)
 
 
+@functools.cache
 def shaped(boards: int, grid_rows: int, grid_columns: int) -> Job | None:
-    """Return the job of at least that many boards that is within 2 : 1 and fits the grid, or None if none does."""
+    """Return the smallest, then squarest, job of at least that many boards within 2 : 1 that fits, or None if none does."""
     for size in range(boards, grid_rows * grid_columns + 1):
-        job = squarest(size)
-        turned = Job(rows=job.columns, columns=job.rows)
-        for one in (job, turned):
-            if job.columns <= SQUARE_WITHIN * job.rows and one.rows <= grid_rows and one.columns <= grid_columns:
-                return one
+        for side in range(math.isqrt(size), 0, -1):
+            other = size // side
+            if side * other != size or other > SQUARE_WITHIN * side:
+                continue
+            for rows, columns in ((side, other), (other, side)):
+                if rows <= grid_rows and columns <= grid_columns:
+                    return Job(rows=rows, columns=columns)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from orchestrator_network.allocation import Allocation
 
+LEGIBLE_BOARDS = 256
 _FREE, _FAILED = "#ffffff", "#1b2733"
 _JOBS = ("#4878a8", "#e08b3e", "#6aa56a", "#b65d60", "#8e7cb0", "#a08060", "#d59bc0", "#8f8f8f", "#bdb75a", "#5fb3bd")
 _OURS, _PUBLISHED = "#4878a8", "#e08b3e"
@@ -47,7 +49,7 @@ def _caption(label: str) -> str:
 
 
 def draw_grid(found: Allocation, title: str) -> Figure:
-    """Draw the boards of one allocation: a colour a job, its number where it is alone legible, failed boards dark."""
+    """Draw the boards of one allocation: a colour a job, on small grids its number, failed boards dark."""
     grid = found.grid
     cells = np.zeros((grid.rows, grid.columns), dtype=int)
     for order, (_, mesh) in enumerate(sorted(found.placed.items())):
@@ -57,15 +59,15 @@ def draw_grid(found: Allocation, title: str) -> Figure:
     figure = Figure(figsize=(6, 1 + 5 * min(2.0, grid.rows / grid.columns)), layout="constrained")
     axes = figure.add_subplot()
     colours = ListedColormap([_FREE, _FAILED, *_JOBS])
-    edges = np.arange(grid.columns + 1) - 0.5, np.arange(grid.rows + 1) - 0.5
-    axes.pcolormesh(*edges, cells, cmap=colours, vmin=0, vmax=len(_JOBS) + 1, edgecolors="white", linewidth=0.4)
-    axes.invert_yaxis()
-    axes.set_aspect("equal")
-    if grid.boards <= 400:
+    axes.imshow(cells, cmap=colours, vmin=0, vmax=len(_JOBS) + 1, interpolation="nearest")
+    if grid.boards <= LEGIBLE_BOARDS:
+        axes.set_xticks(np.arange(grid.columns + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(grid.rows + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=0.8)
+        axes.tick_params(which="minor", length=0)
         for number, mesh in found.placed.items():
-            for row in mesh.rows:
-                for column in mesh.columns:
-                    axes.text(column, row, str(number), ha="center", va="center", fontsize=6, color="white")
+            for row, column in itertools.product(mesh.rows, mesh.columns):
+                axes.text(column, row, str(number), ha="center", va="center", fontsize=6, color="white")
     axes.set_xlabel("board column (white: free, dark: failed)")
     axes.set_ylabel("board row")
     axes.set_title(f"{len(found.placed)} jobs, {100 * found.utilization:.1f} % in use: {title}", fontsize=10)
