@@ -10,7 +10,8 @@ import pyarrow as pa
 from orchestrator_network.cost import LINKS_PER_DEVICE, PUBLISHED_LINK_GBPS, Prices, published_shapes
 
 # ``usd`` is recomputed at 400 Gb/s a link, as published; ``capex_usd`` follows ``link_gbps``, and so do the columns
-# after it. Shares and per-unit prices are plain ratios; ``injection_gbps`` is what one device can send.
+# after it. Shares and per-unit prices are plain ratios; ``injection_gbps`` is what one device can send, ``switch_tbps``
+# what all ports of a switch carry one way: 64 ports of 800 Gb/s are the 51.2 Tb/s of current switches.
 MACHINES = pa.schema(
     [
         ("topology", pa.string()),
@@ -18,7 +19,7 @@ MACHINES = pa.schema(
         ("devices", pa.int64()),
         *((name, pa.float64()) for name in ("switches", "dac_cables", "aoc_cables", "cables")),
         *((name, pa.float64()) for name in ("published_usd", "usd", "difference_usd", "difference_share")),
-        *((name, pa.float64()) for name in ("link_gbps", "injection_gbps", "capex_usd")),
+        *((name, pa.float64()) for name in ("link_gbps", "injection_gbps", "switch_tbps", "capex_usd")),
         *((name, pa.float64()) for name in ("usd_per_device", "usd_per_gbps")),
     ]
 )
@@ -54,6 +55,7 @@ def cost_rows(
                     | {
                         "link_gbps": speed,
                         "injection_gbps": injection_gbps,
+                        "switch_tbps": prices.ports * speed / 1000,
                         "capex_usd": capex_usd,
                         "usd_per_device": capex_usd / shape.devices,
                         "usd_per_gbps": capex_usd / (shape.devices * injection_gbps),

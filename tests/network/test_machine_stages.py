@@ -153,6 +153,7 @@ def test_prices_shapes_and_speeds_can_be_chosen(tmp_path):
     assert base[1]["capex_usd"] == 2 * base[0]["capex_usd"]
     assert base[1]["usd_per_gbps"] == pytest.approx(base[0]["usd_per_gbps"])
     assert base[0]["injection_gbps"] == 6400
+    assert [row["switch_tbps"] for row in base[:2]] == [25.6, 51.2]
     for cheap, dearer in zip(base, dear.outputs["result"].read().to_pylist(), strict=True):
         assert dearer["usd"] - cheap["usd"] == pytest.approx(1000 * cheap["switches"])
         assert dearer["published_usd"] == cheap["published_usd"]
