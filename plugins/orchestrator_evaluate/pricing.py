@@ -45,14 +45,16 @@ def device_rate(
                 "leave the capex out or set mode: own"
             )
         if usd_per_device_hour is None or usd_per_device_hour <= 0:
-            raise ValueError(f"rent mode needs a positive price per device-hour, not {usd_per_device_hour}")
+            raise ValueError(
+                f"rent mode needs a positive price per device-hour, not {usd_per_device_hour}; set usd_per_device_hour"
+            )
         return usd_per_device_hour
     if usd_per_device_hour is not None:
         raise ValueError(
             "own mode was given a rent: it already pays for the devices; leave the rent out or set mode: rent"
         )
-    if device_capex_usd is None:
-        raise ValueError("own mode needs device_capex_usd")
+    if device_capex_usd is None or device_capex_usd <= 0:
+        raise ValueError(f"own mode needs device_capex_usd above 0, not {device_capex_usd}; set device_capex_usd")
     capital = (device_capex_usd + (network_capex_usd or 0.0) / devices) / (life_h * utilization)
     return capital + power_w / 1000 * pue * usd_per_kwh
 

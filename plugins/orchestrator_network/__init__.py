@@ -22,10 +22,13 @@ _HOMES = {
     "simulate": "simulation",
     "simulate_step": "step",
     "Workload": "workloads",
+    "BoardGrid": "board_grid",
+    "Job": "allocation",
+    "allocate": "allocation",
     "TopologyError": "errors",
     "WorkloadError": "errors",
 }
-_MODULES = ("workloads", "collectives", "cost")
+_MODULES = ("workloads", "collectives", "cost", "allocation", "job_mixes")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604 - names are strings, gathered from the two tables
 

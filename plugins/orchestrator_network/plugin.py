@@ -13,10 +13,10 @@ orchestrator_api = "1"
 
 @hookimpl
 def orchestrator_stages() -> list[Callable[..., Any]]:
-    """Offer the stage."""
-    from orchestrator_network import stages
+    """Offer the stages."""
+    from orchestrator_network import machine_stages, stages
 
-    return [stages.simulate]
+    return [stages.simulate, machine_stages.cost, machine_stages.allocate]
 
 
 @hookimpl

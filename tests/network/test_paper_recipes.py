@@ -1,0 +1,62 @@
+"""The recipes of published network figures compose, run on the local executor and print what they promise."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import invoke
+from orchestrator.plugins import installed
+from orchestrator.recipe import compose
+from tests.conftest import REPOSITORY
+
+PAPERS = sorted(path.stem for path in (REPOSITORY / "recipes" / "paper").glob("hammingmesh_*.yaml"))
+
+
+def test_the_recipes_are_there():
+    """Named after what they reproduce."""
+    assert PAPERS == ["hammingmesh_allocation", "hammingmesh_cost"]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_recipe_of_a_paper_composes(home: Path, name):
+    """By its name below `paper/`, with the paper in its description."""
+    (recipe,) = compose(f"paper/{name}", [], installed())
+    assert "arXiv:2209.01346" in recipe.tree["description"]
+
+
+@pytest.fixture
+def run(home: Path, capfd, monkeypatch):
+    """Return a function that runs a recipe in this process on the local executor, and returns what it prints."""
+    monkeypatch.setenv("ORCHESTRATOR_NO_TRACKING", "1")
+
+    def call(*words):
+        capfd.readouterr()
+        code = invoke(["run", *words, "--executor", "local", "--quiet"])
+        printed = capfd.readouterr()
+        assert code == 0, printed.err
+        return printed.out.splitlines()
+
+    return call
+
+
+def test_the_cost_table_is_printed_beside_the_published_one(run):
+    """16 machines with published total, ours and the difference."""
+    lines = run("recipe=paper/hammingmesh_cost")
+    at = next(number for number, line in enumerate(lines) if "VARIANT" in line)
+    assert all(title in lines[at] for title in ("PUBLISHED MUSD", "RECOMPUTED MUSD", "DIFFERENCE MUSD"))
+    rows = {line.split()[0]: line.split()[1:] for line in lines[at + 1 : at + 17]}
+    assert len(rows) == 16
+    assert rows["hx2mesh/small"][1:3] == ["5.4", "5.412"]
+    assert rows["fat_tree/large"][1:3] == ["679.9", "679.9"]
+
+
+def test_the_allocation_runs_whole_and_with_failed_boards(run):
+    """One trial of the small machine: the last options fill its working boards, with 40 failed ones, too."""
+    small = "stages.jobs.each.grid={small: {grid_rows: 16, grid_columns: 16}}"
+    lines = run("recipe=paper/hammingmesh_allocation", "stages.jobs.trials=1", small, "--json")
+    stages = json.loads(lines[-1])["stages"]
+    assert [stage["axes"] for stage in stages] == [{"grid": "small", "failed_boards": failed} for failed in (0, 40)]
+    for stage in stages:
+        assert stage["metrics"]["utilization_p50.greedy"] > 0.6
+        assert stage["metrics"]["utilization_p50"] > 0.9
