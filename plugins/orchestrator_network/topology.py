@@ -1,4 +1,4 @@
-"""What the simulators ask of a topology; `FatTree` and `HammingMesh` fulfil it."""
+"""What the simulators ask of a topology, and every topology of the family fulfils."""
 
 from __future__ import annotations
 
