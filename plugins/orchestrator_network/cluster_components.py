@@ -90,7 +90,7 @@ class DragonflyBuilder:
         shape = _best_shape(self.config, devices)
         if shape is None:
             near = [_near(self.config, devices, step) for step in (-1, 1)]
-            sizes = " or ".join(str(size) for size in near if size) or "others"
+            sizes = " or ".join(str(size) for size in near if size) or "other"
             raise TopologyError(
                 f"{devices} devices make no Dragonfly of {self.config.radix}-port switches in this shape: hosts a "
                 f"router x routers a group x groups must be {devices}, with a link between every two groups; use "

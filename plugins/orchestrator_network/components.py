@@ -162,6 +162,11 @@ class TorusBuilder:
         rows = self.config.rows or _squarest(boards) * board
         if devices % rows:
             raise TopologyError(f"{devices} devices do not fill {rows} rows; rows must divide {devices}")
+        if min(rows, devices // rows) < 2:
+            raise TopologyError(
+                f"{devices} devices in {rows} rows make no torus, both sides must be at least 2; use other rows, or "
+                f"{max(4, devices + devices % 2)} devices"
+            )
         return Torus(
             sides=(rows, devices // rows),
             link_gbps=link_gbps,

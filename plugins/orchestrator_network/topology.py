@@ -14,7 +14,10 @@ from orchestrator_network.routes import Routes
 class Topology(Protocol):
     """A network in `planes` disjoint copies alike, of which one is simulated with 1/planes of every message."""
 
-    planes: int
+    @property
+    def planes(self) -> int:
+        """The number of copies."""
+        ...
 
     @property
     def hosts(self) -> int:
