@@ -47,7 +47,7 @@ def minimal_loads(network: Network, demand: np.ndarray) -> np.ndarray:
     ``demand`` float64 [hosts, hosts], row = source, any unit, diagonal ignored; returns float64 [trunks] in that unit.
     """
     steps = _steps(network)
-    loads = np.zeros(network.links)
+    loads = np.zeros(len(network.trunk_bps))
     block = max(1, _CELLS // network.links)
     senders = np.flatnonzero(demand.sum(axis=1) - np.diag(demand))
     for begin in range(0, len(senders), block):
@@ -56,9 +56,11 @@ def minimal_loads(network: Network, demand: np.ndarray) -> np.ndarray:
         wanted[: network.hosts] = demand[origins].T
         wanted[origins, np.arange(len(origins))] = 0
         distance, paths = _search(network, steps, origins)
+        load = np.zeros(network.links)
         for links, before, after in _crossings(network, steps, distance, paths, wanted):
-            loads[links] += np.einsum("ls,ls->l", before, after)
-    return np.bincount(network.trunk, loads)
+            load[links] += np.einsum("ls,ls->l", before, after)
+        loads += np.bincount(network.trunk, load, len(loads))
+    return loads
 
 
 def minimal_routes(network: Network, sources: np.ndarray, targets: np.ndarray) -> Routes:
