@@ -15,6 +15,11 @@ from typing import Any
 _HOMES = {
     "FatTree": "fat_tree",
     "HammingMesh": "hamming_mesh",
+    "Torus": "torus",
+    "HyperX": "hyperx",
+    "Dragonfly": "dragonfly",
+    "RailOptimized": "rail_optimized",
+    "GraphTopology": "graph_topology",
     "Wire": "wire",
     "Prices": "cost",
     "topology_cost": "cost",

@@ -1,7 +1,8 @@
 """The topologies that a recipe chooses by name: a shape, built for a number of devices and a link speed.
 
 Every device has 16 links, as in the published machines: 16 planes of a fat tree with one link each, or 4 planes of a
-HammingMesh with four. Planes are disjoint and alike, so one is simulated with its share of every message.
+HammingMesh, HyperX or torus with four. Planes are disjoint and alike, so one is simulated with its share of every
+message. Dragonflies, rails and files are in `cluster_components`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from orchestrator_network.cost import LINKS_PER_DEVICE
 if TYPE_CHECKING:
     from orchestrator_network.fat_tree import FatTree
     from orchestrator_network.hamming_mesh import HammingMesh
+    from orchestrator_network.hyperx import HyperX
+    from orchestrator_network.torus import Torus
 
 PORTS_OF_A_MESH = 4
 
@@ -47,6 +50,40 @@ class Hx4MeshConfig(Hx2MeshConfig):
     """As `Hx2MeshConfig`, with boards of 4 x 4."""
 
     board: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorusConfig:
+    """``rows`` of accelerators, null: as square as the devices allow; boards of ``board`` x ``board``, 1 for none.
+
+    Two dimensions: a third would give six ports, which 16 links a device do not fill evenly.
+    """
+
+    rows: int | None = None
+    board: int = 2
+
+    def __post_init__(self) -> None:
+        _check_rows(self.rows)
+        if self.board < 1:
+            raise ValueError(f"board is {self.board}, it must be at least 1")
+        if self.rows is not None and self.rows % self.board:
+            raise ValueError(f"rows is {self.rows}, it must be a multiple of board, {self.board}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperXConfig:
+    """``rows`` of accelerators, null: as square as the devices allow."""
+
+    rows: int | None = None
+    radix: int = 64
+
+    def __post_init__(self) -> None:
+        _check_rows(self.rows)
+
+
+def _check_rows(rows: int | None) -> None:
+    if rows is not None and rows < 1:
+        raise ValueError(f"rows is {rows}, it must be at least 1, or null")
 
 
 class FatTreeBuilder:
@@ -97,6 +134,64 @@ class HammingMeshBuilder:
             board_columns=side,
             grid_rows=rows,
             grid_columns=boards // rows,
+            link_gbps=link_gbps,
+            radix=self.config.radix,
+            planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,
+        )
+
+
+class TorusBuilder:
+    """Kind ``topology``: a torus of two dimensions."""
+
+    def __init__(self, config: TorusConfig) -> None:
+        self.config = config
+
+    def build(self, devices: int, link_gbps: float) -> Torus:
+        """Return the torus for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+        from orchestrator_network.errors import TopologyError
+        from orchestrator_network.torus import Torus
+
+        board = self.config.board
+        boards, rest = divmod(devices, board * board)
+        if rest or boards == 0:
+            near = sorted({max(1, boards) * board * board, (boards + 1) * board * board})
+            raise TopologyError(
+                f"{devices} devices do not fill boards of {board} x {board}; use {' or '.join(map(str, near))} "
+                "devices, or board 1"
+            )
+        rows = self.config.rows or _squarest(boards) * board
+        if devices % rows:
+            raise TopologyError(f"{devices} devices do not fill {rows} rows; rows must divide {devices}")
+        if min(rows, devices // rows) < 2:
+            raise TopologyError(
+                f"{devices} devices in {rows} rows make no torus, both sides must be at least 2; use other rows, or "
+                f"{max(4, devices + devices % 2)} devices"
+            )
+        return Torus(
+            sides=(rows, devices // rows),
+            link_gbps=link_gbps,
+            planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,
+            board=board,
+        )
+
+
+class HyperXBuilder:
+    """Kind ``topology``: a 2D HyperX of accelerators."""
+
+    def __init__(self, config: HyperXConfig) -> None:
+        self.config = config
+
+    def build(self, devices: int, link_gbps: float) -> HyperX:
+        """Return the HyperX for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+        from orchestrator_network.errors import TopologyError
+        from orchestrator_network.hyperx import HyperX
+
+        rows = self.config.rows or _squarest(devices)
+        if devices % rows:
+            raise TopologyError(f"{devices} devices do not fill {rows} rows; rows must divide {devices}")
+        return HyperX(
+            rows=rows,
+            columns=devices // rows,
             link_gbps=link_gbps,
             radix=self.config.radix,
             planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,

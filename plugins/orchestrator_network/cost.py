@@ -92,8 +92,9 @@ def dragonfly_bill(groups: int, routers: int, hosts_a_router: int, global_links:
     """Return the bill of one plane of a Dragonfly; routers that fit share a switch, with free links inside."""
     used = hosts_a_router + routers - 1 + global_links
     together = max(1, radix // used)
+    full, rest = divmod(routers, together)
     switches_a_group = math.ceil(routers / together)
-    inside = switches_a_group * math.comb(together, 2)
+    inside = full * math.comb(together, 2) + math.comb(rest, 2)
     local = math.comb(routers, 2) - inside
     hosts = groups * routers * hosts_a_router
     return Bill(
@@ -103,9 +104,19 @@ def dragonfly_bill(groups: int, routers: int, hosts_a_router: int, global_links:
     )
 
 
-def torus_bill(rows: int, columns: int, *, board: int = 2) -> Bill:
-    """Return the bill of one plane of a 2D torus of square boards: board-to-board cables, all optical."""
-    return Bill(switches=0, dac_cables=0, aoc_cables=(rows * columns * 2) / board)
+def torus_bill(*sides: int, board: int = 2) -> Bill:
+    """Return the bill of one plane of a torus of square boards, which lie in its first two dimensions.
+
+    Cables lead from board to board, all optical; one of ``board`` links of a line leaves its board.
+    """
+    hosts = math.prod(sides)
+    return Bill(switches=0, dac_cables=0, aoc_cables=2 * hosts / board + (len(sides) - 2) * hosts)
+
+
+def rail_bill(hosts: int, leaves: int, uplinks: int, *, radix: int = 64) -> Bill:
+    """Return the bill of one plane of rails below a spine; the switch inside a server is part of the server."""
+    rising = leaves * uplinks
+    return Bill(switches=leaves + math.ceil(rising / radix), dac_cables=hosts, aoc_cables=rising)
 
 
 def topology_cost(topology: Billed, prices: Prices = Prices(), *, link_gbps: float | None = None) -> dict[str, float]:

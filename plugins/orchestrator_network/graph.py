@@ -97,19 +97,25 @@ class Wiring:
         *,
         trunk: np.ndarray,
         back: np.ndarray,
-        latency_ps: int,
+        latency_ps: int | np.ndarray,
         route_cost: int = 1,
+        link_bps: float | np.ndarray | None = None,
     ) -> None:
-        """Join ``first[i]`` and ``second[i]`` both ways, in trunk ``trunk[i]`` forward and ``back[i]`` in reverse."""
-        first, second, trunk, back = np.broadcast_arrays(first, second, trunk, back)
+        """Join ``first[i]`` and ``second[i]`` both ways, in trunk ``trunk[i]`` forward and ``back[i]`` in reverse.
+
+        ``link_bps`` None takes the speed of the network.
+        """
+        ends = np.broadcast_arrays(first, second, trunk, back)
+        first, second, trunk, back = (np.ravel(column).astype(np.int32) for column in ends)
+        size = len(first)
+        latencies = np.broadcast_to(np.asarray(latency_ps, np.int64), size)
+        speeds = np.broadcast_to(np.asarray(np.nan if link_bps is None else link_bps, float), size)
         for columns in ((first, second, trunk), (second, first, back)):
-            flat = tuple(np.ravel(column).astype(np.int32) for column in columns)
-            size = len(flat[0])
-            self._columns.append((*flat, np.full(size, latency_ps, np.int64), np.full(size, route_cost, np.int8)))
+            self._columns.append((*columns, latencies, np.full(size, route_cost, np.int8), speeds))
 
     def network(self, hosts: int, names: tuple[str, ...], link_bps: float) -> Network:
-        """Return the checked network; every link has the capacity ``link_bps``."""
-        source, target, trunk, latency_ps, route_cost = (
+        """Return the checked network; links without a speed of their own have the capacity ``link_bps``."""
+        source, target, trunk, latency_ps, route_cost, own_bps = (
             np.concatenate(part) for part in zip(*self._columns, strict=True)
         )
         _, trunk = np.unique(trunk, return_inverse=True)
@@ -118,7 +124,7 @@ class Wiring:
             names=names,
             source=source,
             target=target,
-            capacity_bps=np.full(len(source), float(link_bps)),
+            capacity_bps=np.where(np.isnan(own_bps), float(link_bps), own_bps),
             latency_ps=latency_ps,
             trunk=trunk.astype(np.int32),
             route_cost=route_cost,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator import Component, hookimpl
-from orchestrator_network.components import FatTreeConfig, Hx2MeshConfig, Hx4MeshConfig
+from orchestrator_network.cluster_components import DragonflyConfig, GraphConfig, RailOptimizedConfig
+from orchestrator_network.components import FatTreeConfig, Hx2MeshConfig, Hx4MeshConfig, HyperXConfig, TorusConfig
 
 orchestrator_api = "1"
 
@@ -46,5 +47,45 @@ def orchestrator_components() -> list[Component]:
             entry="orchestrator_network.components:HammingMeshBuilder",
             config=Hx4MeshConfig,
             doc="HammingMesh of 4 x 4 boards (arXiv:2209.01346).",
+        ),
+        Component(
+            kind="topology",
+            name="torus",
+            version="1",
+            entry="orchestrator_network.components:TorusBuilder",
+            config=TorusConfig,
+            doc="Torus of two dimensions, accelerators forward.",
+        ),
+        Component(
+            kind="topology",
+            name="hyperx",
+            version="1",
+            entry="orchestrator_network.components:HyperXBuilder",
+            config=HyperXConfig,
+            doc="2D HyperX: a HammingMesh of 1 x 1 boards.",
+        ),
+        Component(
+            kind="topology",
+            name="dragonfly",
+            version="1",
+            entry="orchestrator_network.cluster_components:DragonflyBuilder",
+            config=DragonflyConfig,
+            doc="Dragonfly with minimal or Valiant routing.",
+        ),
+        Component(
+            kind="topology",
+            name="rail_optimized",
+            version="1",
+            entry="orchestrator_network.cluster_components:RailOptimizedBuilder",
+            config=RailOptimizedConfig,
+            doc="Servers of GPUs on rails below a spine.",
+        ),
+        Component(
+            kind="topology",
+            name="graph",
+            version="1",
+            entry="orchestrator_network.cluster_components:GraphBuilder",
+            config=GraphConfig,
+            doc="Any network, from a JSON or TOML file.",
         ),
     ]

@@ -2,16 +2,18 @@
 
 With sigma(s, v) the number of minimal paths from s to v, the share of flow s -> t on link (u, v) is
 sigma(s, u) sigma(v, t) / sigma(s, t) where the link lies on a minimal path, else 0. Distances add up ``route_cost``.
-Topologies evaluate it for single flows in closed form; `minimal_loads` sums it over a whole demand matrix on any network
-by the backward accumulation of Brandes (2001), which costs links x sources instead of links x sources x targets.
+Topologies evaluate it for single flows in closed form where they have one, `minimal_routes` does on any network;
+`minimal_loads` sums it over a whole demand matrix by the backward accumulation of Brandes (2001), which costs links x
+sources instead of links x sources x targets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.graph import Network
@@ -54,7 +56,57 @@ def minimal_loads(network: Network, demand: np.ndarray) -> np.ndarray:
         wanted[: network.hosts] = demand[origins].T
         wanted[origins, np.arange(len(origins))] = 0
         distance, paths = _search(network, steps, origins)
-        loads += np.bincount(network.trunk, _accumulate(network, steps, distance, paths, wanted), len(loads))
+        load = np.zeros(network.links)
+        for links, before, after in _crossings(network, steps, distance, paths, wanted):
+            load[links] += np.einsum("ls,ls->l", before, after)
+        loads += np.bincount(network.trunk, load, len(loads))
+    return loads
+
+
+def minimal_routes(network: Network, sources: np.ndarray, targets: np.ndarray) -> Routes:
+    """Split every flow evenly over its minimal paths, on any network; WorkloadError for impossible pairs.
+
+    Costs links x distinct pairs, so a topology with a closed form is better off with that.
+    """
+    check_pairs(network.hosts, sources, targets)
+    pairs, pair_of = np.unique(np.stack([sources, targets]), axis=1, return_inverse=True)
+    steps = _steps(network)
+    block = max(1, _CELLS // network.links)
+    parts = [csr_array((0, network.links))]
+    for begin in range(0, pairs.shape[1], block):
+        source, target = pairs[:, begin : begin + block]
+        origins, column = np.unique(source, return_inverse=True)
+        distance, paths = (found[:, column] for found in _search(network, steps, origins))
+        wanted = np.zeros((network.nodes, len(source)))
+        wanted[target, np.arange(len(source))] = 1
+        share = csr_array((len(source), network.links))
+        for links, before, after in _crossings(network, steps, distance, paths, wanted):
+            used, flow = np.nonzero(before * after)
+            part = before[used, flow] * after[used, flow]
+            share += csr_array((part, (flow, links[used])), shape=share.shape)
+        parts.append(share)
+    return routes_over_links(network, csr_array(vstack(parts, format="csr"))[pair_of.ravel()])
+
+
+def routes_over_links(network: Network, share: csr_array) -> Routes:
+    """Return the routes of flows that send ``share`` [flows, links] of their bytes over every single link."""
+    member = csr_array((np.ones(network.links), (np.arange(network.links), network.trunk)))
+    return Routes(
+        share=csr_array(share @ member),
+        latency_ps=np.asarray(share @ network.latency_ps.astype(float)),
+        hops=np.asarray(share.sum(axis=1)),
+    )
+
+
+def summed_loads(route: Callable[[np.ndarray, np.ndarray], Routes], demand: np.ndarray, trunks: int) -> np.ndarray:
+    """Return what a demand matrix [hosts, hosts] puts on every trunk by adding up its flows, float64 [trunks]."""
+    loads = np.zeros(trunks)
+    block = max(1, _CELLS // 4 // len(demand))
+    for begin in range(0, len(demand), block):
+        source, target = np.nonzero(demand[begin : begin + block])
+        source = source + begin
+        source, target = source[source != target], target[source != target]
+        loads += demand[source, target] @ route(source, target).share
     return loads
 
 
@@ -93,11 +145,13 @@ def _search(network: Network, steps: dict[int, csr_array], origins: np.ndarray) 
     return distance, paths
 
 
-def _accumulate(
+def _crossings(
     network: Network, steps: dict[int, csr_array], distance: np.ndarray, paths: np.ndarray, wanted: np.ndarray
-) -> np.ndarray:
-    """Push demand [nodes, origins] back from the farthest nodes; return the load of every link over all origins."""
-    load = np.zeros(network.links)
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Push demand [nodes, columns] back from the farthest nodes.
+
+    Yields links and two factors [links, columns] whose product is their load; a link has one product above 0 a column.
+    """
     carried = wanted.copy()
     for level in np.unique(distance)[:0:-1]:
         # Demand that ends or passes at this level, per minimal path that reaches it.
@@ -106,5 +160,4 @@ def _accumulate(
             before = np.where(distance == level - cost, paths, 0.0)
             carried += before * (step.T @ each_path)
             links = np.flatnonzero(network.route_cost == cost)
-            load[links] += np.einsum("ls,ls->l", before[network.source[links]], each_path[network.target[links]])
-    return load
+            yield links, before[network.source[links]], each_path[network.target[links]]

@@ -1,4 +1,4 @@
-"""What the simulators ask of a topology; `FatTree` and `HammingMesh` fulfil it."""
+"""What the simulators ask of a topology, and every topology of the family fulfils."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from orchestrator_network.routes import Routes
 class Topology(Protocol):
     """A network in `planes` disjoint copies alike, of which one is simulated with 1/planes of every message."""
 
-    planes: int
+    @property
+    def planes(self) -> int:
+        """The number of copies."""
+        ...
 
     @property
     def hosts(self) -> int:

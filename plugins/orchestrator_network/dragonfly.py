@@ -1,0 +1,199 @@
+"""Dragonfly: groups of fully joined routers, groups fully joined by global links (Kim et al., ISCA 2008).
+
+p hosts a router, a routers a group, h global ports a router, g groups. Global ports of a group are numbered router by
+router; port k (g - 1) + d leads to the d-th other group and meets there the port with the same k, which joins every pair
+of groups by floor(a h / (g - 1)) links, as the linear map of SST/Merlin does. Ports that are left over are the last ones
+of the last routers: the bill pays for them as the published one does, the graph leaves them open.
+
+Minimal routing takes one global link between groups and as few local links as that allows, and splits a flow evenly
+over all such ways. Valiant routing sends every flow between groups to all other groups in equal parts first. Routers
+that fit share one switch in the bill: two of the small published machine do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import csr_array, hstack
+
+from orchestrator_network.cost import Bill, dragonfly_bill
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.graph import Network, Wiring
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
+from orchestrator_network.valiant import Valiant
+
+# A way over two global links never costs less than one with a local link on either side.
+_LOCAL, _GLOBAL = 1, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dragonfly:
+    """A Dragonfly; the defaults are the small published machine, 17 x 32 hosts in 30 groups with 16 links the large one.
+
+    Hosts = hosts_per_router x routers_per_group x groups, numbered router by router. ``routing``: ``minimal`` or
+    ``valiant``. ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one is simulated.
+    ``latency_ps`` is that of one link. Impossible shapes raise :class:`TopologyError`.
+    """
+
+    hosts_per_router: int = 8
+    routers_per_group: int = 16
+    global_links: int = 8
+    groups: int = 8
+    routing: Literal["minimal", "valiant"] = "minimal"
+    link_gbps: float = 400.0
+    radix: int = 64
+    planes: int = 1
+    latency_ps: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        for field in ("hosts_per_router", "routers_per_group", "global_links"):
+            if getattr(self, field) < 1:
+                raise TopologyError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.groups < 2:
+            raise TopologyError(f"a Dragonfly has at least 2 groups, got {self.groups}; one group is a HyperX")
+        if self.routing not in {"minimal", "valiant"}:
+            raise TopologyError(f"routing is `{self.routing}`, it must be minimal or valiant")
+        if self.routing == "valiant" and self.groups < 3:
+            raise TopologyError("Valiant routing needs a third group to pass through; use minimal, or 3 groups")
+        if self.link_gbps <= 0:
+            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
+        if self.planes < 1:
+            raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        if self.links_per_pair < 1:
+            raise TopologyError(
+                f"{self.groups} groups cannot all be joined: a group has {self.routers_per_group} x "
+                f"{self.global_links} global ports for {self.groups - 1} others; use more global_links or fewer groups"
+            )
+        used = self.hosts_per_router + self.routers_per_group - 1 + self.global_links
+        if used > self.radix:
+            raise TopologyError(
+                f"a router needs {used} ports ({self.hosts_per_router} hosts, {self.routers_per_group - 1} local, "
+                f"{self.global_links} global), the switch has {self.radix}; use fewer, or a larger radix"
+            )
+
+    def with_latency(self, latency_ps: int) -> Dragonfly:
+        """Return the same network with another latency a link, in picoseconds."""
+        return replace(self, latency_ps=latency_ps)
+
+    @property
+    def hosts(self) -> int:
+        """The number of hosts."""
+        return self.hosts_per_router * self.routers
+
+    @property
+    def routers(self) -> int:
+        """The number of routers."""
+        return self.routers_per_group * self.groups
+
+    @property
+    def links_per_pair(self) -> int:
+        """Global links between every two groups."""
+        return self.routers_per_group * self.global_links // (self.groups - 1)
+
+    @property
+    def name(self) -> str:
+        """The family, and its routing where that is not minimal, for tables."""
+        return "dragonfly" if self.routing == "minimal" else f"dragonfly_{self.routing}"
+
+    @property
+    def link_bps(self) -> float:
+        """Capacity of one link in bits per second."""
+        return self.link_gbps * 1e9
+
+    @property
+    def injection_bps(self) -> float:
+        """What one host can send in one plane, in bits per second."""
+        return self.link_bps
+
+    @cached_property
+    def network(self) -> Network:
+        """One plane as a graph; trunks are up and down of every host, then those of the fabric."""
+        wiring, host = Wiring(), np.arange(self.hosts)
+        wiring.cable(
+            host,
+            self.hosts + host // self.hosts_per_router,
+            trunk=host,
+            back=self.hosts + host,
+            latency_ps=self.latency_ps,
+        )
+        self._wire(wiring, first_router=self.hosts, trunk=2 * self.hosts)
+        return wiring.network(self.hosts, (*(f"host{i}" for i in host), *self._router_names), self.link_bps)
+
+    @cached_property
+    def fabric(self) -> Network:
+        """The routers alone, as the hosts of a network whose trunks follow those of the hosts in `network`."""
+        wiring = Wiring()
+        self._wire(wiring, first_router=0, trunk=0)
+        return wiring.network(self.routers, self._router_names, self.link_bps)
+
+    @property
+    def _router_names(self) -> tuple[str, ...]:
+        inside = range(self.routers_per_group)
+        return tuple(f"group{group}.router{router}" for group in range(self.groups) for router in inside)
+
+    def _wire(self, wiring: Wiring, first_router: int, trunk: int) -> None:
+        """Join the routers; every link is a trunk of its own."""
+        a, others = self.routers_per_group, self.groups - 1
+        left, right = np.triu_indices(a, 1)
+        group = np.arange(self.groups)[:, None] * a
+        local = (first_router + (group + left).ravel(), first_router + (group + right).ravel())
+        open_ports = a * self.global_links - others * self.links_per_pair
+        ports = np.full(a, self.global_links - open_ports // a)
+        ports[a - open_ports % a :] -= 1
+        router_of = np.repeat(np.arange(a), ports)
+        low, high = np.triu_indices(self.groups, 1)
+        port = np.arange(self.links_per_pair)[:, None] * others
+        far = (
+            first_router + (low * a + router_of[port + high - 1]).ravel(),
+            first_router + (high * a + router_of[port + low]).ravel(),
+        )
+        for (first, second), cost in ((local, _LOCAL), (far, _GLOBAL)):
+            number = trunk + np.arange(len(first))
+            back = number + len(first)
+            wiring.cable(first, second, trunk=number, back=back, latency_ps=self.latency_ps, route_cost=cost)
+            trunk += 2 * len(first)
+
+    @cached_property
+    def _valiant(self) -> Valiant:
+        group = np.arange(self.routers) // self.routers_per_group
+        return Valiant(self.fabric, group, is_global=self.fabric.route_cost == _GLOBAL)
+
+    def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Split every flow by its routing; WorkloadError for impossible pairs.
+
+        Minimal costs links x distinct pairs of routers, Valiant as much for every router where a flow may enter another
+        group.
+        """
+        check_pairs(self.hosts, sources, targets)
+        entry, leave = sources // self.hosts_per_router, targets // self.hosts_per_router
+        away = np.flatnonzero(entry != leave)
+        pairs = (entry[away], leave[away])
+        inner = minimal_routes(self.fabric, *pairs) if self.routing == "minimal" else self._valiant.routes(*pairs)
+        count = len(sources)
+        flow, every = np.arange(count), np.ones(count)
+        place = csr_array((np.ones(len(away)), (away, np.arange(len(away)))), shape=(count, len(away)))
+        ends = [csr_array((every, (flow, side)), shape=(count, self.hosts)) for side in (sources, targets)]
+        latency_ps, hops = np.full(count, 2.0 * self.latency_ps), np.full(count, 2.0)
+        latency_ps[away] += inner.latency_ps
+        hops[away] += inner.hops
+        share = csr_array(hstack([*ends, place @ inner.share], format="csr"))
+        return Routes(share=share, latency_ps=latency_ps, hops=hops)
+
+    def loads(self, demand: np.ndarray) -> np.ndarray:
+        """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
+        p, own = self.hosts_per_router, np.diag(demand)
+        between = demand.reshape(self.routers, p, self.routers, p).sum(axis=(1, 3), dtype=float)
+        inner = minimal_loads(self.fabric, between) if self.routing == "minimal" else self._valiant.loads(between)
+        return np.concatenate([demand.sum(axis=1) - own, demand.sum(axis=0) - own, inner])
+
+    def grid(self, ranks: np.ndarray) -> None:  # noqa: ARG002 - the topology protocol asks every topology
+        """Return None: a Dragonfly has no mesh to lay a collective on."""
+        return
+
+    def bill(self) -> Bill:
+        """Return switches and cables of all planes, with routers that fit sharing a switch."""
+        shape = (self.groups, self.routers_per_group, self.hosts_per_router, self.global_links)
+        return dragonfly_bill(*shape, radix=self.radix).times(self.planes)

@@ -1,0 +1,159 @@
+"""Any network, written down link by link, with minimal routes.
+
+Every flow is split evenly over its paths of fewest links. A host with several links forwards for others, as an
+accelerator of a torus does; where hosts have two network ports that do not forward, write one plane and set ``planes``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from orchestrator_network.cost import Bill
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.graph import Network, Wiring
+from orchestrator_network.routes import Routes, minimal_loads, minimal_routes
+
+# Distances are counted in 16 bits, and no path visits a node twice.
+MOST_NODES = 32_000
+MOST_LINKS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cable:
+    """``count`` equal duplex links between two nodes, numbered hosts first, then switches.
+
+    ``gbps`` and ``latency_ps`` None take those of the topology; ``kind`` None is copper at a host, optical elsewhere,
+    ``none`` is not bought.
+    """
+
+    first: int
+    second: int
+    gbps: float | None = None
+    latency_ps: int | None = None
+    count: int = 1
+    kind: Literal["copper", "optical", "none"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphTopology:
+    """A network of named hosts, named switches and cables; raises TopologyError for one that no flow could use.
+
+    ``link_gbps`` and ``latency_ps`` are those of cables that state none. ``planes`` disjoint copies carry 1/planes of
+    every message each and are alike, so one is simulated.
+    """
+
+    host_names: tuple[str, ...]
+    switch_names: tuple[str, ...]
+    cables: tuple[Cable, ...]
+    name: str = "graph"
+    link_gbps: float = 400.0
+    planes: int = 1
+    latency_ps: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        nodes, links = len(self.host_names) + len(self.switch_names), sum(cable.count for cable in self.cables)
+        if self.hosts < 2 or not self.cables:
+            raise TopologyError(f"a network needs at least 2 hosts and a link, got {self.hosts} and {links}")
+        if nodes > MOST_NODES or links > MOST_LINKS:
+            raise TopologyError(
+                f"{nodes} nodes and {links} links are too many; the most are {MOST_NODES} and {MOST_LINKS}"
+            )
+        if self.link_gbps <= 0:
+            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
+        if self.planes < 1:
+            raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        first, second = (np.array(ends) for ends in zip(*((one.first, one.second) for one in self.cables), strict=True))
+        joined = csr_array((np.ones(len(first)), (first, second)), shape=(nodes, nodes))
+        _, part = connected_components(joined, directed=False)
+        stray = np.flatnonzero(part != part[0])
+        if len(stray):
+            name = (self.host_names + self.switch_names)[stray[0]]
+            raise TopologyError(f"`{name}` is not joined to `{self.host_names[0]}`; add a link or leave it out")
+        _ = self.network
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, link_gbps: float = 400.0, latency_ps: int = 1_000_000) -> GraphTopology:
+        """Read a JSON or TOML file, by its suffix; TopologyError names the file, the entry and the reason.
+
+        At the top: ``hosts`` and ``switches``, each a list of names, or a number n for host0 or switch0 and so on;
+        ``links``, a list of tables; optional ``name``, ``planes``. A link has ``ends``, the names of two nodes, and
+        optionally ``gbps`` (one direction of one link), ``latency_ns``, ``count`` of equal links and ``cable``
+        (``copper``, ``optical``, or ``none`` for one that is not bought). Without them: ``link_gbps``, ``latency_ps``,
+        1, and copper at a host, optical elsewhere. In TOML::
+
+            hosts = 3
+            switches = ["leaf"]
+            links = [
+                { ends = ["host0", "leaf"], gbps = 400, latency_ns = 500 },
+                { ends = ["host1", "leaf"], gbps = 400, latency_ns = 500 },
+                { ends = ["host2", "leaf"], gbps = 200, count = 2 },
+            ]
+        """
+        from orchestrator_network.graph_file import read_graph
+
+        return read_graph(Path(path), link_gbps=link_gbps, latency_ps=latency_ps)
+
+    def with_latency(self, latency_ps: int) -> GraphTopology:
+        """Return the same network with another latency, in picoseconds, of the links that state none of their own."""
+        return replace(self, latency_ps=latency_ps)
+
+    @property
+    def hosts(self) -> int:
+        """The number of hosts."""
+        return len(self.host_names)
+
+    @cached_property
+    def link_bps(self) -> float:
+        """Capacity of the slowest link in bits per second, which paces packets from switch to switch."""
+        return float(self.network.capacity_bps.min())
+
+    @cached_property
+    def injection_bps(self) -> float:
+        """What the host with the least can send in one plane, over all its links, in bits per second."""
+        sent_bps = np.bincount(self.network.source, self.network.capacity_bps)
+        return float(sent_bps[: self.hosts].min())
+
+    @cached_property
+    def network(self) -> Network:
+        """One plane as a graph; the equal links of a cable are one trunk."""
+        wiring = Wiring()
+        number = np.repeat(np.arange(len(self.cables)), [cable.count for cable in self.cables])
+        speeds = [self.link_gbps if cable.gbps is None else cable.gbps for cable in self.cables]
+        delays = [self.latency_ps if cable.latency_ps is None else cable.latency_ps for cable in self.cables]
+        wiring.cable(
+            np.array([cable.first for cable in self.cables])[number],
+            np.array([cable.second for cable in self.cables])[number],
+            trunk=number,
+            back=len(self.cables) + number,
+            latency_ps=np.array(delays, np.int64)[number],
+            link_bps=np.array(speeds, float)[number] * 1e9,
+        )
+        return wiring.network(self.hosts, self.host_names + self.switch_names, self.link_gbps * 1e9)
+
+    def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Split every flow evenly over its minimal paths; WorkloadError for impossible pairs."""
+        return minimal_routes(self.network, sources, targets)
+
+    def loads(self, demand: np.ndarray) -> np.ndarray:
+        """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
+        return minimal_loads(self.network, demand)
+
+    def grid(self, ranks: np.ndarray) -> None:  # noqa: ARG002 - the topology protocol asks every topology
+        """Return None: nothing says that a graph is a mesh."""
+        return
+
+    def bill(self) -> Bill:
+        """Return switches and cables of all planes, one switch a node."""
+        pieces = {"copper": 0, "optical": 0, "none": 0}
+        for cable in self.cables:
+            at_host = min(cable.first, cable.second) < self.hosts
+            pieces[cable.kind or ("copper" if at_host else "optical")] += cable.count
+        bill = Bill(switches=len(self.switch_names), dac_cables=pieces["copper"], aoc_cables=pieces["optical"])
+        return bill.times(self.planes)

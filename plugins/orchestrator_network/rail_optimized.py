@@ -1,0 +1,226 @@
+"""Rail-optimised clusters: servers of GPUs on a fast switch of their own, and a rail for every GPU of a server.
+
+GPU i of every server of a unit is cabled to leaf switch i of the unit, its rail; a unit is as many servers as a leaf has
+ports down. Leaves meet in logical spines with any taper at the leaf, as in a fat tree of two tiers, or in none
+(`oversubscription=None`, one unit): then other rails are reached through servers alone (Wang et al., arXiv:2307.12169).
+
+Routes are one of two ways, up-down paths sprayed evenly. With ``cross_rail="nvlink"`` a flow from GPU i to GPU j of
+another server crosses its own server to GPU j first and then takes rail j, as NCCL's PXN does. With
+``cross_rail="spine"`` it takes rail i up and comes down rail j. Flows inside a server stay on its switch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from orchestrator_network.cost import Bill, rail_bill
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.graph import Network, Wiring
+from orchestrator_network.routes import Routes, check_pairs, summed_loads
+
+
+@dataclass(frozen=True, kw_only=True)
+class RailOptimized:
+    """``nodes`` servers of ``gpus_per_node`` GPUs; host id = server x gpus_per_node + GPU.
+
+    ``link_gbps`` is the speed of a rail's links, ``local_gbps`` that between a GPU and the switch of its server, both in
+    one plane and one direction. ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one
+    is simulated. ``latency_ps`` is that of one link, ``local_latency_ps`` of one inside a server (None: the same).
+    Impossible shapes raise :class:`TopologyError`.
+    """
+
+    nodes: int
+    gpus_per_node: int = 8
+    link_gbps: float = 400.0
+    local_gbps: float = 3600.0
+    oversubscription: float | None = 1
+    cross_rail: Literal["nvlink", "spine"] = "nvlink"
+    radix: int = 64
+    planes: int = 1
+    latency_ps: int = 1_000_000
+    local_latency_ps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.gpus_per_node < 1 or self.hosts < 2:
+            raise TopologyError(
+                f"a rail-optimised cluster needs servers, GPUs and at least 2 hosts, got {self.nodes} servers of "
+                f"{self.gpus_per_node} GPUs"
+            )
+        for field in ("link_gbps", "local_gbps"):
+            if getattr(self, field) <= 0:
+                raise TopologyError(f"{field} must be above 0, got {getattr(self, field)}")
+        if self.planes < 1:
+            raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        if self.radix < 4 or self.radix % 2:
+            raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
+        if self.cross_rail not in {"nvlink", "spine"}:
+            raise TopologyError(f"cross_rail is `{self.cross_rail}`, it must be nvlink or spine")
+        self._check_spine()
+
+    def _check_spine(self) -> None:
+        if self.oversubscription is None:
+            if self.units > 1:
+                raise TopologyError(
+                    f"{self.nodes} servers do not fit rails of one {self.radix}-port switch; give an oversubscription, "
+                    "so that a spine joins several, or a larger radix"
+                )
+            if self.cross_rail == "spine":
+                raise TopologyError("oversubscription is null, so there is no spine; use cross_rail nvlink")
+            return
+        if not 1 <= self.oversubscription < math.inf:
+            raise TopologyError(f"oversubscription must be at least 1 (1 is non-blocking), got {self.oversubscription}")
+        if self.leaves > self.radix:
+            raise TopologyError(
+                f"{self.nodes} servers of {self.gpus_per_node} GPUs need {self.leaves} leaves of {self.nodes_per_unit} "
+                f"ports down, a spine has {self.radix} ports; use fewer servers, a larger radix or more oversubscription"
+            )
+
+    def with_latency(self, latency_ps: int) -> RailOptimized:
+        """Return the same cluster with another latency a link, in picoseconds."""
+        return replace(self, latency_ps=latency_ps)
+
+    @property
+    def hosts(self) -> int:
+        """The number of GPUs."""
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def name(self) -> str:
+        """The family, its way across rails and its taper, for tables."""
+        if self.oversubscription is None:
+            return "rail_only"
+        taper = "" if self.oversubscription == 1 else f"_{self.oversubscription:g}to1"
+        return f"rail_optimized_{self.cross_rail}{taper}"
+
+    @property
+    def nodes_per_unit(self) -> int:
+        """Servers whose GPUs share leaves: the ports down of a leaf, or all servers if they are fewer."""
+        taper = self.oversubscription
+        down = self.radix if taper is None else min(math.floor(self.radix * taper / (1 + taper)), self.radix - 1)
+        return min(self.nodes, down)
+
+    @property
+    def units(self) -> int:
+        """Sets of leaves, one leaf a rail; the last one may be partly filled."""
+        return math.ceil(self.nodes / self.nodes_per_unit)
+
+    @property
+    def leaves(self) -> int:
+        """The number of leaf switches."""
+        return self.units * self.gpus_per_node
+
+    @property
+    def uplinks(self) -> int:
+        """Links from a leaf to the spines, one to each."""
+        if self.oversubscription is None:
+            return 0
+        free = self.radix - self.nodes_per_unit
+        return min(free, math.ceil(self.nodes_per_unit / self.oversubscription))
+
+    @property
+    def link_bps(self) -> float:
+        """Capacity of one link of a rail in bits per second."""
+        return self.link_gbps * 1e9
+
+    @property
+    def injection_bps(self) -> float:
+        """What one GPU can send in one plane, into its rail and its server together, in bits per second."""
+        return (self.link_gbps + self.local_gbps) * 1e9
+
+    @property
+    def _inside_ps(self) -> int:
+        return self.latency_ps if self.local_latency_ps is None else self.local_latency_ps
+
+    def _leaf_of(self, host: np.ndarray) -> np.ndarray:
+        unit = host // self.gpus_per_node // self.nodes_per_unit
+        return np.asarray(unit * self.gpus_per_node + host % self.gpus_per_node)
+
+    @cached_property
+    def network(self) -> Network:
+        """One plane as a graph; trunks are rail up and down and local up and down of every GPU, then those of leaves."""
+        wiring, host, leaf = Wiring(), np.arange(self.hosts), np.arange(self.leaves)
+        first_leaf = self.hosts + self.nodes
+        first_spine = first_leaf + self.leaves
+        wiring.cable(
+            host,
+            first_leaf + self._leaf_of(host),
+            trunk=host,
+            back=self.hosts + host,
+            latency_ps=self.latency_ps,
+        )
+        wiring.cable(
+            host,
+            self.hosts + host // self.gpus_per_node,
+            trunk=2 * self.hosts + host,
+            back=3 * self.hosts + host,
+            latency_ps=self._inside_ps,
+            link_bps=self.local_gbps * 1e9,
+        )
+        if self.uplinks:
+            wiring.cable(
+                first_leaf + leaf[:, None],
+                first_spine + np.arange(self.uplinks),
+                trunk=4 * self.hosts + leaf[:, None],
+                back=4 * self.hosts + self.leaves + leaf[:, None],
+                latency_ps=self.latency_ps,
+            )
+        names = [f"node{i // self.gpus_per_node}.gpu{i % self.gpus_per_node}" for i in host]
+        names += [f"node{i}.switch" for i in range(self.nodes)]
+        names += [f"unit{i // self.gpus_per_node}.rail{i % self.gpus_per_node}" for i in leaf]
+        names += [f"spine{i}" for i in range(self.uplinks)]
+        return wiring.network(self.hosts, tuple(names), self.link_bps)
+
+    def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Send every flow its way, in closed form; WorkloadError for impossible pairs."""
+        check_pairs(self.hosts, sources, targets)
+        g, hosts = self.gpus_per_node, self.hosts
+        near = sources // g == targets // g
+        # The GPU of the source's server that sends into a rail, and the one through which the server is crossed.
+        sender = sources.copy()
+        if self.cross_rail == "nvlink":
+            sender = np.where(near, sources, sources // g * g + targets % g)
+        crosses = np.flatnonzero(near | (sender != sources))
+        receiver = np.where(near, targets, sender)
+        away = np.flatnonzero(~near)
+        up, down = self._leaf_of(sender), self._leaf_of(targets)
+        far = np.flatnonzero(~near & (up != down))
+        row = np.concatenate([crosses, crosses, away, away, far, far])
+        column = np.concatenate(
+            [
+                2 * hosts + sources[crosses],
+                3 * hosts + receiver[crosses],
+                sender[away],
+                hosts + targets[away],
+                4 * hosts + up[far],
+                4 * hosts + self.leaves + down[far],
+            ]
+        )
+        shape = (len(sources), len(self.network.trunk_bps))
+        latency_ps, hops = np.zeros(len(sources)), np.zeros(len(sources))
+        for flows, link_ps in ((crosses, self._inside_ps), (away, self.latency_ps), (far, self.latency_ps)):
+            latency_ps[flows] += 2.0 * link_ps
+            hops[flows] += 2.0
+        return Routes(
+            share=csr_array((np.ones(len(row)), (row, column)), shape=shape), latency_ps=latency_ps, hops=hops
+        )
+
+    def loads(self, demand: np.ndarray) -> np.ndarray:
+        """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
+        return summed_loads(self.routes, demand, len(self.network.trunk_bps))
+
+    def grid(self, ranks: np.ndarray) -> np.ndarray | None:
+        """Return the hosts as a grid [servers, rails] if they are the same GPUs of some servers, else None."""
+        nodes, rails = (np.unique(place) for place in np.divmod(ranks, self.gpus_per_node))
+        if len(nodes) * len(rails) != len(ranks) or len(np.unique(ranks)) != len(ranks):
+            return None
+        return np.asarray(nodes[:, None] * self.gpus_per_node + rails)
+
+    def bill(self) -> Bill:
+        """Return switches and cables of all planes; the switch inside a server comes with the server."""
+        return rail_bill(self.hosts, self.leaves, self.uplinks, radix=self.radix).times(self.planes)

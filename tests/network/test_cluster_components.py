@@ -1,0 +1,142 @@
+"""The new topologies as a recipe names them: the shape that a number of devices gets, and a step carried over each."""
+
+import pytest
+
+from orchestrator import StageError
+from orchestrator.errors import RecipeError
+from orchestrator.plugins import installed
+from orchestrator.testing import run_stage
+from orchestrator_network.cluster_components import (
+    DragonflyBuilder,
+    DragonflyConfig,
+    RailOptimizedBuilder,
+    RailOptimizedConfig,
+)
+from orchestrator_network.components import HyperXBuilder, HyperXConfig, TorusBuilder, TorusConfig
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.stages import simulate
+from orchestrator_network.step import simulate_step
+from tests.network.test_stage import MB, MS, committed, settings
+from tests.network.traffics import data_parallel
+
+
+def shape(built):
+    return built.hosts_per_router, built.routers_per_group, built.global_links, built.groups
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [(16, (2, 4, 2, 2)), (1000, (10, 10, 10, 10)), (1024, (8, 16, 8, 8)), (16320, (17, 32, 16, 30))],
+)
+def test_a_dragonfly_of_published_size_has_the_published_shape(devices, expected):
+    """Routers near to twice the hosts, global links and groups near to the hosts; both published machines come out."""
+    built = DragonflyBuilder(DragonflyConfig()).build(devices, 25.0)
+    assert shape(built) == expected
+    assert (built.hosts, built.planes, built.link_bps) == (devices, 16, 25e9)
+
+
+def test_a_given_part_of_the_shape_is_kept():
+    """The rest follows from the devices."""
+    config = DragonflyConfig(routers_per_group=4, global_links=3, routing="valiant")
+    built = DragonflyBuilder(config).build(64, 25.0)
+    assert (built.routers_per_group, built.global_links, built.routing) == (4, 3, "valiant")
+    assert built.hosts == 64
+
+
+def test_meshes_are_as_square_as_the_devices_allow():
+    """In whole boards, or in the rows that the recipe asks for; four ports a plane, so four planes."""
+    assert TorusBuilder(TorusConfig()).build(1024, 25.0).sides == (32, 32)
+    assert TorusBuilder(TorusConfig()).build(24, 25.0).sides == (4, 6)
+    assert TorusBuilder(TorusConfig(board=1, rows=2)).build(14, 25.0).sides == (2, 7)
+    built = HyperXBuilder(HyperXConfig()).build(24, 25.0)
+    assert (built.rows, built.columns, built.planes) == (4, 6, 4)
+    assert HyperXBuilder(HyperXConfig(rows=2)).build(24, 25.0).columns == 12
+
+
+def test_rails_divide_the_bandwidth_inside_a_server_by_the_planes():
+    """A GPU has one link of a rail a plane, and a sixteenth of NVLink."""
+    built = RailOptimizedBuilder(RailOptimizedConfig(local_gbps=3200, oversubscription=None)).build(32, 25.0)
+    assert (built.nodes, built.planes, built.local_gbps, built.uplinks) == (4, 16, 200, 0)
+
+
+@pytest.mark.parametrize(
+    ("builder", "devices", "message"),
+    [
+        (DragonflyBuilder(DragonflyConfig()), 17, "17 devices make no Dragonfly .* use 16 or 18 devices"),
+        (
+            DragonflyBuilder(DragonflyConfig(hosts_per_router=63)),
+            64,
+            "64 devices make no Dragonfly .* use 126 devices, or another shape",
+        ),
+        (TorusBuilder(TorusConfig()), 6, "6 devices do not fill boards of 2 x 2; use 4 or 8 devices, or board 1"),
+        (TorusBuilder(TorusConfig(rows=6)), 16, "16 devices do not fill 6 rows"),
+        (TorusBuilder(TorusConfig(board=1)), 7, "both sides must be at least 2; use other rows, or 8 devices"),
+        (HyperXBuilder(HyperXConfig(rows=5)), 16, "16 devices do not fill 5 rows"),
+        (RailOptimizedBuilder(RailOptimizedConfig()), 12, "do not fill servers of 8; use 8 or 16 devices"),
+    ],
+)
+def test_devices_that_do_not_fit_are_told_what_does(builder, devices, message):
+    """With the nearest numbers of devices."""
+    with pytest.raises(TopologyError, match=message):
+        builder.build(devices, 25.0)
+
+
+def test_the_plugin_offers_every_topology():
+    """By name, from its entry."""
+    offered = {name for kind, name in installed().components if kind == "topology"}
+    assert {"torus", "hyperx", "dragonfly", "rail_optimized", "graph"} <= offered
+
+
+BUILDERS = [
+    TorusBuilder(TorusConfig()),
+    HyperXBuilder(HyperXConfig()),
+    DragonflyBuilder(DragonflyConfig()),
+    DragonflyBuilder(DragonflyConfig(hosts_per_router=1, routers_per_group=4, routing="valiant")),
+    RailOptimizedBuilder(RailOptimizedConfig()),
+    RailOptimizedBuilder(RailOptimizedConfig(gpus_per_node=4, cross_rail="spine", oversubscription=2)),
+]
+
+
+@pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.build(16, 25.0).name)
+def test_a_step_is_carried(builder):
+    """16 devices, four buckets of 40 MB behind slices of 1 ms: the step takes its computation and more."""
+    step = simulate_step(builder.build(16, 25.0), *data_parallel(16, 4, 40 * MB, MS))
+    assert step.step_ps > step.step_ps_infinite == step.compute_ps == 4 * MS
+    assert 0 < step.links.column("utilization").to_numpy().max() <= 1
+
+
+def test_the_stage_carries_and_prices_a_new_topology(tmp_path):
+    """The row names topology and devices, and the bill has become a price."""
+    traffic = committed(tmp_path, *data_parallel(16, 1, MB, MS), meta={"devices": 16})
+    done = run_stage(simulate, settings(topology="rail_optimized"), inputs={"traffic": traffic}, home=tmp_path)
+    (row,) = done.outputs["result"].read().to_pylist()
+    assert (row["topology"], row["devices"]) == ("rail_optimized_nvlink", 16)
+    assert row["network_capex_usd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ({"name": "torus", "board": 0}, "board is 0"),
+        ({"name": "torus", "rows": 3}, "multiple of board"),
+        ({"name": "hyperx", "rows": 0}, "rows is 0"),
+        ({"name": "dragonfly", "global_links": 0}, "global_links is 0"),
+        ({"name": "dragonfly", "routing": "ugal"}, "valiant"),
+        ({"name": "rail_optimized", "gpus_per_node": 0}, "gpus_per_node is 0"),
+        ({"name": "rail_optimized", "local_gbps": 0}, "local_gbps is 0"),
+        ({"name": "graph", "path": "net.json", "sha256": "1"}, "64 hexadecimal digits"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_runs(tmp_path, topology, message):
+    """With the value and the rule."""
+    traffic = committed(tmp_path, *data_parallel(4, 1, MB, MS), meta={"devices": 4})
+    with pytest.raises(RecipeError, match=message):
+        run_stage(simulate, settings(topology=topology), inputs={"traffic": traffic}, home=tmp_path)
+
+
+def test_a_missing_file_is_a_message_for_the_user(tmp_path):
+    """The stage names the topology and the file."""
+    traffic = committed(tmp_path, *data_parallel(4, 1, MB, MS), meta={"devices": 4})
+    graph = {"name": "graph", "path": str(tmp_path / "none.json"), "sha256": "0" * 64}
+    with pytest.raises(StageError, match=r"graph: .*none.json: the file cannot be read"):
+        run_stage(simulate, settings(topology=graph), inputs={"traffic": traffic}, home=tmp_path)
