@@ -148,7 +148,7 @@ class Oracle:
         for flow, waits in enumerate(self.waits):
             if waits == 0:
                 self.push(self.start_ps[flow], TIMER, flow)
-        self.distances = {}
+        self.distances, self.ways = {}, {}
 
     def push(self, when, kind, number, packet=None):
         heapq.heappush(self.heap, (when, kind, number, len(self.events), id(packet), packet))
@@ -243,8 +243,11 @@ class Oracle:
             self.reject(packet, now)
 
     def route(self, node, packet):
-        distance = self.distance_to(packet.target)
-        out = [link for link in self.links if link.source == node and distance[link.target] == distance[node] - 1]
+        if (node, packet.target) not in self.ways:
+            distance = self.distance_to(packet.target)
+            near = [link for link in self.links if link.source == node and distance[link.target] == distance[node] - 1]
+            self.ways[node, packet.target] = near
+        out = self.ways[node, packet.target]
         if len(out) == 1:
             return out[0]
         key = 2 * packet.flow + (0 if packet.kind == "data" else 1)

@@ -71,7 +71,7 @@ def test_a_permutation_agrees(balancer, seed):
 
 def test_an_incast_with_trims_agrees():
     """Fifteen senders overrun the last port at once."""
-    state = compare(TREE, workloads.incast(range(1, 16), 0, 110_000), Nscc(), Reps(), seed=3)
+    state = compare(TREE, workloads.incast(range(1, 16), 0, 80_000), Nscc(), Reps(), seed=3)
     assert state.flows["trims"].sum() > 50
     assert state.flows["marks"].sum() > 50
 
@@ -113,10 +113,10 @@ def test_wires_without_latency_agree(latency_ps):
 @pytest.mark.parametrize("transport", [Rccc, NsccRccc, Ndp])
 def test_receiver_credit_agrees(transport):
     """An incast that is trimmed, and a permutation over a taper, where receivers adapt their rate."""
-    state = compare(TREE, workloads.incast(range(1, 9), 0, 100_000), transport(), Reps(), seed=8)
+    state = compare(TREE, workloads.incast(range(1, 9), 0, 70_000), transport(), Reps(), seed=8)
     assert state.flows["trims"].sum() > 10
     tree = FatTree(hosts=16, tiers=2, radix=8, oversubscription=3, link_gbps=100)
-    load = workloads.permutation(16, bytes=200_000, seed=9)
+    load = workloads.permutation(16, bytes=90_000, seed=9)
     state = compare(tree, load, transport(), Oblivious(), seed=9, taper=3.0)
     if transport is Rccc:
         assert state.pacers["rate"].min() < 1

@@ -66,8 +66,8 @@ class Transport:
     on_loss: Callable[..., None]
 
     def constants(self, fabric: Fabric) -> np.ndarray:
-        """Return the constants of the compiled functions, float64."""
-        raise NotImplementedError
+        """Return the constants of the compiled functions, float64: by default what every window rule needs."""
+        return np.array([fabric.packet_bytes, fabric.payload_bytes, fabric.rtt_ps, fabric.bdp_bytes], float)
 
     def begin(self, fabric: Fabric, window: np.ndarray) -> None:
         """Fill the windows float64 [flows, columns] of flows that have not started: 1.5 BDP."""

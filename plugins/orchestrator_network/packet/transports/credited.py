@@ -7,9 +7,7 @@ only for what arrived or was trimmed, and has no requests; EQDS (Olteanu 2022) a
 
 from __future__ import annotations
 
-import numpy as np
-
-from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
+from orchestrator_network.packet.transports.base import Credit, Transport
 from orchestrator_network.packet.transports.nscc import Nscc, NsccConfig
 from orchestrator_network.packet.transports.simple import nothing
 
@@ -19,9 +17,6 @@ class _Credited(Transport):
 
     def __init__(self) -> None:
         self.on_ack, self.on_loss = nothing, nothing
-
-    def constants(self, fabric: Fabric) -> np.ndarray:  # noqa: ARG002 - nothing to scale
-        return np.zeros(1)
 
 
 class Rccc(_Credited):

@@ -15,13 +15,9 @@ from orchestrator_network.packet.compiled import react
 from orchestrator_network.packet.layout import BASE_RTT, BYTES, CWND, ECHO, MAX_CWND, NOW, OWN
 from orchestrator_network.packet.transports.base import Fabric, Transport
 
-MTU, MSS, GAIN = range(3)
+MTU, MSS = range(2)
+GAIN = 1 / 16
 ALPHA, ROUND_END, ROUND_BYTES, ROUND_MARKED = range(OWN, OWN + 4)  # of the classic DCTCP
-
-
-class _WindowRule(Transport):
-    def constants(self, fabric: Fabric) -> np.ndarray:
-        return np.array([fabric.packet_bytes, fabric.payload_bytes, 1 / 16])
 
 
 @react
@@ -54,7 +50,7 @@ def dctcp_classic(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
         w[CWND] = min(w[CWND] + e[BYTES] * k[MTU] / w[CWND], w[MAX_CWND])
     if e[NOW] > w[ROUND_END]:
         fraction = w[ROUND_MARKED] / max(w[ROUND_BYTES], 1.0)
-        w[ALPHA] += k[GAIN] * (fraction - w[ALPHA])
+        w[ALPHA] += GAIN * (fraction - w[ALPHA])
         if w[ROUND_MARKED] > 0:
             w[CWND] = max(w[CWND] * (1 - w[ALPHA] / 2), k[MTU])
         w[ROUND_BYTES] = 0
@@ -82,7 +78,7 @@ class ConstantConfig:
             raise ValueError(f"window_bdp is {self.window_bdp}, it must be above 0")
 
 
-class Constant(_WindowRule):
+class Constant(Transport):
     """``constant``: a window that nothing changes; it isolates load balancing."""
 
     def __init__(self, config: ConstantConfig = ConstantConfig()) -> None:
@@ -102,7 +98,7 @@ class DctcpConfig:
     variant: Literal["uec", "classic"] = "uec"
 
 
-class Dctcp(_WindowRule):
+class Dctcp(Transport):
     """``dctcp``."""
 
     columns = 4
@@ -112,7 +108,7 @@ class Dctcp(_WindowRule):
         self.on_loss = take_off
 
 
-class Mprdma(_WindowRule):
+class Mprdma(Transport):
     """``mprdma``: an acknowledgement a packet."""
 
     ack_every_bytes = 1
