@@ -176,15 +176,23 @@ class Topology(Protocol):
 
 
 class Transport(Protocol):
-    """Kind ``transport``: congestion control and loss recovery of a packet simulation."""
+    """Kind ``transport``: congestion control of a packet simulation, as compiled functions over rows of numbers."""
 
-    def parameters(self, link_gbps: float, round_trip_ps: int) -> Any: ...
+    on_ack: Any
+    on_loss: Any
+
+    def constants(self, fabric: Any) -> Any: ...
+
+    def begin(self, fabric: Any, window: Any) -> None: ...
 
 
 class LoadBalancer(Protocol):
-    """Kind ``load_balancer``: chooses the entropy value (the path) of a packet."""
+    """Kind ``load_balancer``: chooses the entropy value (the path) of a packet, and learns what became of it."""
 
-    def parameters(self, paths: int) -> Any: ...
+    choose: Any
+    learn: Any
+
+    def begin(self, fabric: Any, entropies: int, random_states: Any) -> Any: ...
 
 
 class Strategy(Protocol):

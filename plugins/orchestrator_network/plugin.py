@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator import Component, hookimpl
+from orchestrator_network import transport_components
 from orchestrator_network.cluster_components import DragonflyConfig, GraphConfig, RailOptimizedConfig
 from orchestrator_network.components import FatTreeConfig, Hx2MeshConfig, Hx4MeshConfig, HyperXConfig, TorusConfig
 
@@ -22,8 +23,9 @@ def orchestrator_stages() -> list[Callable[..., Any]]:
 
 @hookimpl
 def orchestrator_components() -> list[Component]:
-    """Offer the topologies."""
+    """Offer topologies, transports and load balancers."""
     return [
+        *transport_components.components(),
         Component(
             kind="topology",
             name="fat_tree",

@@ -12,32 +12,8 @@ from typing import Any
 
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.packet.balancing.base import Balancer
+from orchestrator_network.packet.catalog_names import LOAD_BALANCERS, TRANSPORTS
 from orchestrator_network.packet.transports.base import Transport
-
-TRANSPORTS: Mapping[str, str] = {
-    "nscc": "transports.nscc:Nscc",
-    "rccc": "transports.credited:Rccc",
-    "nscc+rccc": "transports.credited:NsccRccc",
-    "smartt_v1": "transports.smartt:SmarttV1",
-    "smartt_v4": "transports.smartt:SmarttV4",
-    "dctcp": "transports.simple:Dctcp",
-    "swift": "transports.swift:Swift",
-    "mprdma": "transports.simple:Mprdma",
-    "eqds": "transports.credited:Eqds",
-    "ndp": "transports.credited:Ndp",
-    "constant": "transports.simple:Constant",
-}
-LOAD_BALANCERS: Mapping[str, str] = {
-    "ecmp": "balancing.simple:Ecmp",
-    "oblivious": "balancing.simple:Oblivious",
-    "bitmap": "balancing.recycling:Bitmap",
-    "reps": "balancing.reps:Reps",
-    "reps_legacy": "balancing.recycling:RepsLegacy",
-    "mixed": "balancing.recycling:Mixed",
-    "plb": "balancing.flowwise:Plb",
-    "flowlet": "balancing.flowwise:Flowlet",
-    "adaptive": "balancing.simple:Adaptive",
-}
 
 
 def transport(chosen: str | Transport) -> Transport:

@@ -8,7 +8,7 @@ only for what arrived or was trimmed, and has no requests; EQDS (Olteanu 2022) a
 from __future__ import annotations
 
 from orchestrator_network.packet.transports.base import Credit, Transport
-from orchestrator_network.packet.transports.nscc import Nscc, NsccConfig
+from orchestrator_network.packet.transports.nscc import Nscc
 from orchestrator_network.packet.transports.simple import nothing
 
 
@@ -29,9 +29,6 @@ class NsccRccc(Nscc):
     """``nscc+rccc``: the window and the credit both limit; trims at the last hop are the receiver's business."""
 
     credit = Credit()
-
-    def __init__(self, config: NsccConfig = NsccConfig()) -> None:  # noqa: B008 - frozen
-        super().__init__(config)
 
 
 class Eqds(_Credited):

@@ -14,11 +14,10 @@ keeps integers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from orchestrator_network.packet.compiled import compiled, react
+from orchestrator_network.packet.configs import NsccConfig
 from orchestrator_network.packet.layout import (
     AT_LAST_HOP,
     BASE_RTT,
@@ -51,30 +50,13 @@ ADAPT_GATE, ADAPT_DELAY, ADJUST_BYTES, NETWORK_RTT, MTU, RATE, CREDITED_TOO = ra
 US = 1_000_000.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class NsccConfig:
-    """``target_delay_us`` null: three quarters of the round trip with trimming, all of it without."""
-
-    target_delay_us: float | None = None
-    quick_adapt_gate: int = 3
-    gamma: float = 0.8
-
-    def __post_init__(self) -> None:
-        if self.target_delay_us is not None and self.target_delay_us <= 0:
-            raise ValueError(f"target_delay_us is {self.target_delay_us}, it must be above 0")
-        if not 0 <= self.quick_adapt_gate <= 16:
-            raise ValueError(f"quick_adapt_gate is {self.quick_adapt_gate}, it must be 0 to 16")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma}, it must be above 0 and at most 1")
-
-
 class Nscc(Transport):
     """The congestion control ``nscc``."""
 
     columns = 12
 
-    def __init__(self, config: NsccConfig = NsccConfig()) -> None:
-        self.config = config
+    def __init__(self, config: NsccConfig | None = None) -> None:
+        self.config = config or NsccConfig()
         self.on_ack, self.on_loss = on_ack, on_loss
 
     def constants(self, fabric: Fabric) -> np.ndarray:

@@ -6,12 +6,10 @@ comparison isolates the rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
 from orchestrator_network.packet.compiled import react
+from orchestrator_network.packet.configs import ConstantConfig, DctcpConfig
 from orchestrator_network.packet.layout import BASE_RTT, BYTES, CWND, ECHO, MAX_CWND, NOW, OWN
 from orchestrator_network.packet.transports.base import Fabric, Transport
 
@@ -67,22 +65,11 @@ def mprdma(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
         w[CWND] = min(w[CWND] + k[MSS] * e[BYTES] / w[CWND], w[MAX_CWND])
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConstantConfig:
-    """``window_bdp``: the window in bandwidth-delay products."""
-
-    window_bdp: float = 1.5
-
-    def __post_init__(self) -> None:
-        if not self.window_bdp > 0:
-            raise ValueError(f"window_bdp is {self.window_bdp}, it must be above 0")
-
-
 class Constant(Transport):
     """``constant``: a window that nothing changes; it isolates load balancing."""
 
-    def __init__(self, config: ConstantConfig = ConstantConfig()) -> None:
-        self.config = config
+    def __init__(self, config: ConstantConfig | None = None) -> None:
+        self.config = config or ConstantConfig()
         self.on_ack, self.on_loss = nothing, nothing
 
     def begin(self, fabric: Fabric, window: np.ndarray) -> None:
@@ -91,20 +78,13 @@ class Constant(Transport):
         window[:, CWND] = max(int(self.config.window_bdp * fabric.bdp_bytes), fabric.packet_bytes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DctcpConfig:
-    """``variant``: ``uec`` reacts to every mark at once, ``classic`` once a round trip to their fraction."""
-
-    variant: Literal["uec", "classic"] = "uec"
-
-
 class Dctcp(Transport):
     """``dctcp``."""
 
     columns = 4
 
-    def __init__(self, config: DctcpConfig = DctcpConfig()) -> None:
-        self.on_ack = dctcp_uec if config.variant == "uec" else dctcp_classic
+    def __init__(self, config: DctcpConfig | None = None) -> None:
+        self.on_ack = dctcp_uec if (config or DctcpConfig()).variant == "uec" else dctcp_classic
         self.on_loss = take_off
 
 

@@ -6,32 +6,16 @@ The window counts packets as in the paper. Windows below one packet would need p
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from orchestrator_network.packet.compiled import react
+from orchestrator_network.packet.configs import SwiftConfig
 from orchestrator_network.packet.layout import BYTES, CWND, MAX_CWND, NOW, OWN, REASON, RTT, TIMEOUT_LOSS
 from orchestrator_network.packet.transports.base import Fabric, Transport
 
 LAST_CUT, LAST_RTT = OWN, OWN + 1
 MTU, BASE_TARGET, FS_ALPHA, FS_BETA, FS_RANGE, BETA, MAX_CUT, AI, BASE = range(9)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwiftConfig:
-    """``base_target_us`` of a path without hops; a hop adds 1/6.55 of it, a small window up to five times it."""
-
-    base_target_us: float = 20.0
-    additive_increase: float = 1.0
-    beta: float = 0.8
-    max_cut: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.base_target_us <= 0:
-            raise ValueError(f"base_target_us is {self.base_target_us}, it must be above 0")
-        if not (0 < self.beta <= 1 and 0 < self.max_cut < 1):
-            raise ValueError(f"beta is {self.beta} and max_cut is {self.max_cut}, both must be between 0 and 1")
 
 
 @react
@@ -67,8 +51,8 @@ class Swift(Transport):
     columns = 2
     ack_every_bytes = 1
 
-    def __init__(self, config: SwiftConfig = SwiftConfig()) -> None:
-        self.config = config
+    def __init__(self, config: SwiftConfig | None = None) -> None:
+        self.config = config or SwiftConfig()
         self.on_ack, self.on_loss = on_ack, on_loss
 
     def constants(self, fabric: Fabric) -> np.ndarray:

@@ -1,0 +1,57 @@
+"""What a recipe may set of a transport; apart from the transports themselves, whose modules load the compiler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class NsccConfig:
+    """``target_delay_us`` null: three quarters of the round trip with trimming, all of it without."""
+
+    target_delay_us: float | None = None
+    quick_adapt_gate: int = 3
+    gamma: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.target_delay_us is not None and self.target_delay_us <= 0:
+            raise ValueError(f"target_delay_us is {self.target_delay_us}, it must be above 0")
+        if not 0 <= self.quick_adapt_gate <= 16:
+            raise ValueError(f"quick_adapt_gate is {self.quick_adapt_gate}, it must be 0 to 16")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma is {self.gamma}, it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantConfig:
+    """``window_bdp``: the window in bandwidth-delay products."""
+
+    window_bdp: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not self.window_bdp > 0:
+            raise ValueError(f"window_bdp is {self.window_bdp}, it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DctcpConfig:
+    """``variant``: ``uec`` reacts to every mark at once, ``classic`` once a round trip to their fraction."""
+
+    variant: Literal["uec", "classic"] = "uec"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwiftConfig:
+    """``base_target_us`` of a path without hops; a hop adds 1/6.55 of it, a small window up to five times it."""
+
+    base_target_us: float = 20.0
+    additive_increase: float = 1.0
+    beta: float = 0.8
+    max_cut: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.base_target_us <= 0:
+            raise ValueError(f"base_target_us is {self.base_target_us}, it must be above 0")
+        if not (0 < self.beta <= 1 and 0 < self.max_cut < 1):
+            raise ValueError(f"beta is {self.beta} and max_cut is {self.max_cut}, both must be between 0 and 1")
