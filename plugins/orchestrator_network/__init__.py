@@ -25,6 +25,7 @@ _HOMES = {
     "topology_cost": "cost",
     "published_shapes": "cost",
     "simulate": "simulation",
+    "Result": "simulation",
     "simulate_step": "step",
     "Workload": "workloads",
     "BoardGrid": "board_grid",

@@ -125,7 +125,8 @@ def _packets(
     summary |= summarize(flows, bound_ps(lowered, workload, network.trunk_bps, back_ps)) | tables.totals(trace)
     links = named_links(network, tables.link_columns(trace, network), int(trace.state.run["clock"][0]))
     cost = cost_of(began)
-    summary |= cost | {"packet_hops_per_s": trace.packet_hops / cost["wall_s"]}
+    summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
+    summary["packet_hops_per_s"] = trace.packet_hops / trace.wall_s
     return Result(flows=flows, links=links, summary=summary)
 
 

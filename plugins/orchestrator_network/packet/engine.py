@@ -140,7 +140,7 @@ def prepare(
         timers = heap[: run["timers"][0]]
         timers[:] = timers[np.lexsort((timers[:, 1], timers[:, 0]))]
     run["bucket_shift"], buckets = _calendar(wiring, options)
-    pool = max(4096, network.hosts * 24)
+    pool = max(4096, network.hosts * 96)
     packets = rows(pool, at.PACKET)
     packets["next"] = np.arange(1, pool + 1)
     packets["next"][-1] = at.EMPTY

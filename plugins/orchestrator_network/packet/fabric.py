@@ -122,19 +122,22 @@ def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarra
     distance = dijkstra(reverse, indices=homes)
     by_source = np.lexsort((number[between], source))
     source, target, cost, links = source[by_source], target[by_source], cost[by_source], number[between][by_source]
+    near = np.isclose(distance[:, source], distance[:, target] + cost)
     routes = np.zeros((switches, len(homes)), np.int32)
     ports: list[int] = []
-    known: dict[tuple[int, ...], int] = {}
     bounds = np.searchsorted(source, np.arange(switches + 1))
-    for column in range(len(homes)):
-        near = np.isclose(distance[column][source], distance[column][target] + cost)
-        for switch in range(switches):
-            if switch == homes[column]:
-                continue
-            first, last = bounds[switch], bounds[switch + 1]
-            chosen = tuple(links[first:last][near[first:last]].tolist())
-            if chosen not in known:
-                known[chosen] = len(ports)
-                ports.extend(chosen)
-            routes[switch, column] = known[chosen] << 12 | len(chosen)
+    for switch in range(switches):
+        # Few sets of ports lead to many groups of hosts: the way up, and the ways down.
+        first, last = bounds[switch], bounds[switch + 1]
+        known: dict[bytes, int] = {}
+        chosen = near[:, first:last]
+        rows_of = np.packbits(chosen, axis=1)
+        for column, word in enumerate(rows_of):
+            key = word.tobytes()
+            if key not in known:
+                way = links[first:last][chosen[column]].tolist()
+                known[key] = len(ports) << 12 | len(way)
+                ports.extend(way)
+            routes[switch, column] = known[key]
+        routes[switch, homes == switch] = 0
     return routes, np.array(ports or [0], np.int32), group.astype(np.int32), down

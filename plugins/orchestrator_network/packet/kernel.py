@@ -141,6 +141,11 @@ def look_ahead(s: State, at: int) -> None:
     link = s.drain[at] & LINK_MASK
     packet = s.links[link].flight_head
     node = s.links[link].to
+    # The packet behind it, and the one that begins to leave next: their times are wanted too.
+    if s.packets[packet].next >= 0:
+        prefetch(s.packets, s.packets[packet].next)
+    if s.links[link].low_head >= 0:
+        prefetch(s.packets, s.links[link].low_head)
     if node >= s.run[0].hosts:
         if s.run[0].adaptive == 0:
             port = out_port(s, node, packet, 0)
