@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -47,6 +47,7 @@ def simulate(
     fidelity: Fidelity = "flow",
     seed: int = 0,
     slow_links: int = 0,
+    link_changes: Iterable[tuple[int, str, str, float]] = (),
     wire: Wire = Wire(),  # noqa: B008 - frozen
     entropies: int = 64,
     trimming: bool = True,
@@ -58,7 +59,8 @@ def simulate(
     ``flow``: max-min fair sharing with every flow split evenly over its minimal paths, an event per flow start and
     end; ``analytic``: every flow as if alone. A flow finishes when its sender has the last acknowledgement; times
     are integer picoseconds. ``slow_links``: so many links from cores to aggregation switches have a quarter of their
-    speed. Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
+    speed. ``link_changes``: (time in ps, from, to, share of its speed from then on) of links by the names of their
+    ends; share 0 takes a link down with what waits for it, a later change brings it back. Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
     """
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
@@ -76,13 +78,14 @@ def simulate(
             trimming=trimming,
             seed=seed,
             slow=_slow(topology, slow_links),
+            changes=_changes(topology.network, link_changes),
             taper=float(getattr(topology, "oversubscription", 1.0)),
         )
         return _packets(
             topology, workload, find_transport(transport), find_balancer(load_balancer), options, wire, progress
         )
-    if slow_links:
-        raise ValueError(f"slow_links is {slow_links}, but only fidelity `packet` knows single links; leave it at 0")
+    if slow_links or list(link_changes):
+        raise ValueError("slow_links and link_changes are given, but only fidelity `packet` knows single links")
     began = time.perf_counter()
     lowered = lower_flows(topology, workload, wire)
     capacity = topology.network.trunk_bps
@@ -140,6 +143,18 @@ def _slow(topology: Topology, count: int) -> tuple[int, ...]:
     if not 0 <= count <= len(links):
         raise TopologyError(f"slow_links is {count}; this tree has {len(links)} links from its top tier down")
     return tuple(links[:count].tolist())
+
+
+def _changes(network: Network, wanted: Iterable[tuple[int, str, str, float]]) -> tuple[tuple[int, int, float], ...]:
+    """Return changes of links by their numbers; parallel links between two ends change together."""
+    changes = []
+    for when_ps, first, second, share in wanted:
+        ends = [network.names.index(name) if name in network.names else -1 for name in (first, second)]
+        found = np.flatnonzero((network.source == ends[0]) & (network.target == ends[1]))
+        if len(found) == 0:
+            raise TopologyError(f"no link leads from `{first}` to `{second}`; names are those of the table of links")
+        changes += [(when_ps, int(link), share) for link in found]
+    return tuple(changes)
 
 
 def flow_table(workload: Workload, ideal_ps: np.ndarray, columns: dict[str, Any]) -> pa.Table:

@@ -120,6 +120,7 @@ class Oracle:
                 int(network.latency_ps[original]),
                 Random(seeds[number]),
             )
+            link.base, link.up = link.ps_per_byte, True
             link.limit = int(queue * options.packet_bytes * share)
             link.mark_from = int(math.ceil(queue * 0.2) * options.packet_bytes * share)
             link.mark_all = int(math.ceil(queue * 0.8) * options.packet_bytes * share)
@@ -145,6 +146,10 @@ class Oracle:
             self.successors[earlier].append(later)
         self.start_ps = workload.start_ps.tolist()
         self.heap, self.events = [], []
+        number = {original: i for i, original in enumerate(order.tolist())}
+        self.changes = [(self.links[number[link]], share) for _, link, share in options.changes]
+        for i, (when, _, _) in enumerate(options.changes):
+            self.push(when, TIMER, at.CHANGE << 32 | i)
         for flow, waits in enumerate(self.waits):
             if waits == 0:
                 self.push(self.start_ps[flow], TIMER, flow)
@@ -190,6 +195,19 @@ class Oracle:
         elif link.low:
             self.begin(link, link.low.popleft(), now)
 
+    @staticmethod
+    def change(link, share):
+        link.up = share > 0
+        if link.up:
+            link.ps_per_byte = link.base / share
+            return
+        link.ps_per_byte = link.base
+        link.drops += len(link.high) + len(link.low)
+        link.high_bytes -= sum(packet.size for packet in link.high)
+        link.low_bytes -= sum(packet.size for packet in link.low)
+        link.high.clear()
+        link.low.clear()
+
     def mark(self, link, packet):
         behind = link.low_bytes
         if behind <= link.mark_from:
@@ -200,6 +218,9 @@ class Oracle:
             link.marks += 1
 
     def enqueue(self, link, packet, now):
+        if not link.up:
+            link.drops += 1
+            return
         if packet.is_data:
             if link.low_bytes + packet.size <= link.limit:
                 link.low_bytes += packet.size
@@ -461,6 +482,9 @@ class Oracle:
 
     def timer(self, what, now):
         kind, number = divmod(what, 2**32)
+        if kind == at.CHANGE:
+            self.change(*self.changes[number])
+            return
         flow = self.flows[number]
         if kind == at.START_FLOW:
             flow.started = now

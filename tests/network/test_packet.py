@@ -210,6 +210,33 @@ def test_reps_beats_spraying_where_links_are_slow():
     assert worst["reps"] < worst["oblivious"]
 
 
+def test_reps_leaves_a_dead_link_sooner_than_spraying():
+    """A core port dies under a permutation and stays dead; its packets are lost, not trimmed."""
+    load = workloads.permutation(128, bytes=2 * MIB, seed=42)
+    dead = [(20_000_000, "core0", "agg0", 0.0), (20_000_000, "core4", "agg1", 0.0)]
+    worst = {}
+    for name in ("reps", "oblivious"):
+        ends = [packets(TREE, load, load_balancer=name, link_changes=dead, seed=seed) for seed in range(3)]
+        assert all(end.summary["drops"] > 0 for end in ends)
+        worst[name] = statistics.median(end.summary["fct_us"]["max"] for end in ends)
+    assert worst["reps"] < worst["oblivious"]
+
+
+def test_a_flapping_link_delays_and_loses_nothing():
+    """Down and up again, several times; every byte arrives."""
+    flaps = [(at * 30_000_000, "core0", "agg0", share) for at, share in enumerate([0.0, 1.0, 0.0, 1.0, 0.5, 1.0], 1)]
+    result = packets(SMALL, workloads.permutation(16, bytes=MIB, seed=3), link_changes=flaps)
+    assert result.summary["drops"] > 0
+    assert np.all(result.flows["slowdown"].to_numpy() >= 1)
+
+
+def test_a_flow_whose_every_path_is_down_is_named():
+    """Not an endless run."""
+    cut = [(1_000_000, "tor0", "host0", 0.0)]
+    with pytest.raises(WorkloadError, match="flow 0 from host 1 to 0; is every path of it down"):
+        packets(SMALL, workloads.flows([(1, 0, MIB, 0)]), link_changes=cut)
+
+
 def test_slow_links_are_counted_from_the_first_aggregation_switch():
     """Every core link of agg 0, then of agg 1; the direction down."""
     links = TREE.links_from_top()
@@ -227,6 +254,9 @@ def test_slow_links_are_counted_from_the_first_aggregation_switch():
         (SMALL, {"slow_links": 17}, "has 16 links from its top tier"),
         (SMALL, {"load_balancer": "oblivious", "entropies": 48}, "power of 2"),
         (SMALL, {"wire": Wire.fluid()}, "packet_bytes"),
+        (SMALL, {"link_changes": [(0, "core0", "agg9", 0.0)]}, "no link leads from `core0` to `agg9`"),
+        (SMALL, {"link_changes": [(0, "host0", "tor0", 0.0)]}, "uplink of host 0"),
+        (SMALL, {"link_changes": [(0, "core0", "agg0", 2.0)]}, "shares 0 to 1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_it_starts(topology, options, message):

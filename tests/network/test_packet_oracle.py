@@ -120,3 +120,15 @@ def test_receiver_credit_agrees(transport):
     state = compare(tree, load, transport(), Oblivious(), seed=9, taper=3.0)
     if transport is Rccc:
         assert state.pacers["rate"].min() < 1
+
+
+@pytest.mark.parametrize("balancer", [Reps, Oblivious])
+def test_links_that_change_agree(balancer):
+    """One goes down with a full queue and comes back, one turns slow: drops, timeouts, frozen paths."""
+    names, network = np.array(TREE.network.names), TREE.network
+    into = np.flatnonzero((names[network.target] == "tor0") & (network.source >= network.hosts))
+    changes = ((9_000_000, int(into[0]), 0.0), (160_000_000, int(into[0]), 1.0), (9_000_000, int(into[1]), 0.5))
+    load = workloads.flows([(i, i % 4, 90_000, 0) for i in range(4, 12)])
+    state = compare(TREE, load, Nscc(), balancer(), seed=10, changes=changes)
+    assert state.counters["drops"].sum() > 5
+    assert state.flows["timeouts"].sum() > 0

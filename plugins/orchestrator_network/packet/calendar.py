@@ -51,9 +51,10 @@ def refill(
 ) -> bool:
     """Sort the next bucket that is not empty into ``drain``; False if there is none before the time ``limit``."""
     shift = run[0].bucket_shift
-    last = min(limit >> shift, run[0].cursor + len(buckets))
     mask = len(buckets) - 1
-    at = run[0].cursor
+    # Timers may have moved the clock beyond the bucket that was drained last; nothing is due before the clock.
+    at = max(run[0].cursor, run[0].clock >> shift)
+    last = min(limit >> shift, at + len(buckets))
     while at <= last:
         bucket = at & mask
         if groups[bucket >> GROUP] == 0:
@@ -78,7 +79,7 @@ def refill(
         run[0].drain_count = count
         run[0].drain_base = base
         return True
-    run[0].cursor = max(run[0].cursor, min(last + 1, limit >> shift))
+    run[0].cursor = max(run[0].cursor, min(at, limit >> shift))
     return False
 
 

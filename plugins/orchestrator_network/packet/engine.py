@@ -21,13 +21,17 @@ from orchestrator_network.wire import PS_PER_S
 from orchestrator_network.workloads import Workload
 
 SLICE = 200_000  # events between two reports of progress
+PATIENCE = 10  # slices without a byte delivered before the run is given up
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Sizes in bytes; ``ack_every_bytes`` None: what the transport wants; ``slow`` names links of the network that have ``slow_to`` of their speed; ``taper`` of the fabric."""
+    """Sizes in bytes; ``ack_every_bytes`` None: what the transport wants; ``slow`` names links of the network that have ``slow_to`` of their speed; ``taper`` of the fabric.
+
+    ``changes``: (time in ps, link, share of its speed from then on); share 0 takes the link down.
+    """
 
     packet_bytes: int = 4150
     header_bytes: int = 64
@@ -38,6 +42,7 @@ class Options:
     slow: tuple[int, ...] = ()
     slow_to: float = 0.25
     taper: float = 1.0
+    changes: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +88,7 @@ def run(
     )
     state, order = prepare(network, workload, transport, balancer, options, fabric)
     began = time.perf_counter()
+    delivered, idle = -1, 0
     while True:
         why = kernel.step(loop, state, transport, balancer, SLICE)
         if progress is not None:
@@ -91,10 +97,14 @@ def run(
             return Trace(state=state, fabric=fabric, order=order, wall_s=time.perf_counter() - began)
         if why == kernel.POOL_LOW:
             state = _more_packets(state)
-        if why == kernel.STUCK:
+            continue
+        before, delivered = delivered, int(state.flows["got_bytes"].sum() + state.flows["lowest"].sum())
+        idle = idle + 1 if delivered == before else 0
+        if why == kernel.STUCK or idle == PATIENCE:
             left = np.flatnonzero(state.flows["finished"] < 0)
             raise WorkloadError(
-                f"nothing can happen any more and {len(left)} flows are unfinished, the first is {left[0]}"
+                f"{len(left)} flows make no progress any more, the first is flow {left[0]} from host "
+                f"{state.flows['source'][left[0]]} to {state.flows['sink'][left[0]]}; is every path of it down?"
             )
 
 
@@ -114,7 +124,7 @@ def prepare(
     starts["waits"] = np.bincount(workload.after[:, 0], minlength=count)
     first_after, after = _successors(workload)
     ready = np.flatnonzero(starts["waits"] == 0)
-    heap = np.zeros((4 * count + 2 * network.hosts + 64, 2), np.int64)
+    heap = np.zeros((4 * count + 2 * network.hosts + len(options.changes) + 64, 2), np.int64)
     by_time = ready[np.argsort(workload.start_ps[ready], kind="stable")]
     heap[: len(ready), 0] = workload.start_ps[by_time]
     heap[: len(ready), 1] = by_time  # START_FLOW is 0; a sorted list is a heap
@@ -137,8 +147,7 @@ def prepare(
             draw = int(pacers["random"][number]) & 0xFFFF
             heap[run["timers"][0]] = int(fabric.rtt_ps * (1 + draw / 65536)), at.TAPER << 32 | number
             run["timers"] += 1
-        timers = heap[: run["timers"][0]]
-        timers[:] = timers[np.lexsort((timers[:, 1], timers[:, 0]))]
+    changes = _changes(wiring, options, run, heap)
     run["bucket_shift"], buckets = _calendar(wiring, options)
     pool = max(4096, network.hosts * 96)
     packets = rows(pool, at.PACKET)
@@ -178,6 +187,7 @@ def prepare(
         chain=np.zeros((network.links, 2), np.int64),
         drain=np.zeros(network.links, np.int64),
         heap=heap,
+        changes=changes,
         event=np.zeros(at.EVENT_COLUMNS),
         control=transport.constants(fabric),
     )
@@ -213,6 +223,29 @@ def _give_credit(
         pacers[name] = at.EMPTY
 
 
+def _changes(wiring: Wiring, options: Options, run: np.ndarray, heap: np.ndarray) -> np.ndarray:
+    """Return what becomes of links, enter its times into the heap, and put the heap in order."""
+    changes = rows(max(len(options.changes), 1), at.CHANGE_OF)
+    number = np.empty(len(wiring.order), np.int64)
+    number[wiring.order] = np.arange(len(wiring.order))
+    for i, (when_ps, original, share) in enumerate(options.changes):
+        link = number[original]
+        if link < run["hosts"][0]:
+            raise WorkloadError(f"change {i} is of the uplink of host {link}; only ports of switches can change")
+        if when_ps < 0 or not 0 <= share <= 1:
+            raise WorkloadError(
+                f"change {i} is at {when_ps} ps to {share:g} of the speed; times are 0 or more, shares 0 to 1"
+            )
+        changes[i]["link"] = link
+        changes[i]["limit"] = -1 if share == 0 else wiring.links["limit"][link]
+        changes[i]["ps_per_byte"] = np.rint(wiring.links["ps_per_byte"][link] / (share or 1.0))
+        heap[run["timers"][0]] = when_ps, at.CHANGE << 32 | i
+        run["timers"] += 1
+    timers = heap[: run["timers"][0]]
+    timers[:] = timers[np.lexsort((timers[:, 1], timers[:, 0]))]
+    return changes
+
+
 def _flows(workload: Workload, options: Options) -> tuple[np.ndarray, int]:
     """Return the records of all flows and the number of slots of their rings."""
     payload = options.packet_bytes - options.header_bytes
@@ -241,7 +274,8 @@ def _successors(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 def _calendar(wiring: Wiring, options: Options) -> tuple[int, int]:
     """Return log2 of the width of a bucket in ps, and how many buckets cover the furthest event."""
     ps_per_byte = wiring.links["ps_per_byte"] / 256
-    slowest = int(ps_per_byte.max() * options.packet_bytes) + int(wiring.links["latency"].max())
+    least = min((share for _, _, share in options.changes if share > 0), default=1.0)
+    slowest = int(ps_per_byte.max() / least * options.packet_bytes) + int(wiring.links["latency"].max())
     shortest = int(ps_per_byte.min() * min(options.header_bytes, options.packet_bytes))
     # Wide enough for a handful of arrivals: a sorted bucket tells the processor what it will need next.
     wanted = max(4 * slowest // len(wiring.links), 16)

@@ -27,9 +27,10 @@ from orchestrator_network.packet.layout import (
     PULL,
     RETRANSMIT,
     START_FLOW,
+    TAPER,
 )
 from orchestrator_network.packet.nic import Choose, free_packet, serve_host
-from orchestrator_network.packet.ports import arrive, draw_port, is_data, serve
+from orchestrator_network.packet.ports import arrive, change, draw_port, is_data, serve
 from orchestrator_network.packet.prefetch import prefetch
 from orchestrator_network.packet.receiver import receive
 from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, time_out
@@ -171,8 +172,14 @@ def fire(s: State, on_loss: React, choose: Choose, learn: Learn, what: int, now:
     elif kind == PACE:
         serve_host(s, choose, number, now)
         pace(s, choose, number, now)
-    else:
+    elif kind == TAPER:
         adapt_to_taper(s, number, now)
+    else:
+        packet = change(s, number, now)
+        while packet >= 0:
+            following = s.packets[packet].next
+            free_packet(s, packet)
+            packet = following
 
 
 def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Learn, events: int) -> int:

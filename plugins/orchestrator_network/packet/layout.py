@@ -86,6 +86,8 @@ PACER = _record(
     i4="active_head active_tail idle_head idle_tail running flow "
     "received marked trimmed_last trimmed_before increases spare",
 )
+#: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to it is lost.
+CHANGE_OF = _record(i4="link ps_per_byte limit spare")
 #: State and constants of a run.
 RUN = _record(
     i8="clock events hops unfinished free free_packets timers scheduled "
@@ -120,4 +122,4 @@ PATHS_OWN = 2  # first column of the balancer
 GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
 
 # Timers are kind << 32 | number.
-START_FLOW, RETRANSMIT, PACE, TAPER = 0, 1, 2, 3
+START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE = 0, 1, 2, 3, 4

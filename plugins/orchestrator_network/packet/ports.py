@@ -116,40 +116,22 @@ def serve(s: State, link: int, now: int) -> None:
 @inlined
 def arrive(s: State, link: int, packet: int, now: int) -> int:
     """Put a packet into a port that is up to date; return a packet that was dropped, or EMPTY."""
+    if s.links[link].limit < 0:
+        s.counters[link].drops += 1
+        return packet
     if is_data(s, packet):
-        size = s.packets[packet].size
-        held = s.links[link].low_bytes
-        if held + size > s.links[link].limit:
-            newest = s.links[link].low_tail if s.links[link].low_head >= 0 else EMPTY
-            fair = draw_port(s, link) < _COIN
-            if fair and newest >= 0 and held - s.packets[newest].size + size <= s.links[link].limit:
-                # The row keeps its place in the queue and takes the arrival's content, the arrival's row takes its.
-                s.links[link].low_bytes += size - s.packets[newest].size
-                s.counters[link].byte_ps += (s.packets[newest].size - size) * now
-                swap(s, newest, packet)
-            if s.run[0].trimming == 0:
-                s.counters[link].drops += 1
-                return packet
-            s.counters[link].trims += 1
-            s.packets[packet].size = s.run[0].header_bytes
-            s.packets[packet].kind |= TRIMMED
-            if s.links[link].to < s.run[0].hosts:
-                s.packets[packet].kind |= LAST_HOP
-        else:
-            held += size
-            s.links[link].low_bytes = held
-            s.counters[link].byte_ps -= size * now
-            s.counters[link].max_bytes = max(s.counters[link].max_bytes, held)
-            if s.links[link].done < 0:
-                begin(s, link, packet, now)
-                return EMPTY
-            s.packets[packet].next = EMPTY
-            if s.links[link].low_head < 0:
-                s.links[link].low_head = packet
-            else:
-                s.packets[s.links[link].low_tail].next = packet
-            s.links[link].low_tail = packet
+        if s.links[link].low_bytes + s.packets[packet].size <= s.links[link].limit:
+            put_low(s, link, packet, now)
             return EMPTY
+        packet = give_way(s, link, packet, now)
+        if s.run[0].trimming == 0:
+            s.counters[link].drops += 1
+            return packet
+        s.counters[link].trims += 1
+        s.packets[packet].size = s.run[0].header_bytes
+        s.packets[packet].kind |= TRIMMED
+        if s.links[link].to < s.run[0].hosts:
+            s.packets[packet].kind |= LAST_HOP
     if s.links[link].high_bytes + s.packets[packet].size > 2 * s.links[link].limit:
         s.counters[link].drops += 1
         return packet
@@ -159,3 +141,71 @@ def arrive(s: State, link: int, packet: int, now: int) -> int:
     else:
         put_high(s, link, packet)
     return EMPTY
+
+
+@inlined
+def put_low(s: State, link: int, packet: int, now: int) -> None:
+    """Append data to a port that has room for it."""
+    size = s.packets[packet].size
+    held = s.links[link].low_bytes + size
+    s.links[link].low_bytes = held
+    s.counters[link].byte_ps -= size * now
+    s.counters[link].max_bytes = max(s.counters[link].max_bytes, held)
+    if s.links[link].done < 0:
+        begin(s, link, packet, now)
+        return
+    s.packets[packet].next = EMPTY
+    if s.links[link].low_head < 0:
+        s.links[link].low_head = packet
+    else:
+        s.packets[s.links[link].low_tail].next = packet
+    s.links[link].low_tail = packet
+
+
+@inner
+def give_way(s: State, link: int, packet: int, now: int) -> int:
+    """Decide who loses its payload where data finds no room, and return its row: the arrival, or the newest in place."""
+    size = s.packets[packet].size
+    newest = s.links[link].low_tail if s.links[link].low_head >= 0 else EMPTY
+    fair = draw_port(s, link) < _COIN
+    if fair and newest >= 0:
+        less = s.packets[newest].size
+        if s.links[link].low_bytes - less + size <= s.links[link].limit:
+            # The row keeps its place in the queue and takes the arrival's content, the arrival's row takes its.
+            s.links[link].low_bytes += size - less
+            s.counters[link].byte_ps += (less - size) * now
+            swap(s, newest, packet)
+    return packet
+
+
+@inner
+def change(s: State, number: int, now: int) -> int:
+    """Give a port another speed, or take it down; return the first of the packets that it loses, or EMPTY.
+
+    What has begun to leave arrives, at the speed at which it began.
+    """
+    link = s.changes[number].link
+    serve(s, link, now)
+    s.links[link].ps_per_byte = s.changes[number].ps_per_byte
+    s.links[link].limit = s.changes[number].limit
+    if s.links[link].limit >= 0:
+        return EMPTY
+    gone = EMPTY
+    for _ in range(2):  # the high class, then the low one
+        packet = s.links[link].high_head
+        while packet >= 0:
+            following = s.packets[packet].next
+            size = s.packets[packet].size
+            if is_data(s, packet):
+                s.links[link].low_bytes -= size
+                s.counters[link].byte_ps += size * now
+            else:
+                s.links[link].high_bytes -= size
+            s.counters[link].drops += 1
+            s.packets[packet].next = gone
+            gone = packet
+            packet = following
+        s.links[link].high_head = s.links[link].low_head
+        s.links[link].low_head = EMPTY
+    s.links[link].high_head = EMPTY
+    return gone

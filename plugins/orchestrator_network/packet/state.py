@@ -45,6 +45,7 @@ class State(NamedTuple):
     chain: np.ndarray  # int64 [links, 2]: next link of the bucket, time
     drain: np.ndarray  # int64 [links]
     heap: np.ndarray  # int64 [timers, 2]
+    changes: np.ndarray  # CHANGE_OF [changes]
     event: np.ndarray  # float64 [EVENT_COLUMNS]
     control: np.ndarray  # float64: constants of the congestion control
 
@@ -105,6 +106,7 @@ def blank() -> State:
         chain=np.zeros((1, 2), np.int64),
         drain=words,
         heap=np.zeros((1, 2), np.int64),
+        changes=rows(1, at.CHANGE_OF),
         event=np.zeros(at.EVENT_COLUMNS),
         control=np.zeros(1),
     )
