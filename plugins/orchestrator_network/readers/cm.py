@@ -138,7 +138,7 @@ class _Reader:
         self._room("Connections", len(self.flows))
         source, _, target = tokens[0].partition("->")
         most = self.header["Nodes"][0] - 1 if "Nodes" in self.header else self.lines.refuse("`Nodes` is missing")
-        ends = [self.lines.whole(source, "the source", 0, most), self.lines.whole(target, "the target", 0, most)]
+        ends = self.lines.whole(source, "the source", 0, most), self.lines.whole(target, "the target", 0, most)
         if ends[0] == ends[1]:
             self.lines.refuse(f"the flow goes from host {ends[0]} to itself; leave such flows out")
         if "msg" in tokens:

@@ -184,27 +184,8 @@ def read_topo(path: Path | str) -> Shape:
     sections: list[tuple[int, dict[str, str]]] = []
     for text in lines:
         tokens = text.partition("#")[0].split()
-        if not tokens:
-            continue
-        if len(tokens) != 2:
-            lines.refuse(f"a line is a key and a value, got {len(tokens)} tokens from {show(tokens[0])}")
-        key, value = tokens[0].lower(), tokens[1]
-        if key in {"nodes", "tiers", "podsize"}:
-            if key in header or sections:
-                lines.refuse(f"`{tokens[0]}` stands once, before the first `Tier`")
-            least, most = (2, 3) if key == "tiers" else (2 if key == "nodes" else 1, _MAX_HOSTS)
-            header[key] = lines.whole(value, tokens[0], least, most)
-        elif key == "tier":
-            _begin(lines, header, sections, value)
-        elif not sections:
-            lines.refuse(f"{show(tokens[0])} belongs to a tier; a line `Tier 0` must come before it")
-        elif key not in _KEYS:
-            lines.refuse(f"{show(tokens[0])} is not one of Nodes, Tiers, Podsize, Tier, {', '.join(_KEYS)}")
-        elif key in sections[-1][1]:
-            lines.refuse(f"`{tokens[0]}` is given twice for tier {len(sections) - 1}")
-        else:
-            _check_value(lines, key, value)
-            sections[-1][1][key] = value
+        if tokens:
+            _read_line(lines, tokens, header, sections)
     missing = [key for key in ("nodes", "tiers", "podsize") if key not in header]
     if missing:
         lines.refuse(f"the header has no `{missing[0].capitalize()}`")
@@ -214,6 +195,30 @@ def read_topo(path: Path | str) -> Shape:
     shape = Shape(path=str(path), hosts=header["nodes"], hosts_per_pod=header["podsize"], tiers=tiers)
     _check_counts(lines, shape)
     return shape
+
+
+def _read_line(
+    lines: Lines, tokens: list[str], header: dict[str, int], sections: list[tuple[int, dict[str, str]]]
+) -> None:
+    if len(tokens) != 2:
+        lines.refuse(f"a line is a key and a value, got {len(tokens)} tokens from {show(tokens[0])}")
+    key, value = tokens[0].lower(), tokens[1]
+    if key in {"nodes", "tiers", "podsize"}:
+        if key in header or sections:
+            lines.refuse(f"`{tokens[0]}` stands once, before the first `Tier`")
+        least, most = (2, 3) if key == "tiers" else (2 if key == "nodes" else 1, _MAX_HOSTS)
+        header[key] = lines.whole(value, tokens[0], least, most)
+    elif key == "tier":
+        _begin(lines, header, sections, value)
+    elif not sections:
+        lines.refuse(f"{show(tokens[0])} belongs to a tier; a line `Tier 0` must come before it")
+    elif key not in _KEYS:
+        lines.refuse(f"{show(tokens[0])} is not one of Nodes, Tiers, Podsize, Tier, {', '.join(_KEYS)}")
+    elif key in sections[-1][1]:
+        lines.refuse(f"`{tokens[0]}` is given twice for tier {len(sections) - 1}")
+    else:
+        _check_value(lines, key, value)
+        sections[-1][1][key] = value
 
 
 def _begin(lines: Lines, header: dict[str, int], sections: list[tuple[int, dict[str, str]]], value: str) -> None:
