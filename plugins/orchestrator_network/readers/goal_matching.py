@@ -157,28 +157,25 @@ class _Run:
         heapq.heappush(self.heap, (now, receive, True))
 
     def check(self, path: str) -> None:
-        """Refuse what is left over: receives first, because what waits behind them has no fault of its own."""
+        """Refuse what is left over, causes before consequences: receives whose message nobody sends come first."""
 
         def refuse(operation: int, reason: str) -> NoReturn:
             raise WorkloadError(f"{path}:{self.line[operation]}: rank {self.rank[operation]} {reason}")
 
         left = [operation for operation in range(self.total) if not self.taken[operation]]
-        for operation in left:
-            if self.started[operation] and self.kind[operation] not in (CALC, SEND):
-                source, tag = (
-                    "any" if value == ANY else value for value in (self.peer[operation], self.tag[operation])
-                )
-                refuse(
-                    operation,
-                    f"receives from rank {source} with tag {tag}, but no such message is left: its send is missing, "
-                    "or waits for this receive",
-                )
-        for operation in left:
-            if not self.started[operation]:
-                refuse(operation, "has an operation that waits for ever")
-            if self.kind[operation] == SEND:
-                refuse(
-                    operation,
-                    f"sends to rank {self.peer[operation]} with tag {self.tag[operation]} and the message is never "
-                    "received; add a recv",
-                )
+        receives = [one for one in left if self.started[one] and self.kind[one] not in (CALC, SEND)]
+        sent: set[tuple[int, _Pattern]] = set()
+        for send in (one for one in left if self.kind[one] == SEND):
+            for peer in (ANY, self.rank[send]):
+                sent |= {(self.peer[send], (peer, tag)) for tag in (ANY, self.tag[send])}
+        orphans = [one for one in receives if (self.rank[one], (self.peer[one], self.tag[one])) not in sent]
+        if receives:
+            receive = (orphans or receives)[0]
+            source, tag = ("any" if value == ANY else str(value) for value in (self.peer[receive], self.tag[receive]))
+            why = "no such message is left" if orphans else "the send of that message waits for this receive"
+            refuse(receive, f"receives from rank {source} with tag {tag}, but {why}")
+        sends = [one for one in left if self.started[one] and self.kind[one] == SEND]
+        if sends:
+            to = f"rank {self.peer[sends[0]]} with tag {self.tag[sends[0]]}"
+            refuse(sends[0], f"sends to {to} and the message is never received; add a recv")
+        assert all(self.started), "operations of one rank that wait for themselves are refused when it is read"

@@ -20,7 +20,9 @@ from orchestrator_network.readers.lines import Lines, show
 from orchestrator_network.readers.topo_shape import Shape, Tier
 
 PS_PER_NS = 1000
-_MAX_HOSTS = 1 << 24  # the arrays of a tree of more hosts fill the memory before anything is simulated
+# The arrays of a tree of more hosts or links fill the memory before anything is simulated.
+_MAX_HOSTS = 1 << 24
+_MAX_LINKS = 1 << 24
 _KEYS = (
     "downlink_speed_gbps",
     "radix_down",
@@ -140,6 +142,12 @@ def _check_counts(lines: Lines, shape: Shape) -> None:
         if not holds:
             lines.refuse(reason, tier.line)
 
+    links = shape.hosts + shape.tors * tor.radix_up
+    must(
+        links <= _MAX_LINKS,
+        tor,
+        f"the hosts and the uplinks of the ToRs are {links} links, at most {_MAX_LINKS} are read",
+    )
     must(tor.bundle == 1, tor, f"tier 0 has bundles of {tor.bundle}; a host has one link")
     must(shape.hosts % pod == 0, tor, f"pods of {pod} hosts do not divide {shape.hosts} hosts")
     two = len(shape.tiers) == 2
@@ -165,6 +173,8 @@ def _check_counts(lines: Lines, shape: Shape) -> None:
         f"bundles of {core.bundle} links do not divide the {above.radix_up} uplinks of a tier-1 switch",
     )
     # Every core serves one switch of every pod.
+    links += shape.aggs * above.radix_up
+    must(links <= _MAX_LINKS, above, f"the tree has {links} links, at most {_MAX_LINKS} are read")
     must(
         core.radix_down == shape.pods * core.bundle,
         core,
