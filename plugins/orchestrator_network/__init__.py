@@ -25,7 +25,7 @@ _HOMES = {
     "TopologyError": "errors",
     "WorkloadError": "errors",
 }
-_MODULES = ("workloads", "collectives", "cost")
+_MODULES = ("workloads", "collectives", "cost", "readers")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604 - names are strings, gathered from the two tables
 

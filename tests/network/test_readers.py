@@ -174,7 +174,7 @@ def test_large_barriers_are_refused_before_their_pairs_are_made(tmp_path):
     lines = [f"Nodes 2\nConnections {2 * half}\nTriggers 1", f"trigger id 1 barrier count {half}"]
     lines += ["0->1 start 0 size 1 recv_done_trigger 1"] * half
     lines += [f"1->0 id {number} trigger 1 size 1" for number in range(1, half + 1)]
-    with pytest.raises(WorkloadError, match="more than 50000000 pairs"):
+    with pytest.raises(WorkloadError, match="more than 10000000 pairs"):
         read_cm(written(tmp_path, "\n".join(lines)))
 
 

@@ -28,7 +28,7 @@ from orchestrator_network.readers.lines import Lines, show, waiting_forever
 from orchestrator_network.workloads import Workload
 
 DEFAULT_PRIORITY = 2_000_000  # of flows without `prio`, as in htsim
-_MAX_PAIRS = 50_000_000  # of a barrier between two large sets; more does not fit the memory of a small machine
+_MAX_PAIRS = 10_000_000  # of barriers between large sets; more takes gigabytes while they are sorted
 _HEADERS = ("Nodes", "Connections", "Triggers", "Failures")
 _FLOW_KEYS = ("id", "start", "trigger", "size", "send_done_trigger", "recv_done_trigger", "prio")
 _TRIGGER_TYPES = ("oneshot", "multishot", "barrier")

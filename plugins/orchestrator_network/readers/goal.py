@@ -29,7 +29,7 @@ import numpy as np
 
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.program import Program
-from orchestrator_network.readers.lines import Lines, show, waiting_forever
+from orchestrator_network.readers.lines import INT64_MAX, Lines, show, waiting_forever
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import Wire
 
@@ -40,6 +40,7 @@ _MAX_STREAM = 2**16 - 1
 _MAX_RANKS = 2**24
 _UINT32_MAX = 2**32 - 1
 
+_COLUMNS = ("kind", "amount", "peer", "tag", "cpu", "nic", "line")
 _OPERATION = re.compile(
     r"(?:([A-Za-z]\w*)\s*:\s*)?"
     r"(?:(?:send\s+(\d{1,20})\s*b\s+to\s+(\d{1,20})|recv\s+(\d{1,20})\s*b\s+from\s+(-1|\d{1,20}))"
@@ -212,7 +213,8 @@ class _Block:
 
     def __init__(self, lines: Lines, count: int) -> None:
         self.lines, self.count = lines, count
-        self.columns = {name: array("q") for name in ("kind", "amount", "peer", "tag", "cpu", "nic", "line")}
+        self.rows = array("q")  # the columns of one operation after those of the other
+        self.operations = 0
         self.edges = {"requires": array("q"), "irequires": array("q")}
         self.labels: dict[str, int] = {}
 
@@ -241,33 +243,39 @@ class _Block:
         cpu: str | None,
         nic: str | None,
     ) -> None:
-        lines = self.lines
-        number = len(self.columns["kind"])
         if label is not None:
             if label in self.labels:
-                lines.refuse(f"label {show(label)} is defined twice in this rank")
-            self.labels[label] = number
+                self.lines.refuse(f"label {show(label)} is defined twice in this rank")
+            self.labels[label] = self.operations
         if calc_ns is not None:
-            row = (CALC, lines.whole(calc_ns, "calc", 0, _MAX_CALC_NS), ANY, 0)
+            kind, amount, peer, tagged = CALC, self._number(calc_ns, "calc", _MAX_CALC_NS), ANY, 0
         elif sent is not None and target is not None:
             if tag == "-1":
-                lines.refuse("a send has tag -1; only a receive may leave its tag open")
-            row = (SEND, lines.whole(sent, "the size"), self._rank(target), self._tag(tag))
+                self.lines.refuse("a send has tag -1; only a receive may leave its tag open")
+            kind, amount, peer, tagged = SEND, self._number(sent, "the size"), self._rank(target), self._tag(tag)
         else:
-            row = (RECV, lines.whole(received or "", "the size"), self._rank(source or ""), self._tag(tag))
-        streams = [lines.whole(token or "0", name, 0, _MAX_STREAM) for token, name in ((cpu, "cpu"), (nic, "nic"))]
-        for name, value in zip(self.columns, (*row, *streams, lines.line), strict=True):
-            self.columns[name].append(value)
+            kind, amount, peer, tagged = RECV, self._number(received, "the size"), self._rank(source), self._tag(tag)
+        streams = self._number(cpu, "cpu", _MAX_STREAM), self._number(nic, "nic", _MAX_STREAM)
+        self.rows.extend((kind, amount, peer, tagged, *streams, self.lines.line))
+        self.operations += 1
 
-    def _rank(self, text: str) -> int:
-        return ANY if text == "-1" else self.lines.whole(text, "the rank", 0, self.count - 1)
+    def _number(self, digits: str | None, name: str, most: int = INT64_MAX) -> int:
+        """Return a number that the grammar has matched; 0 where it was left out."""
+        value = int(digits) if digits else 0
+        if value > most:
+            self.lines.refuse(f"{name} is {value}, it must be from 0 to {most}")
+        return value
 
-    def _tag(self, text: str | None) -> int:
-        return ANY if text == "-1" else self.lines.whole(text or "0", "tag", 0, _UINT32_MAX)
+    def _rank(self, digits: str | None) -> int:
+        return ANY if digits == "-1" else self._number(digits, "the rank", self.count - 1)
+
+    def _tag(self, digits: str | None) -> int:
+        return ANY if digits == "-1" else self._number(digits, "tag", _UINT32_MAX)
 
     def rank(self) -> GoalRank:
         """Return the finished rank; refuse operations that wait for themselves."""
-        columns = {name: np.array(column, np.int64) for name, column in self.columns.items()}
+        table = np.array(self.rows, np.int64).reshape(-1, len(_COLUMNS)).T
+        columns = dict(zip(_COLUMNS, table.copy(), strict=True))
         edges = {name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in self.edges.items()}
         earlier, later = np.concatenate(list(edges.values())).T
         stuck = waiting_forever(len(columns["kind"]), earlier, later)
