@@ -150,7 +150,7 @@ def schedules(draw):
     return "\n".join(text)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(schedules())
 def test_what_is_accepted_runs_to_its_end(tmp_path_factory, text):
     """Matched by the rules, and without a cycle: the engine finishes every operation, in an order that the file allows."""

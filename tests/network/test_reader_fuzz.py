@@ -184,7 +184,7 @@ def test_mutated_files_are_refused_or_consistent(tmp_path_factory, name):
     """Spans, tokens, numbers and lines of valid files changed."""
     path = file_of(tmp_path_factory, name)
 
-    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(mutated(READERS[name][2]))
     def check(data):
         read_or_refuse(name, path, data)

@@ -8,12 +8,14 @@ of SimAI's `common.h`. Topology:
     ids of all switches, on one line or several
     A B 100Gbps 0.001ms ERROR_RATE                                        a duplex link, LINKS times
 
-Flows: their number, then `SRC DST PRIORITY_GROUP PORT BYTES START_S` for each. The simulator reads as many lines as
-are declared, and published files have notes behind them; here notes may follow too, but no further link or flow.
+Flows: their number, then `SRC DST PRIORITY_GROUP PORT BYTES START_S` for each. As the simulator does, the readers take
+as many links and flows as are declared and leave the rest of the file alone: published files have notes there, and
+flows that the declared number switches off.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -122,13 +124,9 @@ def _declared(
     columns: int,
     parse: Callable[[list[str]], _Parsed],
 ) -> list[_Parsed]:
-    """Return the declared number of parsed rows; what follows may be notes, but no further row."""
+    """Return the declared number of parsed rows; the rest of the file is left unread."""
     found: list[_Parsed] = []
-    for tokens in rows:
-        if len(found) == declared:
-            if len(tokens) == columns and tokens[0].isdigit() and tokens[1].isdigit():
-                lines.refuse(f"{declared} {what} are declared, here are more; correct the number")
-            continue
+    for tokens in itertools.islice(rows, declared):
         if len(tokens) != columns:
             lines.refuse(f"a line of the {what} has {columns} columns, got {len(tokens)} from {show(tokens[0])}")
         found.append(parse(tokens))
