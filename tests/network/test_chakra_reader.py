@@ -64,6 +64,14 @@ def test_a_pipeline_takes_the_time_computed_by_hand(tmp_path):
     assert finish == [5, 8, 10, 17, 2]
 
 
+def test_messages_of_one_tag_keep_their_order(tmp_path):
+    """The first send meets the first receive; another tag is another queue."""
+    sends = [node(row, SEND, comm_dst=1, comm_size=5, comm_tag=tag) for row, tag in enumerate((3, 4, 3))]
+    receives = [node(row, RECV, comm_src=0, comm_size=5, comm_tag=tag) for row, tag in enumerate((3, 3, 4))]
+    chakra = read_chakra(write_traces(tmp_path, sends, receives))
+    assert chakra.messages.tolist() == [[0, 0, 1, 0], [0, 2, 1, 1], [0, 1, 1, 2]]
+
+
 def test_one_operation_of_a_kind_at_a_time(tmp_path):
     """Two accelerator nodes follow one another, a processor node does not; work becomes time by the given speeds."""
     nodes = [

@@ -97,6 +97,15 @@ def test_a_wildcard_takes_whoever_is_first(tmp_path):
     assert goal.messages.tolist() == [[4, 2], [5, 1], [7, 0]]
 
 
+def test_a_message_goes_to_the_receive_that_was_posted_first(tmp_path):
+    """Both match: the open one, posted first, takes the first message and the exact one the second."""
+    text = (
+        "num_ranks 2\nrank 0 {\nrecv 10b from -1 tag -1\nrecv 10b from 1 tag 5\n}\n"
+        "rank 1 {\nw: calc 9\nx: send 10b to 0 tag 5\nx requires w\ny: send 10b to 0 tag 5\ny requires x\n}\n"
+    )
+    assert read_goal(written(tmp_path, text)).messages.tolist() == [[3, 0], [4, 1]]
+
+
 def binary_tree(ranks_count):
     """The broadcast of `binary_tree_16.goal` of LogGOPSim: rank r sends to r + 2^k for all 2^k above r."""
     lines = [f"num_ranks {ranks_count}"]

@@ -25,6 +25,7 @@ def test_ids_of_switches_may_come_first(tmp_path):
     """As in the first example of HPCC, where node 0 is the switch: flows keep their meaning over the network."""
     network = read_hpcc_topology(written(tmp_path, "3 1 2\n0\n1 0 10Gbps 1us 0\n0 2 10Gbps 1us 0\n"))
     assert network.names == ("host1", "host2", "switch0")
+    assert list(zip(network.source.tolist(), network.target.tolist(), strict=True)) == [(0, 2), (2, 1), (2, 0), (1, 2)]
     flows = written(tmp_path, "1\n2 1 3 100 5 0\n", "flows")
     assert read_hpcc_flows(flows).source.tolist() == [2]
     load = read_hpcc_flows(flows, network)

@@ -33,6 +33,13 @@ def test_a_connection_matrix_is_read_whole(tmp_path):
     assert [(one.tier, one.switch, one.link) for one in matrix.failures] == [("TOR", 0, 1)]
 
 
+def test_parts_of_a_picosecond_are_rounded(tmp_path):
+    """To the nearest, halves to the even one."""
+    starts = ("1.4", "1.5", "2.5", "2.51", "9223372036854775807")
+    text = f"Nodes 2\nConnections {len(starts)}\n" + "".join(f"0->1 start {start} size 1\n" for start in starts)
+    assert read_cm(written(tmp_path, text)).workload.start_ps.tolist() == [1, 2, 2, 3, 2**63 - 1]
+
+
 def test_a_flow_starts_when_its_trigger_fires(tmp_path):
     """In time: the oneshot's target at the arrival of its flow, the barrier's at the last of its feeders'."""
     tree = FatTree(hosts=16, link_gbps=8, latency_ps=1000)
