@@ -34,7 +34,11 @@ _HOMES = {
     "TopologyError": "errors",
     "WorkloadError": "errors",
 }
+<<<<<<< HEAD
 _MODULES = ("workloads", "collectives", "cost", "allocation", "job_mixes")
+=======
+_MODULES = ("workloads", "collectives", "cost", "readers")
+>>>>>>> net-read
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604 - names are strings, gathered from the two tables
 

@@ -1,14 +1,36 @@
-"""Who sends how much to whom, and after what."""
+"""Who sends how much to whom, and after what.
+
+Random arrivals (`poisson`, `FLOW_SIZES`), all-reduces as flows (`ring_allreduce` and others) and files of other
+simulators (`from_cm`) have modules of their own and load on first use.
+"""
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from orchestrator_network.errors import WorkloadError
+
+_HOMES = {
+    "from_cm": "readers.cm",
+    "poisson": "arrivals",
+    "FLOW_SIZES": "arrivals",
+    "ring_allreduce": "allreduce_flows",
+    "recursive_doubling_allreduce": "allreduce_flows",
+    "double_binary_tree_allreduce": "allreduce_flows",
+    "hierarchical_allreduce": "allreduce_flows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"orchestrator_network.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,3 +102,78 @@ def all_to_all(n: int, size_bytes: int) -> Workload:
 def tornado(n: int, size_bytes: int) -> Workload:
     """Return the flows i -> (i + n/2) mod n, all start at 0."""
     return flows((source, (source + n // 2) % n, size_bytes, 0) for source in range(n))
+
+
+def full_bisection_permutation(n: int, size_bytes: int, group: int, seed: int) -> Workload:
+    """Return a permutation of n hosts in which every flow crosses the top tier, all start at 0.
+
+    ``group`` consecutive hosts are below one port of the top tier: a pod of three tiers, a ToR of two. Sources come
+    in order; targets are a shuffle with ``random.Random(seed)``, repaired by swaps. Raises WorkloadError when a group
+    holds more than half of the hosts.
+    """
+    return _leaving(n, size_bytes, group, seed)
+
+
+def rack_excluded_permutation(n: int, size_bytes: int, rack: int, seed: int) -> Workload:
+    """Return a permutation of n hosts in which no flow stays in its rack of ``rack`` consecutive hosts, all start at 0.
+
+    Made as `full_bisection_permutation`; raises WorkloadError when a rack holds more than half of the hosts.
+    """
+    return _leaving(n, size_bytes, rack, seed)
+
+
+def _leaving(n: int, size_bytes: int, group: int, seed: int) -> Workload:
+    if group < 1 or n < 2 or 2 * min(group, n) > n:
+        raise WorkloadError(
+            f"groups of {group} of {n} hosts: a group must hold at least 1 host and at most half of them"
+        )
+    generator = random.Random(seed)
+    targets = list(range(n))
+    generator.shuffle(targets)
+    for source in range(n):
+        if source // group != targets[source] // group:
+            continue
+        # A swap that mends this flow and breaks none exists, because the group holds at most half of the hosts.
+        begin = generator.randrange(n)
+        own = source // group
+        other = next(
+            other
+            for other in (*range(begin, n), *range(begin))
+            if other // group != own and targets[other] // group != own
+        )
+        targets[source], targets[other] = targets[other], targets[source]
+    return flows((source, target, size_bytes, 0) for source, target in enumerate(targets))
+
+
+def outcast_incast(fan_outs: Iterable[int], size_bytes: int) -> Workload:
+    """Return senders that share one target while each also sends elsewhere, all start at 0.
+
+    The target is host 0, sender i is host i + 1 and has ``fan_outs[i]`` flows, the first to the target and the others
+    to hosts of their own, which follow the senders. Best for all is that senders of few flows take what senders of
+    many leave at the target.
+    """
+    counts = list(fan_outs)
+    if not counts or min(counts) < 1:
+        raise WorkloadError(f"every sender has at least 1 flow, the one to the target; got fan-outs {counts}")
+    rows, free = [], len(counts) + 1
+    for sender, count in enumerate(counts, start=1):
+        rows += [(sender, target, size_bytes, 0) for target in (0, *range(free, free + count - 1))]
+        free += count - 1
+    return flows(rows)
+
+
+def windowed_all_to_all(n: int, size_bytes: int, parallel: int = 1) -> Workload:
+    """Return an all-to-all of n hosts in which every host sends at most ``parallel`` messages at a time.
+
+    Host i sends to i + 1, i + 2, ... modulo n; its flow number j starts when its flow j - ``parallel`` has arrived, so
+    ``parallel=1`` is the serial all-to-all and n - 1 is `all_to_all`.
+    """
+    if n < 2 or parallel < 1:
+        raise WorkloadError(f"an all-to-all needs 2 hosts and 1 message at a time, got {n} and {parallel}")
+    rows = [(source, (source + step) % n, size_bytes, 0) for source in range(n) for step in range(1, n)]
+    after = [
+        (source * (n - 1) + step, source * (n - 1) + step - parallel)
+        for source in range(n)
+        for step in range(parallel, n - 1)
+    ]
+    return flows(rows, after)
