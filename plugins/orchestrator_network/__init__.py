@@ -34,11 +34,7 @@ _HOMES = {
     "TopologyError": "errors",
     "WorkloadError": "errors",
 }
-<<<<<<< HEAD
-_MODULES = ("workloads", "collectives", "cost", "allocation", "job_mixes")
-=======
-_MODULES = ("workloads", "collectives", "cost", "readers")
->>>>>>> net-read
+_MODULES = ("workloads", "collectives", "cost", "allocation", "job_mixes", "readers")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604 - names are strings, gathered from the two tables
 
