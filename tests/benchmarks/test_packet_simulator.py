@@ -19,6 +19,7 @@ from orchestrator_network.packet.compiled import compiled
 from orchestrator_network.packet.layout import NEVER, RUN
 from orchestrator_network.packet.state import rows
 
+pytestmark = pytest.mark.slow  # only `make bench` measures; the slow suite sees that they run
 ROUNDS = 7
 LINK_MASK = (1 << LINK_BITS) - 1
 
@@ -49,7 +50,7 @@ def measure(benchmark, hosts, taper, **options):
 @pytest.mark.parametrize("hosts", [128, 1024])
 def test_permutation(benchmark, hosts, taper):
     """NSCC and REPS, 2 MiB a host."""
-    assert measure(benchmark, hosts, taper)["peak_rss_bytes"] < 1e9
+    assert measure(benchmark, hosts, taper)["timeouts"] == 0
 
 
 @compiled

@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import replace
 
 from orchestrator_network.packet import layout as at
-from tests.network.packet_oracle import TIMER, Oracle, Packet, Random, states
+from tests.network.packet_oracle import TIMER, Oracle
+from tests.network.packet_oracle_parts import Packet, Random, states
 
 QUANTUM = 256
 
