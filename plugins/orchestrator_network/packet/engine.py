@@ -24,6 +24,8 @@ SLICE = 200_000  # events between two reports of progress
 PATIENCE = 10  # slices without a byte delivered before the run is given up
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
+WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
+LONGEST = 2**31 - 1  # what the 32-bit fields of a link hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,15 @@ class Options:
     slow_to: float = 0.25
     taper: float = 1.0
     changes: tuple[tuple[int, int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.entropies <= WIDEST:
+            raise ValueError(f"entropies is {self.entropies}, it must be 1 to {WIDEST}; the default is 64")
+        if not 0 < self.header_bytes < self.packet_bytes <= WIDEST - 1:
+            raise ValueError(
+                f"header_bytes is {self.header_bytes} and packet_bytes {self.packet_bytes}; a header has at least 1 byte, "
+                f"a packet more than its header and at most {WIDEST - 1}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,6 +124,11 @@ def prepare(
 ) -> tuple[State, np.ndarray]:
     """Return a state in which nothing has happened, and the network's numbers of its links."""
     fabric = replace(fabric, credited=transport.credit is not None)
+    if int(network.latency_ps.max()) > LONGEST or queue_packets(fabric) * fabric.packet_bytes > LONGEST // 2:
+        raise WorkloadError(
+            f"a link has a latency of {int(network.latency_ps.max())} ps and a queue of {queue_packets(fabric)} packets; "
+            f"packet fidelity takes latencies up to {LONGEST} ps and queues up to {LONGEST // 2} bytes"
+        )
     wiring = wire_up(network, fabric, slow=np.array(options.slow, np.int64), slow_to=options.slow_to, seed=options.seed)
     count = len(workload)
     flows, slots = _flows(workload, options)
