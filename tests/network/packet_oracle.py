@@ -101,6 +101,7 @@ class Oracle:
             if packet.is_data:
                 link.low_bytes -= packet.size
                 self.mark(link, packet)
+                self.left(packet, now)
             else:
                 link.high_bytes -= packet.size
         self.push(now + link.latency_ps, ARRIVES, link.number, packet)
@@ -110,17 +111,28 @@ class Oracle:
                 self.begin(link, following, now)
         elif link.high:
             self.begin(link, link.high.popleft(), now)
-        elif link.low:
+        elif link.low and self.is_open(link, now):
             self.begin(link, link.low.popleft(), now)
 
-    @staticmethod
-    def change(link, share):
+    def is_open(self, link, now):
+        """Tell whether the other end of a link takes data."""
+        return True
+
+    def left(self, packet, now):
+        """Note that data has left a switch."""
+
+    def has_room(self, link, packet):
+        return link.low_bytes + packet.size <= link.limit
+
+    def change(self, link, share, now):
         link.up = share > 0
         if link.up:
             link.ps_per_byte = link.base / share
             return
         link.ps_per_byte = link.base
         link.drops += len(link.high) + len(link.low)
+        for packet in link.low:
+            self.left(packet, now)
         link.high_bytes -= sum(packet.size for packet in link.high)
         link.low_bytes -= sum(packet.size for packet in link.low)
         link.high.clear()
@@ -138,12 +150,14 @@ class Oracle:
     def enqueue(self, link, packet, now):
         if not link.up:
             link.drops += 1
+            if packet.is_data:
+                self.left(packet, now)
             return
         if packet.is_data:
-            if link.low_bytes + packet.size <= link.limit:
+            if self.has_room(link, packet):
                 link.low_bytes += packet.size
                 link.max_bytes = max(link.max_bytes, link.low_bytes)
-                if link.serving is None:
+                if link.serving is None and not link.low and self.is_open(link, now):
                     self.begin(link, packet, now)
                 else:
                     link.low.append(packet)
@@ -211,6 +225,8 @@ class Oracle:
 
     def pick(self, host, now):
         link, ring = self.links[host], self.rings[host]
+        if ring and not self.is_open(link, now):
+            return link.high.popleft() if link.high else None
         if ring and link.high:
             self.turns[host] = (self.turns[host] + 1) % 11
             if self.turns[host] != 0:
@@ -401,7 +417,7 @@ class Oracle:
     def timer(self, what, now):
         kind, number = divmod(what, 2**32)
         if kind == at.CHANGE:
-            self.change(*self.changes[number])
+            self.change(*self.changes[number], now)
             return
         flow = self.flows[number]
         if kind == at.START_FLOW:

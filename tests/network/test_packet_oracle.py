@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator_network import FatTree, workloads
-from orchestrator_network.packet import kernel
+from orchestrator_network.packet import engine, kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.reps import Reps
 from orchestrator_network.packet.balancing.simple import Ecmp, Oblivious
@@ -14,8 +14,10 @@ from orchestrator_network.packet.engine import Options, prepare
 from orchestrator_network.packet.fabric import describe
 from orchestrator_network.packet.transports.credited import Ndp, NsccRccc, Rccc
 from orchestrator_network.packet.transports.nscc import Nscc
+from orchestrator_network.packet.transports.simple import Constant
 from tests.network.packet_oracle import Oracle
 from tests.network.packet_oracle_credit import CreditOracle
+from tests.network.packet_oracle_lossless import LosslessOracle
 
 NAMES = {at.PULL: "pull", at.RTS: "rts", at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
 
@@ -35,6 +37,9 @@ def compiled_events(state, control, balancer):
             events.append((int(state.run["clock"][0]), link, int(packet["flow"]), int(packet["psn"]), kind, size))
         if why == kernel.DONE_ALL:
             return events
+        if why == kernel.HEAP_LOW:
+            state = engine.with_more_timers(state)
+            continue
         assert why == kernel.PAUSED
 
 
@@ -45,7 +50,7 @@ def compare(topology, workload, control, balancer, **options):
         network, packet_bytes=options.packet_bytes, header_bytes=options.header_bytes, trimming=options.trimming
     )
     state, order = prepare(network, workload, control, balancer, options, fabric)
-    simulator = CreditOracle if control.credit else Oracle
+    simulator = LosslessOracle if options.lossless != "none" else CreditOracle if control.credit else Oracle
     oracle = simulator(network, workload, control, balancer, options, fabric, order).to_end()
     ours = compiled_events(state, control, balancer)
     for number, (one, other) in enumerate(zip(ours, oracle.events, strict=False)):
@@ -56,6 +61,10 @@ def compare(topology, workload, control, balancer, **options):
     for name in ("sent_bytes", "max_bytes", "marks", "trims", "drops"):
         column = state.counters[name][network.hosts :].tolist()
         assert column == [getattr(link, name) for link in oracle.links[network.hosts :]], name
+    if options.lossless != "none":
+        for name in ("held", "most"):
+            assert state.gates[name].tolist() == [getattr(link, name) for link in oracle.links], name
+        assert state.counters["paused_ps"].tolist() == [link.paused_ps for link in oracle.links]
     assert np.array_equal(state.window[:, at.CWND], oracle.window[:, at.CWND])
     return state
 
@@ -132,3 +141,24 @@ def test_links_that_change_agree(balancer):
     state = compare(TREE, load, Nscc(), balancer(), seed=10, changes=changes)
     assert state.counters["drops"].sum() > 5
     assert state.flows["timeouts"].sum() > 0
+
+
+@pytest.mark.parametrize("lossless", ["pfc", "credit"])
+@pytest.mark.parametrize("balancer", [Ecmp, Oblivious])
+def test_links_that_never_drop_agree(lossless, balancer):
+    """An incast and what has to wait behind it, in small buffers; one link goes down and loses what it holds."""
+    load = workloads.flows([(i, i % 2, 90_000, 1000 * i) for i in range(2, 16)] + [(15, 14, 50_000, 0)])
+    state = compare(
+        TREE, load, Constant(), balancer(), seed=11, lossless=lossless, stop_packets=4, go_packets=2, ack_every_bytes=1
+    )
+    assert state.counters["drops"].sum() == state.flows["trims"].sum() == 0
+    assert state.gates["held"].sum() == 0
+    assert state.counters["paused_ps"].max() > 5_000_000
+    tree = FatTree(hosts=16, tiers=2, radix=8, oversubscription=3, link_gbps=100)
+    load = workloads.permutation(16, bytes=90_000, seed=12)
+    into = np.flatnonzero((tree.network.target >= 16) & (tree.network.source >= 16))
+    down = ((9_000_000, int(into[0]), 0.0), (11_000_000, int(into[0]), 1.0))
+    state = compare(
+        tree, load, Nscc(), balancer(), seed=12, lossless=lossless, stop_packets=3, go_packets=0, changes=down
+    )
+    assert state.counters["drops"].sum() > 0

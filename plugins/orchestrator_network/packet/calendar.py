@@ -14,7 +14,11 @@ from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.layout import EMPTY, NEVER
 
 GROUP = 6  # log2 of the buckets that are skipped at once when all of them are empty
-LINK_BITS = 24
+#: An entry of the bucket that is being drained is time, a bit that is set for arrivals, and the link: at one time,
+#: departures (of links without losses; their numbers begin after those of arrivals) come first.
+LINK_BITS = 25
+ARRIVAL = 1 << 24
+LINK_MASK = ARRIVAL - 1
 
 
 @inlined
@@ -67,7 +71,8 @@ def refill(
         base = at << shift
         count = 0
         while link != EMPTY:
-            drain[count] = ((chain[link, 1] - base) << LINK_BITS) | link
+            first = ARRIVAL if link < run[0].links else 0
+            drain[count] = ((chain[link, 1] - base) << LINK_BITS) | first | link
             count += 1
             link = chain[link, 0]
         sort_first(drain, count)

@@ -24,15 +24,20 @@ SLICE = 200_000  # events between two reports of progress
 PATIENCE = 10  # slices without a byte delivered before the run is given up
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
+RTO_LOSSLESS_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
 WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
 LONGEST = 2**31 - 1  # what the 32-bit fields of a link hold
+LOSSLESS = {"none": 0, "pfc": at.BY_PAUSE, "credit": at.BY_CREDIT}
+MOST_STOP_PACKETS = 10_000
+TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it is taken down
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Sizes in bytes; ``ack_every_bytes`` None: what the transport wants; ``slow`` names links of the network that have ``slow_to`` of their speed; ``taper`` of the fabric.
 
-    ``changes``: (time in ps, link, share of its speed from then on); share 0 takes the link down.
+    ``changes``: (time in ps, link, share of its speed from then on); share 0 takes the link down. ``lossless``: `pfc` and
+    `credit` make links that never drop data; a switch says stop above ``stop_packets`` of a link, and go on at ``go_packets``.
     """
 
     packet_bytes: int = 4150
@@ -45,8 +50,18 @@ class Options:
     slow_to: float = 0.25
     taper: float = 1.0
     changes: tuple[tuple[int, int, float], ...] = ()
+    lossless: str = "none"
+    stop_packets: int = 15
+    go_packets: int = 12
 
     def __post_init__(self) -> None:
+        if self.lossless not in LOSSLESS:
+            raise ValueError(f"lossless is {self.lossless}, it must be one of {', '.join(LOSSLESS)}")
+        if not 0 <= self.go_packets <= self.stop_packets <= MOST_STOP_PACKETS:
+            raise ValueError(
+                f"go_packets is {self.go_packets} and stop_packets {self.stop_packets}; a switch goes on at fewer packets "
+                f"than it stops at, and stops at {MOST_STOP_PACKETS} at most"
+            )
         if not 1 <= self.entropies <= WIDEST:
             raise ValueError(f"entropies is {self.entropies}, it must be 1 to {WIDEST}; the default is 64")
         if not 0 < self.header_bytes < self.packet_bytes <= WIDEST - 1:
@@ -107,7 +122,10 @@ def run(
         if why == kernel.DONE_ALL:
             return Trace(state=state, fabric=fabric, order=order, wall_s=time.perf_counter() - began)
         if why == kernel.POOL_LOW:
-            state = _more_packets(state)
+            state = with_more_packets(state)
+            continue
+        if why == kernel.HEAP_LOW:
+            state = with_more_timers(state)
             continue
         before, delivered = delivered, int(state.flows["got_bytes"].sum() + state.flows["lowest"].sum())
         idle = idle + 1 if delivered == before else 0
@@ -140,7 +158,7 @@ def prepare(
     starts["waits"] = np.bincount(workload.after[:, 0], minlength=count)
     first_after, after = _successors(workload)
     ready = np.flatnonzero(starts["waits"] == 0)
-    heap = np.zeros((4 * count + 2 * network.hosts + len(options.changes) + 64, 2), np.int64)
+    heap = np.zeros((4 * count + 2 * network.hosts + 2 * len(options.changes) + 64, 2), np.int64)
     by_time = ready[np.argsort(workload.start_ps[ready], kind="stable")]
     heap[: len(ready), 0] = workload.start_ps[by_time]
     heap[: len(ready), 1] = by_time  # START_FLOW is 0; a sorted list is a heap
@@ -148,10 +166,12 @@ def prepare(
     run["unfinished"] = count
     run["timers"] = len(ready)
     run["hosts"] = network.hosts
+    run["links"] = network.links
     run["full_bytes"] = options.packet_bytes
     run["header_bytes"] = options.header_bytes
     queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / fabric.rate_bps * PS_PER_S
-    run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps)
+    # Data may wait long behind a link that was told to stop, and is not lost.
+    run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps) if options.lossless == "none" else RTO_LOSSLESS_PS
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
     run["trimming"] = options.trimming
     run["adaptive"] = balancer.in_switch
@@ -164,6 +184,11 @@ def prepare(
             heap[run["timers"][0]] = int(fabric.rtt_ps * (1 + draw / 65536)), at.TAPER << 32 | number
             run["timers"] += 1
     changes = _changes(wiring, options, run, heap)
+    gates = rows(1, at.GATE)
+    if options.lossless != "none":
+        gates = _gates(network, wiring, options, run)
+        heap = np.concatenate([heap, np.zeros((TIMERS_OF_CHANGES, 2), np.int64)])
+    entries = network.links + len(gates)  # in the calendar; departures are entries of their own
     run["bucket_shift"], buckets = _calendar(wiring, options)
     pool = max(4096, network.hosts * 96)
     packets = rows(pool, at.PACKET)
@@ -176,6 +201,7 @@ def prepare(
         run=run,
         links=wiring.links,
         counters=wiring.counters,
+        gates=gates,
         packets=packets,
         answers=rows(pool, at.ANSWER),
         flows=flows,
@@ -200,8 +226,8 @@ def prepare(
         salt=random_states(options.seed, 3, network.nodes - network.hosts),
         buckets=np.full(buckets, at.EMPTY, np.int64),
         groups=np.zeros(buckets // 64, np.int64),
-        chain=np.zeros((network.links, 2), np.int64),
-        drain=np.zeros(network.links, np.int64),
+        chain=np.zeros((entries, 2), np.int64),
+        drain=np.zeros(entries, np.int64),
         heap=heap,
         changes=changes,
         event=np.zeros(at.EVENT_COLUMNS),
@@ -237,6 +263,21 @@ def _give_credit(
     pacers["random"] = random_states(options.seed, 4, len(pacers))
     for name in ("active_head", "idle_head"):
         pacers[name] = at.EMPTY
+
+
+def _gates(network: Network, wiring: Wiring, options: Options, run: np.ndarray) -> np.ndarray:
+    """Return the accounts of links that never drop, with room for what is on its way when a switch says stop."""
+    run["lossless"] = LOSSLESS[options.lossless]
+    run["xoff"] = options.stop_packets * options.packet_bytes
+    run["xon"] = options.go_packets * options.packet_bytes
+    gates = rows(network.links, at.GATE)
+    per_ps = 256 / wiring.links["ps_per_byte"]
+    headroom = np.ceil(2 * wiring.links["latency"] * per_ps) + 2 * options.packet_bytes
+    gates["room"] = run["xoff"][0] + headroom
+    into_switch = wiring.links["to"] >= network.hosts
+    by_credit = (options.lossless == "credit") & into_switch
+    gates["credit"] = np.where(by_credit, gates["room"], LONGEST)
+    return gates
 
 
 def _changes(wiring: Wiring, options: Options, run: np.ndarray, heap: np.ndarray) -> np.ndarray:
@@ -302,7 +343,12 @@ def _calendar(wiring: Wiring, options: Options) -> tuple[int, int]:
     return shift, buckets
 
 
-def _more_packets(state: State) -> State:
+def with_more_timers(state: State) -> State:
+    """Return the state with room for twice the timers."""
+    return state._replace(heap=np.concatenate([state.heap, np.zeros_like(state.heap)]))
+
+
+def with_more_packets(state: State) -> State:
     """Return the state with twice the packets."""
     old = len(state.packets)
     packets, answers = rows(2 * old, at.PACKET), rows(2 * old, at.ANSWER)

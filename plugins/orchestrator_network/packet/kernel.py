@@ -1,6 +1,6 @@
 """The event loop: one event for every packet that arrives at the end of a link, and the timers between them.
 
-At one time a packet that has left a port comes first, then timers by number, then arrivals by link.
+At one time packets that have left a port come first, then timers by number, then arrivals by link.
 """
 
 from __future__ import annotations
@@ -13,13 +13,24 @@ from numba import types
 
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.bits import path_hash
-from orchestrator_network.packet.calendar import LINK_BITS, next_timer, refill, schedule, take_timer
+from orchestrator_network.packet.calendar import (
+    ARRIVAL,
+    LINK_BITS,
+    LINK_MASK,
+    next_timer,
+    refill,
+    schedule,
+    take_timer,
+)
 from orchestrator_network.packet.compiled import CHOOSE, LEARN, REACT, compile_now, first_time, inlined, inner
 from orchestrator_network.packet.credit import adapt_to_taper, pace, take_pull, want
+from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ACK,
+    CREDIT_BACK,
     DATA,
     EMPTY,
+    GATE_WORD,
     KIND_MASK,
     NACK,
     NEVER,
@@ -28,9 +39,11 @@ from orchestrator_network.packet.layout import (
     RETRANSMIT,
     START_FLOW,
     TAPER,
+    CHANGE,
 )
-from orchestrator_network.packet.nic import Choose, free_packet, serve_host
-from orchestrator_network.packet.ports import arrive, change, draw_port, is_data, serve
+from orchestrator_network.packet.lossless import admit, let_go, note_end_of_wait
+from orchestrator_network.packet.nic import Choose, free_packet, kick, serve_host
+from orchestrator_network.packet.ports import arrive, change, draw_port, go_on, serve
 from orchestrator_network.packet.prefetch import prefetch
 from orchestrator_network.packet.receiver import receive
 from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, time_out
@@ -38,10 +51,9 @@ from orchestrator_network.packet.state import State, blank
 from orchestrator_network.packet.transports.base import Transport
 
 # Why the loop came back.
-DONE_ALL, PAUSED, POOL_LOW, STUCK = 0, 1, 2, 3
+DONE_ALL, PAUSED, POOL_LOW, STUCK, HEAP_LOW = 0, 1, 2, 3, 4
 #: The loop stops for a larger pool with fewer free rows than this; an event takes one at most, per flow and timer.
 SPARE_PACKETS = 64
-LINK_MASK = (1 << LINK_BITS) - 1
 
 
 @inner
@@ -99,8 +111,13 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
         port = out_port(s, node, packet, now)
         serve(s, port, now)
         resting = s.links[port].flight_head < 0
+        if s.run[0].lossless != 0 and not admit(s, link, packet, now):
+            free_packet(s, packet)
+            return
         dropped = arrive(s, port, packet, now)
         if dropped != EMPTY:
+            if s.run[0].lossless != 0:
+                let_go(s, dropped, now)
             free_packet(s, dropped)
         if resting and s.links[port].flight_head >= 0:
             schedule(s.run, s.buckets, s.groups, s.chain, port, s.packets[s.links[port].flight_head].due)
@@ -135,11 +152,19 @@ def next_arrival(s: State, timer: int) -> int:
 
 
 @inlined
+def is_next_an_arrival(s: State, timer: int) -> bool:
+    """Tell whether the next entry of the calendar, if there is one, is an arrival and no departure."""
+    return timer == NEVER or s.drain[s.run[0].drain_at] & ARRIVAL != 0
+
+
+@inlined
 def look_ahead(s: State, at: int) -> None:
     """Ask for what the next two arrivals will touch: which link and packet is certain, the bucket is sorted."""
     if at >= s.run[0].drain_count:
         return
     link = s.drain[at] & LINK_MASK
+    if link >= len(s.links):
+        return
     packet = s.links[link].flight_head
     node = s.links[link].to
     # The packet behind it, and the one that begins to leave next: their times are wanted too.
@@ -157,7 +182,7 @@ def look_ahead(s: State, at: int) -> None:
         prefetch(s.flows, flow)
         prefetch(s.links, node)
         prefetch(s.answers, packet)
-    if at + 1 < s.run[0].drain_count:
+    if at + 1 < s.run[0].drain_count and s.drain[at + 1] & LINK_MASK < len(s.links):
         prefetch(s.packets, s.links[s.drain[at + 1] & LINK_MASK].flight_head)
 
 
@@ -174,12 +199,49 @@ def fire(s: State, on_loss: React, choose: Choose, learn: Learn, what: int, now:
         pace(s, choose, number, now)
     elif kind == TAPER:
         adapt_to_taper(s, number, now)
-    else:
+    elif kind == CHANGE:
         packet = change(s, number, now)
         while packet >= 0:
             following = s.packets[packet].next
+            if s.run[0].lossless != 0:
+                let_go(s, packet, now)
             free_packet(s, packet)
             packet = following
+    elif kind == GATE_WORD:
+        move_gate(s, choose, number >> 1, number & 1, 0, now)
+    else:
+        move_gate(s, choose, kind - CREDIT_BACK, 0, number, now)
+
+
+@inner
+def move_gate(s: State, choose: Choose, link: int, closed: int, credit: int, now: int) -> None:
+    """Take the word of the other end of a link: stop, go on, or room for more bytes."""
+    if link < s.run[0].hosts:
+        serve_host(s, choose, link, now)
+    else:
+        serve(s, link, now)
+    s.gates[link].closed = closed
+    s.gates[link].credit += credit
+    if closed != 0 or s.gates[link].credit < s.run[0].full_bytes:
+        return
+    note_end_of_wait(s, link, now)
+    if link < s.run[0].hosts:
+        kick(s, choose, link, now)
+        return
+    resting = s.links[link].flight_head < 0
+    packet = go_on(s, link, now)
+    if packet >= 0 and resting:
+        schedule(s.run, s.buckets, s.groups, s.chain, link, s.packets[packet].due)
+
+
+@inner
+def look(s: State, link: int, now: int) -> None:
+    """See what has left a port whose departures are events."""
+    s.gates[link].watched = 0
+    serve(s, link, now)
+    if s.links[link].done >= 0 and s.gates[link].watched == 0:
+        s.gates[link].watched = 1
+        schedule(s.run, s.buckets, s.groups, s.chain, len(s.links) + link, s.links[link].done)
 
 
 def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Learn, events: int) -> int:
@@ -189,12 +251,14 @@ def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
     while run[0].unfinished > 0:
         if run[0].free_packets < SPARE_PACKETS:
             return POOL_LOW
+        if 2 * run[0].timers > len(s.heap):
+            return HEAP_LOW
         if run[0].events >= until:
             return PAUSED
         timer = next_timer(run, s.heap)
         arrival = next_arrival(s, timer)
         run[0].events += 1
-        if timer <= arrival:
+        if timer < arrival or (timer == arrival and is_next_an_arrival(s, timer)):
             if timer == NEVER:
                 return STUCK
             run[0].clock = timer
@@ -204,8 +268,11 @@ def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
             ahead = run[0].drain_at + 1
             run[0].drain_at = ahead
             look_ahead(s, ahead)
-            run[0].hops += 1
             run[0].clock = arrival
+            if link >= len(s.links):
+                look(s, link - len(s.links), arrival)
+                continue
+            run[0].hops += 1
             deliver(s, on_ack, on_loss, choose, learn, link, arrival)
     return DONE_ALL
 

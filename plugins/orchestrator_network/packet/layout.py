@@ -86,6 +86,17 @@ PACER = _record(
     i4="active_head active_tail idle_head idle_tail running flow "
     "received marked trimmed_last trimmed_before increases spare",
 )
+#: What a link without losses knows; the accounts are of the switch behind it.
+GATE = _record(
+    i8="since",  # when data began to wait for the other end
+    i4="held most room "  # bytes in that switch that came over this link: now, at most, and the room for them
+    "credit "  # bytes that may still be sent
+    "pauses",  # how often the switch said stop
+    i1="closed "  # the other end said stop
+    "stopped "  # the switch behind has said stop, which may still be on its way
+    "waiting "  # data waits for the other end
+    "watched",  # the departure of a packet is in the calendar
+)
 #: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to it is lost.
 CHANGE_OF = _record(i4="link ps_per_byte limit spare")
 #: State and constants of a run.
@@ -94,7 +105,8 @@ RUN = _record(
     "cursor drain_at drain_count drain_base "  # of the calendar: bucket drained last, what is left of it, its time
     "hosts full_bytes header_bytes rto ack_every trimming adaptive bucket_shift "
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
-    "grant_quanta idle_credit most_credit round_trip",
+    "grant_quanta idle_credit most_credit round_trip "
+    "links lossless xoff xon",  # flow control of links, and when to stop and to go on, in bytes
     f8="quantum_ps least_rate",
 )
 
@@ -122,4 +134,8 @@ PATHS_OWN = 2  # first column of the balancer
 GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
 
 # Timers are kind << 32 | number.
-START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE = 0, 1, 2, 3, 4
+START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD = 0, 1, 2, 3, 4, 5
+CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
+
+# Flow control of links, beside 0 for none.
+BY_PAUSE, BY_CREDIT = 1, 2

@@ -13,7 +13,9 @@ from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set
 from orchestrator_network.packet.calendar import schedule, set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.layout import ASKS, CWND, DATA, EMPTY, IN_FLIGHT, RESENT, RETRANSMIT
-from orchestrator_network.packet.ports import begin, is_data, put_high, take_high
+from orchestrator_network.packet.kinds import is_data
+from orchestrator_network.packet.lossless import is_open, note_wait
+from orchestrator_network.packet.ports import begin, put_high, take_high
 from orchestrator_network.packet.state import State
 
 Choose = Callable[[np.ndarray, int, int, int], int]
@@ -165,6 +167,9 @@ def pick(s: State, choose: Choose, host: int, now: int) -> int:
     """Return what a host sends at ``now``, or EMPTY."""
     flow = s.hosts[host].ring_head
     if flow == EMPTY:
+        return take_high(s, host)
+    if not is_open(s, host):
+        note_wait(s, host, now)
         return take_high(s, host)
     if s.links[host].high_head != EMPTY:
         s.hosts[host].turn = (s.hosts[host].turn + 1) % CONTROL_TURNS

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from orchestrator_network.packet.bits import advance, bits_of
 from orchestrator_network.packet.compiled import inlined, inner
-from orchestrator_network.packet.layout import DATA, EMPTY, KIND_MASK, LAST_HOP, MARKED, TRIMMED
+from orchestrator_network.packet.kinds import is_data
+from orchestrator_network.packet.layout import EMPTY, LAST_HOP, MARKED, TRIMMED
+from orchestrator_network.packet.lossless import is_open, leaving, let_go, note_wait
 from orchestrator_network.packet.state import State
 
 _COIN = 1 << 30  # half of the 31 bits of a draw
@@ -32,6 +34,20 @@ def begin(s: State, link: int, packet: int, start: int) -> None:
     else:
         s.packets[s.links[link].flight_tail].next = packet
     s.links[link].flight_tail = packet
+    if s.run[0].lossless != 0:
+        leaving(s, link, packet, done)
+
+
+@inlined
+def take_low(s: State, link: int, now: int) -> int:
+    """Remove the first data packet and return it, or EMPTY if there is none or the other end takes none."""
+    packet = s.links[link].low_head
+    if packet >= 0:
+        if not is_open(s, link):
+            note_wait(s, link, now)
+            return EMPTY
+        s.links[link].low_head = s.packets[packet].next
+    return packet
 
 
 @inlined
@@ -53,12 +69,6 @@ def put_high(s: State, link: int, packet: int) -> None:
         s.packets[s.links[link].high_tail].next = packet
     s.links[link].high_tail = packet
     s.links[link].high_bytes += s.packets[packet].size
-
-
-@inlined
-def is_data(s: State, packet: int) -> bool:
-    """Tell whether a packet is of the low class: data with its payload."""
-    return s.packets[packet].kind & (KIND_MASK | TRIMMED) == DATA
 
 
 @inlined
@@ -100,13 +110,13 @@ def serve(s: State, link: int, now: int) -> None:
                 ):
                     s.packets[packet].kind |= MARKED
                     s.counters[link].marks += 1
+            if s.run[0].lossless != 0:
+                let_go(s, packet, done)
         else:
             s.links[link].high_bytes -= size
         packet = take_high(s, link)
         if packet < 0:
-            packet = s.links[link].low_head
-            if packet >= 0:
-                s.links[link].low_head = s.packets[packet].next
+            packet = take_low(s, link, done)
         if packet >= 0:
             begin(s, link, packet, done)
         else:
@@ -120,7 +130,7 @@ def arrive(s: State, link: int, packet: int, now: int) -> int:
         s.counters[link].drops += 1
         return packet
     if is_data(s, packet):
-        if s.links[link].low_bytes + s.packets[packet].size <= s.links[link].limit:
+        if s.run[0].lossless != 0 or s.links[link].low_bytes + s.packets[packet].size <= s.links[link].limit:
             put_low(s, link, packet, now)
             return EMPTY
         packet = give_way(s, link, packet, now)
@@ -151,9 +161,11 @@ def put_low(s: State, link: int, packet: int, now: int) -> None:
     s.links[link].low_bytes = held
     s.counters[link].byte_ps -= size * now
     s.counters[link].max_bytes = max(s.counters[link].max_bytes, held)
-    if s.links[link].done < 0:
-        begin(s, link, packet, now)
-        return
+    if s.links[link].done < 0 and s.links[link].low_head < 0:  # else it waits for the other end
+        if is_open(s, link):
+            begin(s, link, packet, now)
+            return
+        note_wait(s, link, now)
     s.packets[packet].next = EMPTY
     if s.links[link].low_head < 0:
         s.links[link].low_head = packet
@@ -209,3 +221,14 @@ def change(s: State, number: int, now: int) -> int:
         s.links[link].low_head = EMPTY
     s.links[link].high_head = EMPTY
     return gone
+
+
+@inlined
+def go_on(s: State, link: int, now: int) -> int:
+    """Let data leave an idle port whose other end takes data again; return the packet, or EMPTY."""
+    if s.links[link].done >= 0:
+        return EMPTY
+    packet = take_low(s, link, now)
+    if packet >= 0:
+        begin(s, link, packet, now)
+    return packet

@@ -18,6 +18,7 @@ class State(NamedTuple):
     run: np.ndarray  # RUN [1]
     links: np.ndarray  # LINK [links]
     counters: np.ndarray  # COUNTER [links]
+    gates: np.ndarray  # GATE [links], [1] without flow control of links
     packets: np.ndarray  # PACKET [packets]
     answers: np.ndarray  # ANSWER [packets]
     flows: np.ndarray  # FLOW [flows]
@@ -42,8 +43,8 @@ class State(NamedTuple):
     salt: np.ndarray  # int64 [switches]
     buckets: np.ndarray  # int64 [power of 2]
     groups: np.ndarray  # int64 [buckets / 64]: how many links are in these buckets
-    chain: np.ndarray  # int64 [links, 2]: next link of the bucket, time
-    drain: np.ndarray  # int64 [links]
+    chain: np.ndarray  # int64 [links, 2]: next link of the bucket, time; twice the links where departures are events
+    drain: np.ndarray  # int64 [links], or twice as many
     heap: np.ndarray  # int64 [timers, 2]
     changes: np.ndarray  # CHANGE_OF [changes]
     event: np.ndarray  # float64 [EVENT_COLUMNS]
@@ -79,6 +80,7 @@ def blank() -> State:
         run=rows(1, at.RUN),
         links=rows(1, at.LINK),
         counters=rows(1, at.COUNTER),
+        gates=rows(1, at.GATE),
         packets=rows(1, at.PACKET),
         answers=rows(1, at.ANSWER),
         flows=rows(1, at.FLOW),
