@@ -24,7 +24,7 @@ from orchestrator.observers.mlflow_store import load
 from orchestrator.observers.mlflow_writer import Writer
 
 #: MLflow does without these (mlflow-skinny is MLflow installed without them), and importing them is a fifth of importing
-#: it. This process writes runs, for which nothing of them is needed.
+#: it. They are hidden while MLflow is imported and not after: tables that are shown are read with pyarrow.
 NOT_NEEDED = ("numpy", "pandas", "pyarrow", "scipy")
 #: Metrics are gathered this long before they are written together.
 GATHER_S = 1.0
@@ -104,6 +104,8 @@ def main(tracking_uri: str) -> None:
     for name in NOT_NEEDED:
         sys.modules[name] = None  # type: ignore[assignment]  # Python's mark for "cannot be imported"
     load(tracking_uri)
+    for name in NOT_NEEDED:
+        del sys.modules[name]
     gc.freeze()  # what was imported stays: looking through it again takes longer than writing a short run
     about = json.loads(begun.get())
     Follower(Path(about["path"]), Home(Path(about["home"])), about["tracking_uri"], closing).follow()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.transports.base import Transport
 
 Fidelity = Literal["packet", "flow", "analytic"]
+Delivery = Literal["rud", "rod"]
+Lossless = Literal["none", "pfc", "credit"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,13 +45,15 @@ def simulate(
     workload: Workload,
     *,
     transport: str | Transport = "nscc",
-    load_balancer: str | Balancer = "reps",
+    load_balancer: str | Balancer | None = None,
     fidelity: Fidelity = "flow",
     seed: int = 0,
     slow_links: int = 0,
     link_changes: Iterable[tuple[int, str, str, float]] = (),
     wire: Wire = Wire(),  # noqa: B008 - frozen
     entropies: int = 64,
+    delivery: Delivery = "rud",
+    lossless: Lossless | None = None,
     trimming: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
@@ -60,7 +64,9 @@ def simulate(
     end; ``analytic``: every flow as if alone. A flow finishes when its sender has the last acknowledgement; times
     are integer picoseconds. ``slow_links``: so many links from cores to aggregation switches have a quarter of their
     speed. ``link_changes``: (time in ps, from, to, share of its speed from then on) of links by the names of their
-    ends; share 0 takes a link down with what waits for it, a later change brings it back. Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
+    ends; share 0 takes a link down with what waits for it, a later change brings it back. ``load_balancer`` and ``lossless``
+    (links that never drop data: priority flow control, or credit) are by default what the transport is meant for.
+    ``delivery``: reliable and unordered, or ordered, where a sender goes back to the first packet that is missing. Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
     """
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
@@ -71,7 +77,11 @@ def simulate(
         from orchestrator_network.packet.catalog import transport as find_transport
         from orchestrator_network.packet.engine import Options
 
+        chosen = find_transport(transport)
+        _check_policies(delivery, lossless, chosen)
         options = Options(
+            ordered=delivery == "rod",
+            lossless=lossless or chosen.lossless,
             packet_bytes=wire.packet_bytes,
             header_bytes=wire.header_bytes,
             entropies=entropies,
@@ -81,9 +91,8 @@ def simulate(
             changes=_changes(topology.network, link_changes),
             taper=float(getattr(topology, "oversubscription", 1.0)),
         )
-        return _packets(
-            topology, workload, find_transport(transport), find_balancer(load_balancer), options, wire, progress
-        )
+        balancer = find_balancer(load_balancer or chosen.load_balancer)
+        return _packets(topology, workload, chosen, balancer, options, wire, progress)
     if slow_links or list(link_changes):
         raise ValueError("slow_links and link_changes are given, but only fidelity `packet` knows single links")
     began = time.perf_counter()
@@ -100,6 +109,18 @@ def simulate(
     trunk_bits = lowered.bits @ lowered.routes.share
     links = link_table(topology.network, trunk_bits, int(flows["finish_ps"].to_numpy().max()))
     return Result(flows=flows, links=links, summary=summary | {"events": trace.events} | cost_of(began))
+
+
+def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:
+    """Refuse what is unknown or does not go together, with the name that is wrong."""
+    for name, value, known in (("delivery", delivery, Delivery), ("lossless", lossless or "none", Lossless)):
+        if value not in get_args(known):
+            raise ValueError(f"{name} `{value}` is not one of {', '.join(get_args(known))}")
+    if delivery == "rod" and transport.credit is not None:
+        raise ValueError(
+            "delivery `rod` goes back to what is missing, which this transport's receiver gives no credit for; use a "
+            "transport without receiver credit, or delivery `rud`"
+        )
 
 
 def _packets(

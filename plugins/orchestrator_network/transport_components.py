@@ -11,6 +11,7 @@ _CONFIGS = {
     "nscc+rccc": configs.NsccConfig,
     "constant": configs.ConstantConfig,
     "dctcp": configs.DctcpConfig,
+    "dcqcn": configs.DcqcnConfig,
     "swift": configs.SwiftConfig,
 }
 _TRANSPORT_DOCS = {
@@ -24,6 +25,7 @@ _TRANSPORT_DOCS = {
     "mprdma": "MPRDMA: half a packet down for a mark, a packet a window up.",
     "eqds": "EQDS: receiver pull, a window unasked, credit for idle senders.",
     "ndp": "NDP: receiver pull, a packet for a packet.",
+    "dcqcn": "RoCE: DCQCN, go-back-N, one path a flow, links with priority flow control.",
     "constant": "A constant window, to look at load balancing alone.",
 }
 _BALANCER_DOCS = {

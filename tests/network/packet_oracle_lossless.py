@@ -13,7 +13,9 @@ class LosslessOracle(Oracle):
 
     def __init__(self, network, workload, control, balancer, options, fabric, order):
         super().__init__(network, workload, control, balancer, options, fabric, order)
-        self.rto = 4_096_000 * 2**14
+        self.guarded = options.lossless != "none"
+        if self.guarded:
+            self.rto = 4_096_000 * 2**14
         self.paused = {}
         mtu = options.packet_bytes
         for link in self.links:
@@ -26,7 +28,7 @@ class LosslessOracle(Oracle):
             link.credit = link.room if guarded else math.inf
 
     def has_room(self, link, packet):
-        return True
+        return self.guarded or super().has_room(link, packet)
 
     def is_open(self, link, now):
         opened = not link.closed and link.credit >= self.options.packet_bytes
@@ -40,7 +42,7 @@ class LosslessOracle(Oracle):
         super().begin(link, packet, now)
 
     def arrive(self, link, packet, now):
-        if link.target >= self.hosts and packet.is_data:
+        if self.guarded and link.target >= self.hosts and packet.is_data:
             link.held += packet.size
             link.most = max(link.most, link.held)
             assert link.held <= link.room
@@ -52,6 +54,8 @@ class LosslessOracle(Oracle):
         super().arrive(link, packet, now)
 
     def left(self, packet, now):
+        if not self.guarded:
+            return
         link = packet.came_over
         link.held -= packet.size
         if self.options.lossless == "credit":

@@ -114,6 +114,7 @@ def test_any_load_arrives_and_never_beats_its_bound(rows, transport_name, balanc
         transport=transport_name,
         load_balancer=balancer_name,
         trimming=trimming,
+        lossless="none",
         slow_links=slow,
         seed=seed,
     )
@@ -127,7 +128,8 @@ def test_any_load_arrives_and_never_beats_its_bound(rows, transport_name, balanc
     if trimming:
         assert sum(link["drops"] for link in links) == 0
         assert sum(flow["trims"] for flow in flows) == sum(link["trims"] for link in links)
-    assert sum(flow["retransmissions"] for flow in flows) <= result.summary["trims"] + result.summary["timeouts"]
+    if not transport(transport_name).ordered:
+        assert sum(flow["retransmissions"] for flow in flows) <= result.summary["trims"] + result.summary["timeouts"]
 
 
 def test_a_port_with_work_never_rests():

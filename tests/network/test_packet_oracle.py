@@ -10,14 +10,17 @@ from orchestrator_network.packet import engine, kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.reps import Reps
 from orchestrator_network.packet.balancing.simple import Ecmp, Oblivious
+from orchestrator_network.packet.configs import DcqcnConfig
 from orchestrator_network.packet.engine import Options, prepare
 from orchestrator_network.packet.fabric import describe
 from orchestrator_network.packet.transports.credited import Ndp, NsccRccc, Rccc
 from orchestrator_network.packet.transports.nscc import Nscc
+from orchestrator_network.packet.transports.roce import Dcqcn
 from orchestrator_network.packet.transports.simple import Constant
 from tests.network.packet_oracle import Oracle
 from tests.network.packet_oracle_credit import CreditOracle
 from tests.network.packet_oracle_lossless import LosslessOracle
+from tests.network.packet_oracle_roce import RoceOracle
 
 NAMES = {at.PULL: "pull", at.RTS: "rts", at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
 
@@ -50,7 +53,15 @@ def compare(topology, workload, control, balancer, **options):
         network, packet_bytes=options.packet_bytes, header_bytes=options.header_bytes, trimming=options.trimming
     )
     state, order = prepare(network, workload, control, balancer, options, fabric)
-    simulator = LosslessOracle if options.lossless != "none" else CreditOracle if control.credit else Oracle
+    simulator = (
+        RoceOracle
+        if control.ordered
+        else LosslessOracle
+        if options.lossless != "none"
+        else CreditOracle
+        if control.credit
+        else Oracle
+    )
     oracle = simulator(network, workload, control, balancer, options, fabric, order).to_end()
     ours = compiled_events(state, control, balancer)
     for number, (one, other) in enumerate(zip(ours, oracle.events, strict=False)):
@@ -162,3 +173,22 @@ def test_links_that_never_drop_agree(lossless, balancer):
         tree, load, Nscc(), balancer(), seed=12, lossless=lossless, stop_packets=3, go_packets=0, changes=down
     )
     assert state.counters["drops"].sum() > 0
+
+
+class OrderedNscc(Nscc):
+    """Ultra Ethernet's ordered delivery: the window of NSCC, go-back-N."""
+
+    ordered = True
+
+
+@pytest.mark.parametrize("balancer", [Ecmp, Oblivious])
+@pytest.mark.parametrize(("transport", "lossless"), [(Dcqcn, "pfc"), (Dcqcn, "none"), (OrderedNscc, "none")])
+def test_go_back_n_agrees(balancer, transport, lossless):
+    """An incast of flows with a rate or a window, on links that wait, drop or trim; packets overtake each other."""
+    load = workloads.flows([(i, i % 2, 120_000, 1000 * i) for i in range(2, 10)] + [(15, 14, 50_000, 0)])
+    control = transport(DcqcnConfig(update_us=7.0, cut_every_us=5.0, gain=0.25)) if transport is Dcqcn else transport()
+    state = compare(
+        TREE, load, control, balancer(), seed=13, lossless=lossless, ack_every_bytes=1, trimming=transport is not Dcqcn
+    )
+    if balancer is Oblivious or lossless == "none":
+        assert state.flows["retransmissions"].sum() > 10

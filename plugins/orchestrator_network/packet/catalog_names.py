@@ -15,6 +15,7 @@ TRANSPORTS: Mapping[str, str] = {
     "mprdma": "transports.simple:Mprdma",
     "eqds": "transports.credited:Eqds",
     "ndp": "transports.credited:Ndp",
+    "dcqcn": "transports.roce:Dcqcn",
     "constant": "transports.simple:Constant",
 }
 LOAD_BALANCERS: Mapping[str, str] = {

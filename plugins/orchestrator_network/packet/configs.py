@@ -55,3 +55,29 @@ class SwiftConfig:
             raise ValueError(f"base_target_us is {self.base_target_us}, it must be above 0")
         if not (0 < self.beta <= 1 and 0 < self.max_cut < 1):
             raise ValueError(f"beta is {self.beta} and max_cut is {self.max_cut}, both must be between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DcqcnConfig:
+    """Rates are shares of the line: ``additive_share`` and ``hyper_share`` are the two steps up, ``least_share`` the floor.
+
+    ``cut_every_us``: the least time between two cuts; ``update_us`` and ``counter_bytes``: after so long, and after so
+    many bytes, the rate goes up.
+    """
+
+    gain: float = 1 / 256
+    cut_every_us: float = 50.0
+    update_us: float = 55.0
+    counter_bytes: int = 10_000_000
+    fast_steps: int = 5
+    additive_share: float = 1 / 20
+    hyper_share: float = 1 / 10
+    least_share: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("gain", "additive_share", "hyper_share", "least_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0 and at most 1")
+        for name in ("cut_every_us", "update_us", "counter_bytes", "fast_steps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")

@@ -38,6 +38,7 @@ class Options:
 
     ``changes``: (time in ps, link, share of its speed from then on); share 0 takes the link down. ``lossless``: `pfc` and
     `credit` make links that never drop data; a switch says stop above ``stop_packets`` of a link, and go on at ``go_packets``.
+    ``ordered``: packets are taken in order only, whatever the transport.
     """
 
     packet_bytes: int = 4150
@@ -50,6 +51,7 @@ class Options:
     slow_to: float = 0.25
     taper: float = 1.0
     changes: tuple[tuple[int, int, float], ...] = ()
+    ordered: bool = False
     lossless: str = "none"
     stop_packets: int = 15
     go_packets: int = 12
@@ -174,6 +176,8 @@ def prepare(
     run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps) if options.lossless == "none" else RTO_LOSSLESS_PS
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
     run["trimming"] = options.trimming
+    run["ordered"], run["paced"] = transport.ordered or options.ordered, transport.paced
+    run["tick"] = transport.tick_ps
     run["adaptive"] = balancer.in_switch
     run["windowed"] = transport.windowed
     givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)

@@ -27,6 +27,7 @@ from orchestrator_network.packet.credit import adapt_to_taper, pace, take_pull, 
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ACK,
+    CHANGE,
     CREDIT_BACK,
     DATA,
     EMPTY,
@@ -39,14 +40,15 @@ from orchestrator_network.packet.layout import (
     RETRANSMIT,
     START_FLOW,
     TAPER,
-    CHANGE,
+    TICK,
+    WAKE,
 )
 from orchestrator_network.packet.lossless import admit, let_go, note_end_of_wait
 from orchestrator_network.packet.nic import Choose, free_packet, kick, serve_host
 from orchestrator_network.packet.ports import arrive, change, draw_port, go_on, serve
 from orchestrator_network.packet.prefetch import prefetch
 from orchestrator_network.packet.receiver import receive
-from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, time_out
+from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, tick, time_out, wake
 from orchestrator_network.packet.state import State, blank
 from orchestrator_network.packet.transports.base import Transport
 
@@ -94,6 +96,24 @@ def out_port(s: State, node: int, packet: int, now: int) -> int:
 
 
 @inlined
+def forward(s: State, link: int, node: int, packet: int, now: int) -> None:
+    """Take a packet that came over a link at a switch."""
+    port = out_port(s, node, packet, now)
+    serve(s, port, now)
+    resting = s.links[port].flight_head < 0
+    if s.run[0].lossless != 0 and not admit(s, link, packet, now):
+        free_packet(s, packet)
+        return
+    dropped = arrive(s, port, packet, now)
+    if dropped != EMPTY:
+        if s.run[0].lossless != 0:
+            let_go(s, dropped, now)
+        free_packet(s, dropped)
+    if resting and s.links[port].flight_head >= 0:
+        schedule(s.run, s.buckets, s.groups, s.chain, port, s.packets[s.links[port].flight_head].due)
+
+
+@inlined
 def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Learn, link: int, now: int) -> None:
     """Let the first packet in flight on a link arrive."""
     hosts = s.run[0].hosts
@@ -108,19 +128,7 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
         schedule(s.run, s.buckets, s.groups, s.chain, link, s.packets[following].due)
     node = s.links[link].to
     if node >= hosts:
-        port = out_port(s, node, packet, now)
-        serve(s, port, now)
-        resting = s.links[port].flight_head < 0
-        if s.run[0].lossless != 0 and not admit(s, link, packet, now):
-            free_packet(s, packet)
-            return
-        dropped = arrive(s, port, packet, now)
-        if dropped != EMPTY:
-            if s.run[0].lossless != 0:
-                let_go(s, dropped, now)
-            free_packet(s, dropped)
-        if resting and s.links[port].flight_head >= 0:
-            schedule(s.run, s.buckets, s.groups, s.chain, port, s.packets[s.links[port].flight_head].due)
+        forward(s, link, node, packet, now)
         return
     serve_host(s, choose, node, now)
     kind = s.packets[packet].kind & KIND_MASK
@@ -187,7 +195,19 @@ def look_ahead(s: State, at: int) -> None:
 
 
 @inner
-def fire(s: State, on_loss: React, choose: Choose, learn: Learn, what: int, now: int) -> None:
+def change_link(s: State, number: int, now: int) -> None:
+    """Give a link another speed, or take it down with what waits for it."""
+    packet = change(s, number, now)
+    while packet >= 0:
+        following = s.packets[packet].next
+        if s.run[0].lossless != 0:
+            let_go(s, packet, now)
+        free_packet(s, packet)
+        packet = following
+
+
+@inner
+def fire(s: State, on_loss: React, on_tick: React, choose: Choose, learn: Learn, what: int, now: int) -> None:
     """Let a timer do what it is for."""
     kind, number = what >> 32, what & 0xFFFFFFFF
     if kind == START_FLOW:
@@ -200,13 +220,11 @@ def fire(s: State, on_loss: React, choose: Choose, learn: Learn, what: int, now:
     elif kind == TAPER:
         adapt_to_taper(s, number, now)
     elif kind == CHANGE:
-        packet = change(s, number, now)
-        while packet >= 0:
-            following = s.packets[packet].next
-            if s.run[0].lossless != 0:
-                let_go(s, packet, now)
-            free_packet(s, packet)
-            packet = following
+        change_link(s, number, now)
+    elif kind == WAKE:
+        wake(s, choose, number, now)
+    elif kind == TICK:
+        tick(s, on_tick, choose, number, now)
     elif kind == GATE_WORD:
         move_gate(s, choose, number >> 1, number & 1, 0, now)
     else:
@@ -244,7 +262,7 @@ def look(s: State, link: int, now: int) -> None:
         schedule(s.run, s.buckets, s.groups, s.chain, len(s.links) + link, s.links[link].done)
 
 
-def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Learn, events: int) -> int:
+def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Choose, learn: Learn, events: int) -> int:
     """Run for about that many events and return why it came back."""
     run = s.run
     until = run[0].events + events
@@ -262,7 +280,7 @@ def advance(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
             if timer == NEVER:
                 return STUCK
             run[0].clock = timer
-            fire(s, on_loss, choose, learn, take_timer(run, s.heap), timer)
+            fire(s, on_loss, on_tick, choose, learn, take_timer(run, s.heap), timer)
         else:
             link = s.drain[run[0].drain_at] & LINK_MASK
             ahead = run[0].drain_at + 1
@@ -285,6 +303,7 @@ def load() -> Any:
         numba.typeof(blank()),
         function(REACT),
         function(REACT),
+        function(REACT),
         function(CHOOSE),
         function(LEARN),
         types.int64,
@@ -294,5 +313,7 @@ def load() -> Any:
 
 
 def step(loop: Any, state: State, transport: Transport, balancer: Balancer, events: int) -> int:
-    """Advance a run by about ``events`` events; return DONE_ALL, PAUSED, POOL_LOW or STUCK."""
-    return int(loop(state, transport.on_ack, transport.on_loss, balancer.choose, balancer.learn, events))
+    """Advance a run by about ``events`` events; return DONE_ALL, PAUSED, POOL_LOW, HEAP_LOW or STUCK."""
+    return int(
+        loop(state, transport.on_ack, transport.on_loss, transport.on_tick, balancer.choose, balancer.learn, events)
+    )

@@ -63,11 +63,13 @@ FLOW = _record(
     i4="source sink packets last_size "  # how many packets, and the wire bytes of the last one
     "ring ring_size "  # its slots: first, and how many (a power of 2)
     "next_psn lowest "  # first packet never sent, first not known to have arrived
-    "lost lost_from "  # packets to send again, and a bound on the first of them
+    "lost lost_from "  # packets to send again, and a bound on the first of them; in order: the first never sent
     "next_in_ring "  # who follows in the round robin of its host
-    "expected out_of_order unreported "  # receiver: first packet missing, packets beyond it, bytes not yet reported
+    "expected out_of_order unreported "  # receiver: first packet missing, packets beyond it (in order: whether it has
+    # asked for it), bytes not yet reported
     "retransmissions trims marks timeouts duplicates",
-    i1="in_ring timer owes_ack spare",  # owes_ack: the receiver was asked while there were holes
+    i1="in_ring timer owes_ack "  # owes_ack: the receiver was asked while there were holes
+    "waking",  # a timer is set for when its pace lets it send
 )
 #: What is needed once of a flow.
 START = _record(i8="earliest waits")  # waits: flows that must arrive before it starts
@@ -106,6 +108,7 @@ RUN = _record(
     "hosts full_bytes header_bytes rto ack_every trimming adaptive bucket_shift "
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
     "grant_quanta idle_credit most_credit round_trip "
+    "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
     "links lossless xoff xon",  # flow control of links, and when to stop and to go on, in bytes
     f8="quantum_ps least_rate",
 )
@@ -115,7 +118,9 @@ CWND = 0  # bytes that may be in flight
 IN_FLIGHT = 1
 MAX_CWND = 2
 BASE_RTT = 3  # ps, the least seen, or the unloaded one of the longest path
-OWN = 4  # first column of the congestion control
+PACE_OF = 4  # ps from the begin of a byte to that of the next, where senders keep a pace
+NEXT_AT = 5  # ps, when the pace lets the next packet begin
+OWN = 6  # first column of the congestion control
 
 # An event is a float64 row: what happened, for a congestion control.
 NOW = 0
@@ -134,7 +139,7 @@ PATHS_OWN = 2  # first column of the balancer
 GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
 
 # Timers are kind << 32 | number.
-START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD = 0, 1, 2, 3, 4, 5
+START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK = range(8)
 CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
 
 # Flow control of links, beside 0 for none.

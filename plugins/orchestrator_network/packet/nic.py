@@ -12,8 +12,19 @@ import numpy as np
 from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
 from orchestrator_network.packet.calendar import schedule, set_timer
 from orchestrator_network.packet.compiled import inlined, inner
-from orchestrator_network.packet.layout import ASKS, CWND, DATA, EMPTY, IN_FLIGHT, RESENT, RETRANSMIT
 from orchestrator_network.packet.kinds import is_data
+from orchestrator_network.packet.layout import (
+    ASKS,
+    CWND,
+    DATA,
+    EMPTY,
+    IN_FLIGHT,
+    NEXT_AT,
+    PACE_OF,
+    RESENT,
+    RETRANSMIT,
+    WAKE,
+)
 from orchestrator_network.packet.lossless import is_open, note_wait
 from orchestrator_network.packet.ports import begin, put_high, take_high
 from orchestrator_network.packet.state import State
@@ -76,6 +87,19 @@ def may_send(s: State, flow: int) -> bool:
 
 
 @inlined
+def is_ready(s: State, flow: int, now: int) -> bool:
+    """Tell whether a flow may send at ``now``; one that its pace holds back is woken in time."""
+    if not may_send(s, flow):
+        return False
+    if s.run[0].paced != 0 and s.window[flow, NEXT_AT] > now:
+        if s.flows[flow].waking == 0:
+            s.flows[flow].waking = 1
+            set_timer(s.run, s.heap, int(np.ceil(s.window[flow, NEXT_AT])), WAKE << 32 | flow)
+        return False
+    return True
+
+
+@inlined
 def is_last_for_now(s: State, flow: int, psn: int, size: int) -> bool:
     """Tell whether a new packet uses up the data, the credit or the window of its flow."""
     if psn + 1 == s.flows[flow].packets:
@@ -122,10 +146,16 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
         psn = s.flows[flow].next_psn
         s.flows[flow].next_psn = psn + 1
         set_bit(s.out, ring, ring_size, psn)
-        s.tries[ring + (psn & mask)] = 0
         size = size_of(s, flow, psn)
         s.window[flow, IN_FLIGHT] += size
         kind = DATA
+        if s.run[0].ordered != 0 and psn < s.flows[flow].lost_from:
+            s.flows[flow].retransmissions += 1
+            s.tries[ring + (psn & mask)] = min(s.tries[ring + (psn & mask)] + 1, 100)
+            kind |= RESENT
+        else:
+            s.tries[ring + (psn & mask)] = 0
+            s.flows[flow].lost_from = psn + 1 if s.run[0].ordered != 0 else s.flows[flow].lost_from
         if is_last_for_now(s, flow, psn, size):
             kind |= ASKS
     s.sent_at[ring + (psn & mask)] = now
@@ -139,6 +169,8 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
     s.packets[packet].kind = kind
     s.packets[packet].entropy = entropy
     s.packets[packet].target = s.flows[flow].sink
+    if s.run[0].paced != 0:
+        s.window[flow, NEXT_AT] = max(s.window[flow, NEXT_AT], float(now)) + size * s.window[flow, PACE_OF]
     if s.run[0].credited != 0:
         s.credits[flow].credit -= size
         s.answers[packet].base = pull_target(s, flow, s.hosts[s.flows[flow].source].ring_flows)
@@ -179,9 +211,9 @@ def pick(s: State, choose: Choose, host: int, now: int) -> int:
         s.hosts[host].ring_head = s.flows[flow].next_in_ring
         s.flows[flow].in_ring = 0
         s.hosts[host].ring_flows -= 1
-        if may_send(s, flow):
+        if is_ready(s, flow, now):
             packet = send(s, choose, flow, now)
-            if may_send(s, flow):
+            if is_ready(s, flow, now):
                 enter_ring(s, flow)
             return packet
         flow = s.hosts[host].ring_head
@@ -230,7 +262,7 @@ def start(s: State, choose: Choose, host: int, now: int) -> None:
 @inlined
 def try_send(s: State, choose: Choose, flow: int, now: int) -> None:
     """Let a flow send if it may; its host is up to date."""
-    if s.flows[flow].in_ring == 0 and may_send(s, flow):
+    if s.flows[flow].in_ring == 0 and is_ready(s, flow, now):
         enter_ring(s, flow)
         kick(s, choose, s.flows[flow].source, now)
 

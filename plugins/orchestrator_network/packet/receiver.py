@@ -22,6 +22,9 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
     flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
     ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
     expected = s.flows[flow].expected
+    if s.run[0].ordered != 0 and (psn > expected or (kind & TRIMMED and psn == expected)):
+        ask_again(s, choose, host, packet, now)
+        return
     known = psn < expected or has_bit(s.seen, ring, ring_size, psn)
     marked = kind & MARKED != 0
     if s.run[0].credited != 0:
@@ -39,8 +42,7 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
     else:
         size = s.packets[packet].size
         s.flows[flow].unreported += size
-        if marked:
-            s.flows[flow].marks += 1
+        s.flows[flow].marks += 1 if marked else 0
         if known:
             s.flows[flow].duplicates += 1
         else:
@@ -58,6 +60,19 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
         answer(s, choose, host, packet, psn if exact else max(psn - 63, expected + 1), reply, now)
     else:
         free_packet(s, packet)
+
+
+@inner
+def ask_again(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
+    """Where order counts: discard what is not next, and ask once for what is."""
+    flow, kind = s.packets[packet].flow, s.packets[packet].kind
+    if kind & TRIMMED:
+        s.flows[flow].trims += 1
+    if s.flows[flow].out_of_order != 0:
+        free_packet(s, packet)
+        return
+    s.flows[flow].out_of_order = 1
+    answer(s, choose, host, packet, s.flows[flow].expected + 1, NACK | (kind & (LAST_HOP | MARKED)), now)
 
 
 @inner
@@ -83,6 +98,8 @@ def take(s: State, flow: int, psn: int, expected: int, now: int) -> tuple[int, b
     filled = False
     if psn == expected:
         expected += 1
+        if s.run[0].ordered != 0:
+            s.flows[flow].out_of_order = 0
         while has_bit(s.seen, ring, ring_size, expected):
             clear_bit(s.seen, ring, ring_size, expected)
             s.flows[flow].out_of_order -= 1

@@ -17,6 +17,7 @@ from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import ask, stop_speculating
 from orchestrator_network.packet.layout import (
     AT_LAST_HOP,
+    BASE_RTT,
     BYTES,
     CONGESTED,
     ECHO,
@@ -30,6 +31,7 @@ from orchestrator_network.packet.layout import (
     RESENT,
     RETRANSMIT,
     RTT,
+    TICK,
     TIMED_OUT,
     TIMEOUT_LOSS,
     TRIM_LOSS,
@@ -46,6 +48,8 @@ Learn = Callable[[np.ndarray, int, int, int], None]
 def start_flow(s: State, choose: Choose, flow: int, now: int) -> None:
     """Let a flow send its first packets."""
     s.flows[flow].started = now
+    if s.run[0].tick != 0:
+        set_timer(s.run, s.heap, now + s.run[0].tick, TICK << 32 | flow)
     serve_host(s, choose, s.flows[flow].source, now)
     try_send(s, choose, flow, now)
 
@@ -58,6 +62,8 @@ def cover(s: State, flow: int, psn: int) -> None:
         clear_bit(s.lost, ring, size, psn)
         s.flows[flow].lost -= 1
         s.window[flow, IN_FLIGHT] += size_of(s, flow, psn)
+    if s.run[0].ordered != 0:  # what is in flight can be told packet by packet where none arrives out of order
+        s.window[flow, IN_FLIGHT] -= size_of(s, flow, psn)
     clear_bit(s.out, ring, size, psn)
 
 
@@ -89,7 +95,8 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
     mask = ring_size - 1
     newly = max(s.answers[packet].received - s.flows[flow].seen_bytes, 0)
     s.flows[flow].seen_bytes += newly
-    s.window[flow, IN_FLIGHT] -= newly
+    if s.run[0].ordered == 0:
+        s.window[flow, IN_FLIGHT] -= newly
     # A sample counts if it is clear which copy of the packet it belongs to.
     sample = -1.0
     if is_flying(s, flow, psn) and s.tries[ring + (psn & mask)] == (1 if kind & RESENT else 0):
@@ -101,6 +108,7 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
             cover(s, flow, lowest)
         lowest += 1
     s.flows[flow].lowest = lowest
+    s.flows[flow].next_psn = max(s.flows[flow].next_psn, lowest)  # it may have gone back too far
     told = s.answers[packet].bitmap
     base = s.answers[packet].base
     while told != 0:
@@ -123,8 +131,75 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
 
 
 @inner
+def go_back(s: State, flow: int) -> None:
+    """Begin again with the first packet that is not known to have arrived."""
+    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
+    psn = s.flows[flow].lowest
+    while psn < s.flows[flow].next_psn:
+        if has_bit(s.out, ring, size, psn):
+            clear_bit(s.out, ring, size, psn)
+            s.window[flow, IN_FLIGHT] -= size_of(s, flow, psn)
+        psn += 1
+    s.flows[flow].next_psn = s.flows[flow].lowest
+
+
+@inner
+def reject_in_order(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
+    """Take the word of a receiver that misses the next packet: everything from there on is sent again."""
+    flow = s.packets[packet].flow
+    missing = s.answers[packet].cumulative
+    if s.flows[flow].finished >= 0 or missing < s.flows[flow].lowest:
+        return
+    newly = max(s.answers[packet].received - s.flows[flow].seen_bytes, 0)
+    s.flows[flow].seen_bytes += newly
+    while s.flows[flow].lowest < missing:
+        if has_bit(s.out, s.flows[flow].ring, s.flows[flow].ring_size, s.flows[flow].lowest):
+            cover(s, flow, s.flows[flow].lowest)
+        s.flows[flow].lowest += 1
+    s.flows[flow].next_psn = max(s.flows[flow].next_psn, missing)
+    go_back(s, flow)
+    s.event[NOW] = now
+    s.event[BYTES] = size_of(s, flow, missing)
+    s.event[ECHO] = 1.0 if s.packets[packet].kind & MARKED else 0.0
+    # Which copy was lost is not known: the sample is of the last one, and no shorter than a path without load.
+    sent = s.sent_at[s.flows[flow].ring + (missing & (s.flows[flow].ring_size - 1))]
+    s.event[RTT] = max(float(now - sent), s.window[flow, BASE_RTT])
+    s.event[REASON] = TRIM_LOSS
+    s.event[AT_LAST_HOP] = 1.0 if s.packets[packet].kind & LAST_HOP else 0.0
+    on_loss(s.window[flow], s.event, s.control)
+    stop_speculating(s, flow)
+    learn(s.paths[flow], s.packets[packet].entropy, TRIMMED_PATH, now)
+    try_send(s, choose, flow, now)
+
+
+@inner
+def wake(s: State, choose: Choose, flow: int, now: int) -> None:
+    """Let a flow send that its pace held back."""
+    s.flows[flow].waking = 0
+    if s.flows[flow].finished < 0:
+        serve_host(s, choose, s.flows[flow].source, now)
+        try_send(s, choose, flow, now)
+
+
+@inner
+def tick(s: State, on_tick: React, choose: Choose, flow: int, now: int) -> None:
+    """Tell the congestion control of a flow the time."""
+    if s.flows[flow].finished >= 0:
+        return
+    serve_host(s, choose, s.flows[flow].source, now)
+    s.event[NOW] = now
+    s.event[BYTES] = 0.0
+    on_tick(s.window[flow], s.event, s.control)
+    set_timer(s.run, s.heap, now + s.run[0].tick, TICK << 32 | flow)
+    try_send(s, choose, flow, now)
+
+
+@inner
 def reject(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
     """Take a negative acknowledgement: the packet was trimmed on its way."""
+    if s.run[0].ordered != 0:
+        reject_in_order(s, on_loss, choose, learn, packet, now)
+        return
     flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
     if s.flows[flow].finished >= 0 or not is_flying(s, flow, psn):
         return
@@ -170,8 +245,11 @@ def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, 
         s.event[REASON] = TIMEOUT_LOSS
         s.event[AT_LAST_HOP] = 0.0
         on_loss(s.window[flow], s.event, s.control)
-        s.window[flow, IN_FLIGHT] -= size
-        lose(s, flow, psn)
+        if s.run[0].ordered != 0:
+            go_back(s, flow)
+        else:
+            s.window[flow, IN_FLIGHT] -= size
+            lose(s, flow, psn)
         stop_speculating(s, flow)
         try_send(s, choose, flow, now)
         psn = oldest_out(s, flow)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator_network.packet.layout import BASE_RTT, CWND, MAX_CWND
+from orchestrator_network.packet.compiled import react
+from orchestrator_network.packet.layout import BASE_RTT, CWND, MAX_CWND, PACE_OF
+from orchestrator_network.wire import PS_PER_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +53,29 @@ class Credit:
     adapts_to_taper: bool = True
 
 
+@react
+def nothing(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
+    """Leave the window."""
+
+
 class Transport:
     """A congestion control; subclass it, and give ``on_ack`` and ``on_loss`` compiled with `compiled.react`.
 
-    Both get (window of the flow, event, constants), see `layout` for the columns; the window's columns from ``OWN``
-    on are free. They set ``window[CWND]``.
+    All get (window of the flow, event, constants), see `layout` for the columns; the window's columns from ``OWN``
+    on are free. They set ``window[CWND]``, or ``window[PACE_OF]`` where ``paced``; ``on_tick`` is called every
+    ``tick_ps`` from the start of a flow.
     """
 
     windowed: bool = True  # window[CWND] limits the sender
     credit: Credit | None = None  # the receiver's credit limits the sender
     columns: int = 0  # of its own in a window
     ack_every_bytes: int = 16384  # the receiver acknowledges at least so often
+    ordered: bool = False  # the receiver takes packets in order only, and the sender goes back to what is missing
+    paced: bool = False  # window[PACE_OF] limits the sender
+    lossless: str = "none"  # flow control of the links that it is meant for
+    load_balancer: str = "reps"  # that it is meant for
+    tick_ps: int = 0
+    on_tick: Callable[..., None] = staticmethod(nothing)
     on_ack: Callable[..., None]
     on_loss: Callable[..., None]
 
@@ -70,7 +84,8 @@ class Transport:
         return np.array([fabric.packet_bytes, fabric.payload_bytes, fabric.rtt_ps, fabric.bdp_bytes], float)
 
     def begin(self, fabric: Fabric, window: np.ndarray) -> None:
-        """Fill the windows float64 [flows, columns] of flows that have not started: 1.5 BDP."""
+        """Fill the windows float64 [flows, columns] of flows that have not started: 1.5 BDP, and the line's pace."""
+        window[:, PACE_OF] = 8 * PS_PER_S / fabric.rate_bps
         window[:, BASE_RTT] = fabric.rtt_ps
         window[:, MAX_CWND] = int(1.5 * fabric.bdp_bytes)
         window[:, CWND] = window[:, MAX_CWND]

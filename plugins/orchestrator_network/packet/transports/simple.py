@@ -11,16 +11,11 @@ import numpy as np
 from orchestrator_network.packet.compiled import react
 from orchestrator_network.packet.configs import ConstantConfig, DctcpConfig
 from orchestrator_network.packet.layout import BASE_RTT, BYTES, CWND, ECHO, MAX_CWND, NOW, OWN
-from orchestrator_network.packet.transports.base import Fabric, Transport
+from orchestrator_network.packet.transports.base import Fabric, Transport, nothing
 
 MTU, MSS = range(2)
 GAIN = 1 / 16
 ALPHA, ROUND_END, ROUND_BYTES, ROUND_MARKED = range(OWN, OWN + 4)  # of the classic DCTCP
-
-
-@react
-def nothing(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
-    """Leave the window."""
 
 
 @react
