@@ -16,9 +16,9 @@ orchestrator_api = "1"
 @hookimpl
 def orchestrator_stages() -> list[Callable[..., Any]]:
     """Offer the stages."""
-    from orchestrator_network import machine_stages, stages
+    from orchestrator_network import bandwidth_stage, machine_stages, stages
 
-    return [stages.simulate, machine_stages.cost, machine_stages.allocate]
+    return [stages.simulate, machine_stages.cost, machine_stages.allocate, bandwidth_stage.bandwidth]
 
 
 @hookimpl

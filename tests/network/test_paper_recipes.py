@@ -15,7 +15,7 @@ PAPERS = sorted(path.stem for path in (REPOSITORY / "recipes" / "paper").glob("h
 
 def test_the_recipes_are_there():
     """Named after what they reproduce."""
-    assert PAPERS == ["hammingmesh_allocation", "hammingmesh_cost"]
+    assert PAPERS == ["hammingmesh_allocation", "hammingmesh_bandwidth", "hammingmesh_cost"]
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -60,3 +60,18 @@ def test_the_allocation_runs_whole_and_with_failed_boards(run):
     for stage in stages:
         assert stage["metrics"]["utilization_p50.greedy"] > 0.6
         assert stage["metrics"]["utilization_p50"] > 0.9
+
+
+def test_the_bandwidths_are_printed_beside_the_published_ones(run):
+    """Two entries a machine with published value, ours, the difference and a reason where that is large."""
+    small = [
+        "stages.bandwidth.scales=[small]",
+        "stages.bandwidth.topologies=[hx2mesh,hyperx]",
+        "stages.bandwidth.steps=0",
+    ]
+    lines = run("recipe=paper/hammingmesh_bandwidth", *small)
+    at = next(number for number, line in enumerate(lines) if "MACHINE" in line)
+    assert all(title in lines[at] for title in ("PUBLISHED PERCENT", "OURS PERCENT", "DIFFERENCE PERCENT", "REASON"))
+    rows = {tuple(line.split()[:2]): line.split()[2:] for line in lines[at + 1 : at + 5]}
+    assert rows["hx2mesh/small", "global"] == ["25.4", "26.64", "4.9"]
+    assert rows["hyperx/small", "global"][:3] == ["91.6", "51.56", "-43.7"]
