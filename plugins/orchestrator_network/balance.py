@@ -75,7 +75,7 @@ def balanced_weights(mesh: HammingMesh, network: Network) -> np.ndarray:
     )
     prices = _prices(sample)
     kind_of = _kinds_by_ends(mesh, network)
-    return np.exp(-np.array([prices.get(kind, 0.0) for kind in kind_of]))
+    return np.asarray(np.exp(-np.array([prices.get(kind, 0.0) for kind in kind_of])))
 
 
 def _prices(mesh: HammingMesh) -> dict[tuple[int, int], float]:

@@ -61,8 +61,7 @@ def bandwidth(ctx: Context, config: BandwidthConfig) -> Table:
 
 def _headline(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "machine": f"{row['topology']}/{row['scale']}",
-        "bandwidth": row["quantity"],
+        "variant": f"{row['topology']}/{row['scale']}/{row['quantity']}",
         "published_percent": round(100 * row["published_share"], 2),
         "ours_percent": round(100 * row["share"], 2),
         "difference_percent": round(100 * row["difference_share"], 1),
