@@ -9,7 +9,7 @@ would have to train 3.3 times as fast as an Hx2Mesh otherwise. Prices are a devi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -71,10 +71,9 @@ def saving_rows(steps: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[dict
     ]
 
 
-def _ordered(known: Sequence[str], found: Sequence[str]) -> Iterator[str]:
+def _ordered(known: Sequence[str], found: Sequence[str]) -> list[str]:
     there = dict.fromkeys(found)
-    yield from (name for name in known if name in there)
-    yield from (name for name in there if name not in known)
+    return [*(name for name in known if name in there), *(name for name in there if name not in known)]
 
 
 def _row(workload: str, mesh: str, machine: str, steps: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:

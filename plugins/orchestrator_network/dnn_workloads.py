@@ -126,7 +126,20 @@ class _Rank:
         label: str,
     ) -> int:
         number = len(self.step.rows)
-        row = (number, self.rank, kind, collective, group, peer, size_bytes, tag, duration_ps, self.last, [], label)
+        row: tuple[Any, ...] = (
+            number,
+            self.rank,
+            kind,
+            collective,
+            group,
+            peer,
+            size_bytes,
+            tag,
+            duration_ps,
+            self.last,
+            [],
+            label,
+        )
         self.step.rows.append(row)
         return number
 
