@@ -11,24 +11,37 @@ SOURCE = "plot data of arXiv:2209.01346"
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadTrafficConfig:
-    """Which training step; ``devices`` null: 1,024, and 1,536 for GPT-3, in whole groups of its parallelism."""
+    """Which training step; ``devices`` null: 1,024, and 1,536 for GPT-3, in whole groups of its parallelism.
+
+    Consecutive ranks run on consecutive devices, or on tiles of ``tile`` x ``tile`` of a grid of devices that is
+    numbered row by row, as a torus and a HyperX are; ``columns`` of the grid, null: as square as the devices allow.
+    """
 
     workload: Literal["resnet", "cosmoflow", "gpt3", "gpt3_moe", "dlrm"] = "resnet"
     devices: int | None = None
+    tile: int = 1
+    columns: int | None = None
 
     def __post_init__(self) -> None:
-        if self.devices is not None and self.devices < 1:
-            raise ValueError(f"devices is {self.devices}, it must be at least 1, or null")
+        for name in ("devices", "columns"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, it must be at least 1, or null")
+        if self.tile < 1:
+            raise ValueError(f"tile is {self.tile}, it must be at least 1; 1 numbers devices row by row")
 
 
 @stage("network.workload_traffic", version="1", cites=["arXiv:2209.01346"])
 def workload_traffic(ctx: Context, config: WorkloadTrafficConfig) -> Traffic:
     """Write down one training step of a published workload: what every device computes and sends, and in which order."""
     from orchestrator_network.dnn_workloads import workload_step
+    from orchestrator_network.placement import tiled
     from orchestrator_network.traffic import read_traffic
 
     try:
         step = workload_step(config.workload, config.devices)
+        if config.tile > 1:
+            step = tiled(step, config.tile, config.columns)
     except ValueError as error:
         raise StageError(f"network.workload_traffic, {config.workload}: {error}") from error
     compute_ps = int(read_traffic(step.operations, step.groups).compute_ps.max())

@@ -12,6 +12,7 @@ from orchestrator_network import Dragonfly, FatTree, HammingMesh, HyperX, Torus
 from orchestrator_network.all_to_all import all_to_all_share, best_mix, share_of, stepwise_share, uniform_loads
 from orchestrator_network.bandwidth import TOLERANCE, all_reduce_share, bandwidth_rows
 from orchestrator_network.bandwidth_stage import BandwidthConfig, bandwidth
+from orchestrator_network.components import HammingMeshBuilder, Hx4MeshConfig
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.published_machines import NAMES, published_machine
 
@@ -90,7 +91,8 @@ def test_balanced_splits_are_the_best_that_a_linear_program_finds(board):
 
 
 def test_balanced_routes_are_routes():
-    """Flow by flow they add up to the loads; each is carried once, over minimal paths only."""
+    """Flow by flow they add up to the loads; each is carried once, over minimal paths only; a component offers them."""
+    assert HammingMeshBuilder(Hx4MeshConfig(routing="balanced")).build(64, 400).routing == "balanced"
     mesh = HammingMesh(board_rows=3, board_columns=3, grid_rows=2, grid_columns=2, routing="balanced")
     even = HammingMesh(board_rows=3, board_columns=3, grid_rows=2, grid_columns=2)
     source, target = np.nonzero(~np.eye(mesh.hosts, dtype=bool))
