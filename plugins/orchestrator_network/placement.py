@@ -1,4 +1,4 @@
-"""Where ranks run: consecutive ranks on tiles of a grid of devices that is numbered row by row.
+"""Where ranks run: consecutive ranks on tiles of a grid of devices, or the stages of a pipeline side by side.
 
 Hosts of a HammingMesh are numbered board by board, so that ranks which belong together share a board. Those of a torus
 and a HyperX are numbered row by row: sixteen ranks lie on one line, and use half of the ports for what they exchange.
@@ -31,6 +31,23 @@ def tiled(step: StepTables, tile: int, columns: int | None = None) -> StepTables
     number, inside = np.divmod(np.arange(step.devices), tile * tile)
     row = number // (columns // tile) * tile + inside // tile
     device = row * columns + number % (columns // tile) * tile + inside % tile
+    return _moved(step, device, tile=tile)
+
+
+def stages_first(step: StepTables, stages: int, width: int) -> StepTables:
+    """Return the same step of pipelines of ``stages`` x ``width`` ranks with stages on consecutive devices.
+
+    The shards of a stage are then ``stages`` devices apart, as in the proxies that `dnn_facts` names.
+    """
+    if step.devices % (stages * width):
+        raise WorkloadError(f"{step.devices} devices hold no whole pipelines of {stages} x {width}")
+    pipeline, inside = np.divmod(np.arange(step.devices), stages * width)
+    stage, shard = np.divmod(inside, width)
+    return _moved(step, pipeline * stages * width + shard * stages + stage, order="stages_first")
+
+
+def _moved(step: StepTables, device: np.ndarray, **about: object) -> StepTables:
+    """Return the step with rank r on ``device[r]``."""
     operations = step.operations
     for name in ("rank", "peer"):
         at = operations.column(name).to_numpy()
@@ -38,4 +55,4 @@ def tiled(step: StepTables, tile: int, columns: int | None = None) -> StepTables
         operations = operations.set_column(operations.column_names.index(name), name, pa.array(moved, pa.int32()))
     ranks = [device[members].tolist() for members in step.groups.column("ranks").to_pylist()]
     groups = step.groups.set_column(1, "ranks", pa.array(ranks, pa.list_(pa.int32())))
-    return replace(step, operations=operations, groups=groups, about=step.about | {"tile": tile})
+    return replace(step, operations=operations, groups=groups, about=step.about | about)

@@ -15,12 +15,14 @@ class WorkloadTrafficConfig:
 
     Consecutive ranks run on consecutive devices, or on tiles of ``tile`` x ``tile`` of a grid of devices that is
     numbered row by row, as a torus and a HyperX are; ``columns`` of the grid, null: as square as the devices allow.
+    ``order`` of the ranks of a GPT-3 pipeline: the shards of a stage side by side, or its stages.
     """
 
     workload: Literal["resnet", "cosmoflow", "gpt3", "gpt3_moe", "dlrm"] = "resnet"
     devices: int | None = None
     tile: int = 1
     columns: int | None = None
+    order: Literal["shards_first", "stages_first"] = "shards_first"
 
     def __post_init__(self) -> None:
         for name in ("devices", "columns"):
@@ -29,17 +31,23 @@ class WorkloadTrafficConfig:
                 raise ValueError(f"{name} is {value}, it must be at least 1, or null")
         if self.tile < 1:
             raise ValueError(f"tile is {self.tile}, it must be at least 1; 1 numbers devices row by row")
+        if self.order == "stages_first" and (self.tile > 1 or not self.workload.startswith("gpt3")):
+            raise ValueError("order: stages_first is for gpt3 and gpt3_moe, without tiles; leave it out")
 
 
 @stage("network.workload_traffic", version="1", cites=["arXiv:2209.01346"])
 def workload_traffic(ctx: Context, config: WorkloadTrafficConfig) -> Traffic:
     """Write down one training step of a published workload: what every device computes and sends, and in which order."""
+    from orchestrator_network.dnn_facts import GPT3, GPT3_MOE
     from orchestrator_network.dnn_workloads import workload_step
-    from orchestrator_network.placement import tiled
+    from orchestrator_network.placement import stages_first, tiled
     from orchestrator_network.traffic import read_traffic
 
     try:
         step = workload_step(config.workload, config.devices)
+        if config.order == "stages_first":
+            facts = GPT3 if config.workload == "gpt3" else GPT3_MOE
+            step = stages_first(step, facts.stages, facts.group)
         if config.tile > 1:
             step = tiled(step, config.tile, config.columns)
     except ValueError as error:

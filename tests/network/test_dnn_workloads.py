@@ -12,7 +12,7 @@ from orchestrator_network import FatTree, HammingMesh, Torus, simulate_step
 from orchestrator_network.dnn_facts import GPT3, GPT3_MOE, CosmoFlowFacts, DlrmFacts, ResNetFacts
 from orchestrator_network.dnn_workloads import pipeline_step, workload_step
 from orchestrator_network.errors import WorkloadError
-from orchestrator_network.placement import tiled
+from orchestrator_network.placement import stages_first, tiled
 from orchestrator_network.traffic import read_traffic
 from orchestrator_network.wire import Wire
 from orchestrator_network.workload_stages import workload_traffic
@@ -175,6 +175,21 @@ def test_tiles_put_ranks_that_belong_together_on_squares():
     torus = Torus(sides=(4, 4), planes=4)
     line, square = (simulate_step(torus, one.operations, one.groups) for one in (step, placed))
     assert square.exposed_communication_ps < line.exposed_communication_ps
+
+
+def test_stages_first_puts_shards_as_far_apart_as_there_are_stages(tmp_path):
+    """Four stages of four shards: group p is devices p, p + 4, p + 8, p + 12; messages go to the device beside."""
+    placed = stages_first(few("gpt3"), 4, 4)
+    assert placed.groups.column("ranks").to_pylist() == [[p, p + 4, p + 8, p + 12] for p in range(4)]
+    pairs = {(row["rank"], row["peer"]) for row in placed.operations.to_pylist() if row["kind"] == "send"}
+    assert pairs == {(rank, rank ^ 1) for rank in range(16)}
+    with pytest.raises(WorkloadError, match="hold no whole pipelines"):
+        stages_first(few("gpt3"), 4, 3)
+    with pytest.raises(RecipeError, match="stages_first is for gpt3"):
+        run_stage(workload_traffic, {"workload": "dlrm", "order": "stages_first"}, home=tmp_path)
+    settings = {"workload": "gpt3", "devices": 384, "order": "stages_first"}
+    traffic = run_stage(workload_traffic, settings, home=tmp_path).outputs["result"]
+    assert traffic.groups().column("ranks").to_pylist()[0] == [0, 96, 192, 288]
 
 
 @pytest.mark.slow
