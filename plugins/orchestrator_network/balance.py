@@ -86,8 +86,18 @@ def _prices(mesh: HammingMesh) -> dict[tuple[int, int], float]:
         loads = class_loads(replace(network, route_weight=np.exp(-price)), classes, senders)
         if loads.max() < lowest * (1 - 1e-9):
             best, lowest = price, loads.max()
-        price = price + _FIRST_STEP / (1 + number * _SLOWING) * loads / loads.max()
+        price = _centred(network, price + _FIRST_STEP / (1 + number * _SLOWING) * loads / loads.max())
     return dict(zip(_kinds_by_ends(mesh, network), best.tolist(), strict=True))
+
+
+def _centred(network: Network, price: np.ndarray) -> np.ndarray:
+    """Return prices with mean 0 for every kind of link.
+
+    Minimal paths of a pair have equally many links of each kind, so no split changes, and products stay in range.
+    """
+    kinds, kind = np.unique(network.route_cost, return_inverse=True)
+    mean = np.bincount(kind, price, len(kinds)) / np.bincount(kind)
+    return np.asarray(price - mean[kind])
 
 
 def _kinds_by_ends(mesh: HammingMesh, network: Network) -> list[tuple[int, int]]:
