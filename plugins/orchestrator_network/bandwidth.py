@@ -64,28 +64,28 @@ _LATENCY = (
 # Why an entry is outside, in a few words for what a run prints, and in full for the table.
 _NOTES: dict[tuple[str, str], tuple[str, str]] = {
     ("fat_tree_50", "global"): (
-        "traffic below a leaf",
+        "ours counts traffic below a leaf",
         (
             "22/42 of injection leave a leaf, and 41 of 1,049 targets are below it, which gives 54.5; published is 22/42 "
             "less 2 %, as if no traffic stayed below a leaf."
         ),
     ),
     ("dragonfly", "global"): (
-        "adaptive routing takes detours",
+        "between minimal and Valiant routes",
         (
             "Uniform traffic needs no detour: minimal routes are the best mix, Valiant alone gives {detour:.1f} %. A router "
             "that decides by local queues (UGAL) may still take some; the published value lies between."
         ),
     ),
     ("hyperx", "global"): (
-        "not a share of four ports",
+        "above what any routing can reach",
         (
             "Nearly every flow crosses a row and a column, so two of four ports carry it twice and no routing exceeds "
             "{share:.1f} % of four ports; published must be a share of less. Of two ports, ours is {double:.1f} %."
         ),
     ),
     ("hx4mesh", "global"): (
-        "credits find no best split",
+        "between the even and the best split",
         (
             "An even split over minimal paths gives {even:.1f} %, the best split {share:.1f} %: the corners of a board limit "
             "the one, all ports that leave it the other. The published value, of routing by credits, lies between."

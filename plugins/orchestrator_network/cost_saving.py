@@ -9,6 +9,7 @@ would have to train 3.3 times as fast as an Hx2Mesh otherwise. Prices are a devi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,16 @@ def _row(workload: str, mesh: str, machine: str, steps: Mapping[tuple[str, str],
         "mesh_devices": ours["devices"],
         "machine_devices": other["devices"],
     }
+
+
+def distances(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how far a workload's savings are from the published ones: the geometric mean of the factors, up or down."""
+    logarithms: dict[str, list[float]] = {}
+    for row in rows:
+        if row["published_saving"] is not None and row["saving"] > 0:
+            logarithm = abs(math.log(row["saving"] / row["published_saving"]))
+            logarithms.setdefault(row["workload"], []).append(logarithm)
+    return {workload: math.exp(sum(found) / len(found)) for workload, found in logarithms.items()}
 
 
 def saving_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

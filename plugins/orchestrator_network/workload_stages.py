@@ -70,7 +70,7 @@ class CostSavingConfig:
 @stage("network.cost_saving", version="1", cites=["arXiv:2209.01346"])
 def cost_saving(ctx: Context, config: CostSavingConfig, steps: dict[str, Table]) -> Table:
     """Compare HammingMeshes with other networks: price times communication overhead of theirs, over that of the mesh."""
-    from orchestrator_network.cost_saving import saving_rows, saving_table
+    from orchestrator_network.cost_saving import distances, saving_rows, saving_table
     from orchestrator_network.saving_figures import draw_savings
 
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -89,7 +89,9 @@ def cost_saving(ctx: Context, config: CostSavingConfig, steps: dict[str, Table])
             "network.cost_saving: no workload was simulated on hx2mesh or hx4mesh and on another network; "
             f"got {', '.join(sorted({machine for _, machine in found})) or 'nothing'}"
         )
+    factors = distances(rows)
     ctx.log_metrics({f"saving.{row['workload']}.{row['mesh']}.{row['machine']}": row["saving"] for row in rows})
+    ctx.log_metrics({f"typical_factor_to_published.{name}": factor for name, factor in factors.items()})
     for row in rows:
         name = f"{row['workload']}: {row['machine']} over {row['mesh']}"
         ctx.fact("relative_cost_saving", row["saving"], "1", "modelled", hardware=name, source="network.cost_saving")

@@ -3,7 +3,15 @@
 import pytest
 
 from orchestrator.errors import StageError
-from orchestrator_network.cost_saving import MESHES, OTHERS, WORKLOADS, published_saving, saving_rows, saving_table
+from orchestrator_network.cost_saving import (
+    MESHES,
+    OTHERS,
+    WORKLOADS,
+    distances,
+    published_saving,
+    saving_rows,
+    saving_table,
+)
 from orchestrator_network.saving_figures import draw_savings
 
 
@@ -60,6 +68,17 @@ def test_every_published_value_is_there():
 def test_a_mesh_without_overhead_has_no_ratio():
     """Nothing is divided by zero."""
     assert saving_rows({("gpt3", "hx2mesh"): step(1.0, 1, 0), ("gpt3", "torus"): step(1.0, 1, 1)}) == []
+
+
+def test_distances_are_factors_up_or_down():
+    """Twice and half as much are equally far; what has no published value does not count."""
+    rows = [
+        {"workload": "gpt3", "saving": 2.0, "published_saving": 1.0},
+        {"workload": "gpt3", "saving": 0.5, "published_saving": 1.0},
+        {"workload": "mine", "saving": 0.5, "published_saving": None},
+        {"workload": "dlrm", "saving": 0.0, "published_saving": 1.0},
+    ]
+    assert distances(rows) == pytest.approx({"gpt3": 2})
 
 
 def test_the_figure_shows_what_has_no_published_value_too():
