@@ -1,12 +1,11 @@
 """Five training steps as facts: what a device computes, what it sends, and where each number is from.
 
-All sizes and times of computation are those of the C++ proxies of the same authors (github.com/spcl/DNN-cpp-proxies, read),
-which give times of an A100 and sizes in 4-byte numbers. That these proxies are what the published comparison ran is our
-inference: their steps fit what is recalled of it (31.8 ms of computation for GPT-3, 49.9 ms with experts), and the groups
-of 96 x 16 devices fit its machines of about 1,536. Numbers of devices are ours.
-
-Against the formulas for D x P x O parallelism, with W bytes of parameters, a mini-batch of M samples and A activation
-bytes a sample at a cut:
+All sizes and times of computation are read: those of the C++ proxies of one of the authors
+(github.com/Shigangli/DNN-cpp-proxies), sizes in 4-byte numbers, times those of an A100 where a proxy says so (ResNet-152,
+CosmoFlow). That these proxies are what the published comparison ran is our inference: their steps fit what is recalled
+of it from memory (31.8 ms of computation for GPT-3, 49.9 ms with experts), and groups of 96 x 16 devices fit its machines
+of about 1,536. Numbers of devices are ours: 1,024 and 1,536. Derived, with W bytes of parameters, a mini-batch of M
+samples and A activation bytes a sample at a cut:
 
     gradients       W / (P O) over D ranks          ResNet: W = 240.8 MB, P = O = 1
     operator        A M / D, 2 + 2 times a layer    GPT-3: A = 2,048 tokens x 12,288 x 4 B = 100.7 MB, M / D = 1
@@ -19,8 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NUMBER_BYTES = 4
-READ = "read in github.com/spcl/DNN-cpp-proxies"
-OURS = "our choice"
+SOURCE = "sizes and computation read in github.com/Shigangli/DNN-cpp-proxies; devices are our choice"
 
 
 @dataclass(frozen=True, kw_only=True)

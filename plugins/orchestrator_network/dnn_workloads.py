@@ -17,6 +17,7 @@ from orchestrator_network.dnn_facts import (
     GPT3,
     GPT3_MOE,
     NUMBER_BYTES,
+    SOURCE,
     CosmoFlowFacts,
     DlrmFacts,
     PipelineFacts,
@@ -75,7 +76,7 @@ class _Step:
                 "ranks": pa.array(self.groups, pa.list_(pa.int32())),
             }
         )
-        return StepTables(operations=operations, groups=groups, devices=devices, about=about)
+        return StepTables(operations=operations, groups=groups, devices=devices, about=about | {"source": SOURCE})
 
 
 class _Rank:

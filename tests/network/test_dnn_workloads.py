@@ -149,6 +149,7 @@ def test_the_stage_writes_traffic(tmp_path):
     traffic = run.outputs["result"]
     assert traffic.meta["devices"] == 16
     assert traffic.meta["workload"] == "dlrm"
+    assert "read in github.com" in traffic.meta["source"]
     assert traffic.ops().num_rows == run.metrics["operations"] == 16 * 13
     assert run.metrics["compute_ms"] == pytest.approx(3.091)
     with pytest.raises(StageError, match="multiple of 384"):
