@@ -8,7 +8,7 @@ message. Dragonflies, rails and files are in `cluster_components`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
 
@@ -32,11 +32,15 @@ class FatTreeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Hx2MeshConfig:
-    """Boards of ``board`` x ``board``; ``grid_rows`` of boards, null: as square as the devices allow."""
+    """Boards of ``board`` x ``board``; ``grid_rows`` of boards, null: as square as the devices allow.
+
+    ``routing``: flows are split over minimal paths evenly, or balanced, as a uniform all-to-all needs it.
+    """
 
     board: int = 2
     grid_rows: int | None = None
     radix: int = 64
+    routing: Literal["even", "balanced"] = "even"
 
     def __post_init__(self) -> None:
         if self.board < 1:
@@ -137,6 +141,7 @@ class HammingMeshBuilder:
             link_gbps=link_gbps,
             radix=self.config.radix,
             planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,
+            routing=self.config.routing,
         )
 
 

@@ -186,8 +186,11 @@ class Dragonfly:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
         p, own = self.hosts_per_router, np.diag(demand)
         between = demand.reshape(self.routers, p, self.routers, p).sum(axis=(1, 3), dtype=float)
-        inner = minimal_loads(self.fabric, between) if self.routing == "minimal" else self._valiant.loads(between)
-        return np.concatenate([demand.sum(axis=1) - own, demand.sum(axis=0) - own, inner])
+        return np.concatenate([demand.sum(axis=1) - own, demand.sum(axis=0) - own, self.fabric_loads(between)])
+
+    def fabric_loads(self, demand: np.ndarray) -> np.ndarray:
+        """Return what a demand matrix [routers, routers] puts on every trunk of `fabric`, float64 [trunks]."""
+        return minimal_loads(self.fabric, demand) if self.routing == "minimal" else self._valiant.loads(demand)
 
     def grid(self, ranks: np.ndarray) -> None:  # noqa: ARG002 - the topology protocol asks every topology
         """Return None: a Dragonfly has no mesh to lay a collective on."""

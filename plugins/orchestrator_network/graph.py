@@ -24,7 +24,8 @@ class Network:
 
     ``source``, ``target``, ``trunk`` int32 [links]; ``capacity_bps`` float64 [links] in bits per second;
     ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
-    ``names`` one a node.
+    ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
+    weights of their links; None takes all alike.
     """
 
     hosts: int
@@ -35,6 +36,7 @@ class Network:
     latency_ps: np.ndarray
     trunk: np.ndarray
     route_cost: np.ndarray
+    route_weight: np.ndarray | None = None
 
     @property
     def nodes(self) -> int:

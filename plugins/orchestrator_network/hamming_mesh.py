@@ -8,7 +8,8 @@ logical spine. Boards of 1 x 1 are a 2D HyperX.
 Routing for flows is minimal in hops, where a trace is one hop and the way through a network one hop below one leaf
 and two through the spine: traffic inside a board wraps through the row or column network where that is shorter than
 the way across the board. Published routing chooses by credits among equally long ways; here they go across the
-board, as credits would steer neighbour traffic, and a flow is split evenly over all minimal paths that remain.
+board, as credits would steer neighbour traffic, and a flow is split over all minimal paths that remain: evenly, or in
+the proportions that carry a uniform all-to-all best (`balance`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -24,7 +26,7 @@ from orchestrator_network.cost import Bill, hamming_mesh_bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Network, Wiring
 from orchestrator_network.line_routes import Costs, LineShape, LineTables, line_tables, product_shares
-from orchestrator_network.routes import Routes, check_pairs, minimal_loads
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
 
 # Twelve a hop. The way over one switch, two cables, counts 16: longer than one trace, shorter than two. The way over the
 # spine, two uplinks more, counts 26, between two and three. No sum of one kind equals one of another, so all minimal
@@ -38,7 +40,8 @@ class HammingMesh:
     """A grid of boards; hosts = board_rows x board_columns x grid_rows x grid_columns.
 
     Host ids are row-major by board, then by place on the board. ``planes`` disjoint copies carry 1/planes of every
-    message each and are alike, so one is simulated. ``latency_ps`` is that of one link, trace or cable.
+    message each and are alike, so one is simulated. ``latency_ps`` is that of one link, trace or cable. ``routing``:
+    ``even`` splits a flow evenly over its minimal paths, ``balanced`` as a uniform all-to-all needs it.
     """
 
     board_rows: int = 2
@@ -49,8 +52,11 @@ class HammingMesh:
     radix: int = 64
     planes: int = 1
     latency_ps: int = 1_000_000
+    routing: Literal["even", "balanced"] = "even"
 
     def __post_init__(self) -> None:
+        if self.routing not in {"even", "balanced"}:
+            raise TopologyError(f"routing is `{self.routing}`, it must be even or balanced")
         shape = (self.board_rows, self.board_columns, self.grid_rows, self.grid_columns)
         if min(shape) < 1 or self.hosts < 2:
             raise TopologyError(f"a HammingMesh needs positive sides and at least 2 hosts, got {shape}")
@@ -79,9 +85,10 @@ class HammingMesh:
 
     @property
     def name(self) -> str:
-        """The family by its board, for tables: hx2mesh has 2 x 2 boards."""
+        """The family by its board, and its routing where that is not even, for tables: hx2mesh has 2 x 2 boards."""
         square = self.board_rows == self.board_columns
-        return f"hx{self.board_rows}mesh" if square else f"hx{self.board_rows}x{self.board_columns}mesh"
+        board = f"{self.board_rows}" if square else f"{self.board_rows}x{self.board_columns}"
+        return f"hx{board}mesh" + ("" if self.routing == "even" else f"_{self.routing}")
 
     @property
     def rows(self) -> int:
@@ -153,7 +160,13 @@ class HammingMesh:
                 self._wire_line(wiring, hosts, shape, shape.network + line * shape.network_stride, len(names))
                 names += [f"{kind}{line}.leaf{leaf}" for leaf in range(shape.leaves)]
                 names += [f"{kind}{line}.spine"] if shape.leaves > 1 else []
-        return wiring.network(self.hosts, tuple(names), self.link_bps)
+        network = wiring.network(self.hosts, tuple(names), self.link_bps)
+        if self.routing == "even":
+            return network
+        # Balancing asks for the even network of this class, so the module is loaded here.
+        from orchestrator_network.balance import balanced_weights
+
+        return replace(network, route_weight=balanced_weights(self, network))
 
     def _wire_traces(self, wiring: Wiring, at: np.ndarray, shape: LineShape) -> None:
         """Join neighbours along the second axis of ``at`` inside every board."""
@@ -200,7 +213,12 @@ class HammingMesh:
         return rows, columns
 
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
-        """Split every flow evenly over its minimal paths, from the tables of one row and one column."""
+        """Split every flow over its minimal paths; evenly, from the tables of one row and one column.
+
+        Other proportions follow no table and cost links x distinct pairs.
+        """
+        if self.routing != "even":
+            return minimal_routes(self.network, sources, targets)
         check_pairs(self.hosts, sources, targets)
         (rows, columns), (row_of, column_of) = self._tables, self._place
         parts = []

@@ -2,6 +2,7 @@
 
 With sigma(s, v) the number of minimal paths from s to v, the share of flow s -> t on link (u, v) is
 sigma(s, u) sigma(v, t) / sigma(s, t) where the link lies on a minimal path, else 0. Distances add up ``route_cost``.
+Where links have a ``route_weight``, a path counts for the product of the weights of its links, and so does sigma.
 Topologies evaluate it for single flows in closed form where they have one, `minimal_routes` does on any network;
 `minimal_loads` sums it over a whole demand matrix by the backward accumulation of Brandes (2001), which costs links x
 sources instead of links x sources x targets.
@@ -46,21 +47,30 @@ def minimal_loads(network: Network, demand: np.ndarray) -> np.ndarray:
 
     ``demand`` float64 [hosts, hosts], row = source, any unit, diagonal ignored; returns float64 [trunks] in that unit.
     """
-    steps = _steps(network)
-    loads = np.zeros(len(network.trunk_bps))
-    block = max(1, _CELLS // network.links)
     senders = np.flatnonzero(demand.sum(axis=1) - np.diag(demand))
+    return np.bincount(network.trunk, minimal_link_loads(network, senders, lambda origins: demand[origins].T))
+
+
+def minimal_link_loads(
+    network: Network, senders: np.ndarray, wanted_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return what ``senders`` put on every link, float64 [links].
+
+    ``wanted_of(origins)`` is what some of them send to every host, float64 [hosts, origins]; so no matrix of all pairs
+    is needed where few senders stand for all.
+    """
+    steps = _steps(network)
+    load = np.zeros(network.links)
+    block = max(1, _CELLS // network.links)
     for begin in range(0, len(senders), block):
         origins = senders[begin : begin + block]
         wanted = np.zeros((network.nodes, len(origins)))
-        wanted[: network.hosts] = demand[origins].T
+        wanted[: network.hosts] = wanted_of(origins)
         wanted[origins, np.arange(len(origins))] = 0
         distance, paths = _search(network, steps, origins)
-        load = np.zeros(network.links)
         for links, before, after in _crossings(network, steps, distance, paths, wanted):
             load[links] += np.einsum("ls,ls->l", before, after)
-        loads += np.bincount(network.trunk, load, len(loads))
-    return loads
+    return load
 
 
 def minimal_routes(network: Network, sources: np.ndarray, targets: np.ndarray) -> Routes:
@@ -110,14 +120,18 @@ def summed_loads(route: Callable[[np.ndarray, np.ndarray], Routes], demand: np.n
     return loads
 
 
+def _weight(network: Network) -> np.ndarray:
+    return np.ones(network.links) if network.route_weight is None else network.route_weight
+
+
 def _steps(network: Network) -> dict[int, csr_array]:
-    """Return, for each route cost, the matrix that carries path counts from nodes to their successors."""
+    """Return, for each route cost, the matrix that carries path weights from nodes to their successors."""
     shape = (network.nodes, network.nodes)
     steps = {}
     for cost in np.unique(network.route_cost):
         chosen = network.route_cost == cost
-        ones = np.ones(int(chosen.sum()))
-        steps[int(cost)] = csr_array((ones, (network.target[chosen], network.source[chosen])), shape=shape)
+        weight = _weight(network)[chosen]
+        steps[int(cost)] = csr_array((weight, (network.target[chosen], network.source[chosen])), shape=shape)
     return steps
 
 
@@ -152,7 +166,7 @@ def _crossings(
 
     Yields links and two factors [links, columns] whose product is their load; a link has one product above 0 a column.
     """
-    carried = wanted.copy()
+    carried, weight = wanted.copy(), _weight(network)
     for level in np.unique(distance)[:0:-1]:
         # Demand that ends or passes at this level, per minimal path that reaches it.
         each_path = np.where(distance == level, carried / paths, 0.0)
@@ -160,4 +174,4 @@ def _crossings(
             before = np.where(distance == level - cost, paths, 0.0)
             carried += before * (step.T @ each_path)
             links = np.flatnonzero(network.route_cost == cost)
-            yield links, before[network.source[links]], each_path[network.target[links]]
+            yield links, before[network.source[links]] * weight[links, None], each_path[network.target[links]]

@@ -15,7 +15,12 @@ PAPERS = sorted(path.stem for path in (REPOSITORY / "recipes" / "paper").glob("h
 
 def test_the_recipes_are_there():
     """Named after what they reproduce."""
-    assert PAPERS == ["hammingmesh_allocation", "hammingmesh_cost"]
+    assert PAPERS == [
+        "hammingmesh_allocation",
+        "hammingmesh_bandwidth",
+        "hammingmesh_cost",
+        "hammingmesh_workloads",
+    ]
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -60,3 +65,32 @@ def test_the_allocation_runs_whole_and_with_failed_boards(run):
     for stage in stages:
         assert stage["metrics"]["utilization_p50.greedy"] > 0.6
         assert stage["metrics"]["utilization_p50"] > 0.9
+
+
+def test_the_bandwidths_are_printed_beside_the_published_ones(run):
+    """Two entries a machine with published value, ours, the difference and a reason where that is large."""
+    small = [
+        "stages.bandwidth.scales=[small]",
+        "stages.bandwidth.topologies=[hx2mesh,hyperx]",
+        "stages.bandwidth.steps=0",
+    ]
+    lines = run("recipe=paper/hammingmesh_bandwidth", *small)
+    at = next(number for number, line in enumerate(lines) if "VARIANT" in line)
+    assert all(title in lines[at] for title in ("PUBLISHED PERCENT", "OURS PERCENT", "DIFFERENCE PERCENT", "REASON"))
+    rows = {line.split()[0]: line.split()[1:] for line in lines[at + 1 : at + 5]}
+    assert rows["hx2mesh/small/global"] == ["4.9", "26.64", "25.4"]
+    assert rows["hyperx/small/global"][:3] == ["-43.7", "51.56", "91.6"]
+
+
+def test_the_savings_are_printed_beside_the_published_ones(run):
+    """One workload on few devices, one mesh and two other networks: published value, ours and the difference."""
+    machines = "stages.step.each.machine={hx2mesh: {topology: hx2mesh}, torus: {topology: torus}, fat_tree: {topology: fat_tree}}"
+    few = ["stages.traffic.each.workload=[dlrm]", "stages.traffic.devices=64", machines]
+    lines = run("recipe=paper/hammingmesh_workloads", *few)
+    at = next(number for number, line in enumerate(lines) if "VARIANT" in line)
+    assert all(title in lines[at] for title in ("PUBLISHED SAVING", "OUR SAVING", "DIFFERENCE PERCENT"))
+    rows = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines[at + 1 : at + 3]}
+    assert list(rows) == ["dlrm/hx2mesh/fat_tree", "dlrm/hx2mesh/torus"]
+    for difference, ours, published in rows.values():
+        assert difference == pytest.approx(100 * (ours / published - 1), abs=0.2)
+    assert rows["dlrm/hx2mesh/fat_tree"][2] == 4
