@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator import Component, hookimpl
-from orchestrator_network import transport_components
+from orchestrator_network import transport_components, workload_components
 from orchestrator_network.cluster_components import DragonflyConfig, GraphConfig, RailOptimizedConfig
 from orchestrator_network.components import FatTreeConfig, Hx2MeshConfig, Hx4MeshConfig, HyperXConfig, TorusConfig
 
@@ -16,15 +16,22 @@ orchestrator_api = "1"
 @hookimpl
 def orchestrator_stages() -> list[Callable[..., Any]]:
     """Offer the stages."""
-    from orchestrator_network import machine_stages, stages
+    from orchestrator_network import compare_stage, machine_stages, stages
 
-    return [stages.simulate, machine_stages.cost, machine_stages.allocate]
+    return [stages.simulate, compare_stage.compare, machine_stages.cost, machine_stages.allocate]
+
+
+@hookimpl
+def orchestrator_kinds() -> dict[str, type]:
+    """Offer the kind of what `network.simulate` carries."""
+    return {"workload": workload_components.WorkloadBuilder}
 
 
 @hookimpl
 def orchestrator_components() -> list[Component]:
-    """Offer topologies, transports and load balancers."""
+    """Offer topologies, workloads, transports and load balancers."""
     return [
+        *workload_components.components(),
         *transport_components.components(),
         Component(
             kind="topology",
