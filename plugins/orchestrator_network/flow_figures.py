@@ -19,7 +19,7 @@ def draw_fct(flows: pa.Table, rows: Sequence[Mapping[str, Any]], title: str) -> 
 
     ``flows`` as FLOWS, ``rows`` as FLOW_RESULT, one a seed.
     """
-    figure = Figure(figsize=(6.6, 3.5), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.5))
     axes = figure.add_subplot()
     took_us = (flows["finish_ps"].to_numpy() - flows["start_ps"].to_numpy()) / 1e6
     seeds = flows["seed"].to_numpy()
@@ -69,7 +69,7 @@ def draw_utilization(links: pa.Table, title: str) -> Figure:
     """Draw the share of the time that links are busy, tier by tier: quartiles, extremes and the mean."""
     found = tiers(links)
     busy = 100 * links["utilization"].to_numpy()
-    figure = Figure(figsize=(6.6, 1.3 + 0.42 * len(found)), layout="constrained")
+    figure = Figure(figsize=(6.6, 1.3 + 0.42 * len(found)))
     axes = figure.add_subplot()
     places = list(range(len(found), 0, -1))
     axes.boxplot(
@@ -84,7 +84,8 @@ def draw_utilization(links: pa.Table, title: str) -> Figure:
         medianprops={"color": OURS, "linewidth": 1.5},
         meanprops={"marker": "D", "markersize": 4, "markerfacecolor": BOUND, "markeredgecolor": "none"},
     )
-    axes.set_yticks(places, [f"{name} ({len(rows)})" for name, rows in found.items()], fontsize=8)
+    link = links["link"].to_numpy()
+    axes.set_yticks(places, [f"{name} ({len(np.unique(link[rows]))})" for name, rows in found.items()], fontsize=8)
     # At fidelity analytic flows do not see one another, so a link may be asked for more than it has.
     axes.set_xlim(0, max(102, 1.04 * float(busy.max())))
     axes.set_xlabel("share of the time that a link is busy (%), diamond: mean of the tier")
@@ -95,11 +96,13 @@ def draw_utilization(links: pa.Table, title: str) -> Figure:
 
 def draw_queues(links: pa.Table, title: str) -> Figure:
     """Draw the most data that every port held, tier by tier, fullest ports first."""
-    figure = Figure(figsize=(6.6, 3.3), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.3))
     axes = figure.add_subplot()
     most_kb = links["max_queue_bytes"].to_numpy() / 1e3
     found = {name: np.sort(most_kb[rows])[::-1] for name, rows in tiers(links).items()}
     for colour, (name, values) in zip(TIERS, found.items(), strict=False):
+        if values[0] == 0:  # hosts pace themselves and hold nothing
+            continue
         share = 100 * np.arange(len(values) + 1) / len(values)
         axes.plot(share, np.append(values, values[-1]), drawstyle="steps-post", color=colour, label=name, linewidth=1.6)
     axes.set_xlim(0, 100)
@@ -107,6 +110,6 @@ def draw_queues(links: pa.Table, title: str) -> Figure:
     axes.set_xlabel("ports of the tier, fullest first (%)")
     axes.set_ylabel("most data held (kB)")
     axes.set_title(f"Queues: {title}", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -50,6 +50,7 @@ class SimulateConfig:
     that of the stage, the one after it, and so on. Fidelity ``packet`` simulates every packet, with ``transport``,
     ``load_balancer``, ``entropies`` (paths a flow tells apart) and ``trimming``; only there have links a life of their
     own: ``slow_links`` from the top of a fat tree have a quarter of their speed, ``link_changes`` come in time.
+    ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
     """
 
     topology: Annotated[str, Ref("topology")] = "fat_tree"
@@ -74,6 +75,7 @@ class SimulateConfig:
     link_changes: tuple[LinkChange, ...] = ()
     entropies: int = 64
     trimming: bool = True
+    figures: bool = field(default=True, metadata={"identity": False})  # kept beside the result, no part of it
 
     def __post_init__(self) -> None:
         self._check_link()

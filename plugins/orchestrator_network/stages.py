@@ -89,9 +89,10 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
     _report(ctx, config, row, hardware)
     ctx.fact("simulate_s", simulated_s, "s", "measured", phase="simulate")
     ctx.fact("simulate_events", step.events, "1", "counted", phase="simulate")
-    title = f"{topology.name}, {devices} devices"
-    ctx.log_figure("step_timeline", draw_step(step, title))
-    ctx.log_figure("link_utilization", draw_utilization(step, title))
+    if config.figures:
+        title = f"{topology.name}, {devices} devices"
+        ctx.log_figure("step_timeline", draw_step(step, title))
+        ctx.log_figure("link_utilization", draw_utilization(step, title))
     timeline = [asdict(interval) for interval in step.timeline]
     return SimulateOutputs(
         result=ctx.table(step_table(row), data={"timeline": timeline}),

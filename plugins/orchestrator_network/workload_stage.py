@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from orchestrator import Context, StageError
-from orchestrator_network import flow_figures
 from orchestrator_network.cost import topology_cost
 from orchestrator_network.flow_tables import median_of, quantiles_us, result_row, result_table
 from orchestrator_network.seed_runs import SeedRun, run_seeds
@@ -52,11 +51,8 @@ def carry_workload(
     _facts(ctx, runs)
     flows = pa.concat_tables([run.flows for run in runs])
     links = pa.concat_tables([run.links for run in runs])
-    title = f"{config.workload} on {topology.name}, {topology.hosts} hosts, {_name(config)}"
-    ctx.log_figure("fct_cdf", flow_figures.draw_fct(flows, rows, title))
-    ctx.log_figure("link_utilization", flow_figures.draw_utilization(links, title))
-    if config.fidelity == "packet":
-        ctx.log_figure("link_queues", flow_figures.draw_queues(links, title))
+    if config.figures:
+        _draw(ctx, config, f"{config.workload} on {topology.name}, {topology.hosts} hosts", flows, links, rows)
     data = {"fct_quantiles_us": quantiles_us(flows), "headline": [_headline(config, medians)]}
     return {
         "result": (result_table(rows), data),
@@ -64,6 +60,23 @@ def carry_workload(
         "flows": (flows, None),
         "cost": (cost_table(topology, cost, config.prices), None),
     }
+
+
+def _draw(
+    ctx: Context,
+    config: SimulateConfig,
+    title: str,
+    flows: pa.Table,
+    links: pa.Table,
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    from orchestrator_network import flow_figures
+
+    title = f"{title}, {_name(config)}"
+    ctx.log_figure("fct_cdf", flow_figures.draw_fct(flows, rows, title))
+    ctx.log_figure("link_utilization", flow_figures.draw_utilization(links, title))
+    if config.fidelity == "packet":
+        ctx.log_figure("link_queues", flow_figures.draw_queues(links, title))
 
 
 def _seeds(ctx: Context, config: SimulateConfig) -> range:
