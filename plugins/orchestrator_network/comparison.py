@@ -204,9 +204,9 @@ def _printed(one: Variant, metric: Metric) -> dict[str, Any]:
         "variant": one.label,
         f"bound_{unit}": least,
         f"ours_{unit}": mine,
-        "ours_vs_bound_percent": 100 * (mine / least - 1),
+        "vs_bound_percent": 100 * (mine / least - 1),
     }
     if one.published is not None:
         row[f"published_{unit}"] = one.published
-        row[f"ours_minus_published_{unit}"] = mine - one.published
+        row["vs_published_percent"] = 100 * (mine / one.published - 1)
     return row

@@ -88,6 +88,7 @@ def _draw_grid(axes: Axes, members: Sequence[Variant], metric: Metric) -> None:
 
 def _draw_times(axes: Axes, members: Sequence[Variant]) -> None:
     """Draw mean, 99th percentile and end of every variant on one line each, and its bound."""
+    first = next((one for one in members if one.published is not None), None)
     for place, one in enumerate(members):
         mean, late, end = (one.values[name] for name in ("fct_mean_us", "fct_p99_us", "end_us"))
         axes.plot([mean, end], [place, place], color="#b9c7d6", linewidth=3, solid_capstyle="round", zorder=1)
@@ -99,7 +100,8 @@ def _draw_times(axes: Axes, members: Sequence[Variant]) -> None:
         axes.plot(end, place, "o", color=OURS, markersize=6, label="last flow" if named else None)
         _mark_bound(axes, bound(one, "end_us"), place, named)
         if one.published is not None:
-            axes.plot(one.published, place, "x", color="black", markersize=7, zorder=4)
+            label = "published" if one is first else None
+            axes.plot(one.published, place, "D", color="black", markersize=5, zorder=4, label=label)
         axes.annotate(
             f" {end / bound(one, 'end_us'):.2f} x",
             (max(end, bound(one, "end_us")), place),
@@ -115,12 +117,14 @@ def _draw_times(axes: Axes, members: Sequence[Variant]) -> None:
 
 def _draw_goodput(axes: Axes, members: Sequence[Variant]) -> None:
     """Draw the goodput of every variant, its bound, and what was published."""
+    first = next((one for one in members if one.published is not None), None)
     for place, one in enumerate(members):
         mine, named = ours(one, "goodput_share"), place == 0
         axes.barh(place, mine, height=0.55, color="#9db8d2", label="ours" if named else None)
         _mark_bound(axes, bound(one, "goodput_share"), place, named)
         if one.published is not None:
-            axes.plot(one.published, place, "D", color="black", markersize=5, zorder=4, label="published")
+            label = "published" if one is first else None
+            axes.plot(one.published, place, "D", color="black", markersize=5, zorder=4, label=label)
         axes.annotate(f" {mine:.3f}", (0, place), va="center", fontsize=8)
     _finish_list(axes, members)
     axes.set_xlim(0, 1.0)

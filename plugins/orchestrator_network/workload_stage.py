@@ -143,7 +143,7 @@ def _headline(config: SimulateConfig, medians: dict[str, float | None]) -> dict[
         "bound_us": medians["bound_us"],
         "mean_us": medians["fct_mean_us"],
         "ours_us": medians["end_us"],
-        "over_bound_percent": None if over is None else 100 * (over - 1),
+        "vs_bound_percent": None if over is None else 100 * (over - 1),
     }
 
 
