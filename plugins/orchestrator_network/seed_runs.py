@@ -39,9 +39,8 @@ def run_seeds(
     """
     behind = 0
     for number, seed in enumerate(seeds):
-        kept = folder / f"seed{seed}"
+        kept, left = folder / f"seed{seed}", len(seeds) - number
         if not kept.is_dir():
-            left = len(seeds) - number
 
             def report(done: int, flows: int, behind: int = behind, left: int = left) -> None:
                 progress(behind + done, behind + left * flows)
@@ -57,6 +56,7 @@ def run_seeds(
         # What was just simulated is read back, too: a stage that was killed and one that was not take the same way.
         run = _read(kept, seed)
         behind += len(run.flows)
+        progress(behind, behind + (left - 1) * len(run.flows))
         yield run
 
 
