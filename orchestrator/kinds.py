@@ -170,9 +170,9 @@ class Schedule(Protocol):
 
 
 class Topology(Protocol):
-    """Kind ``topology``: builds a network for a number of hosts at a link speed."""
+    """Kind ``topology``: builds a network for a number of hosts at a link speed; ``planes`` None: as its machines have."""
 
-    def build(self, devices: int, link_gbps: float) -> Any: ...
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> Any: ...
 
 
 class Transport(Protocol):

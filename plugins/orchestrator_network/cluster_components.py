@@ -1,6 +1,7 @@
 """The topologies of switched clusters that a recipe chooses by name: Dragonflies, rails, and any network from a file.
 
-Every device has one link in each of 16 planes, as in a fat tree; a file states its own links and planes.
+Every device has one link in each plane, of which there are 16 where none are asked for, as in a fat tree; a file
+states its own links and planes.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class DragonflyBuilder:
     def __init__(self, config: DragonflyConfig) -> None:
         self.config = config
 
-    def build(self, devices: int, link_gbps: float) -> Dragonfly:
-        """Return the Dragonfly for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> Dragonfly:
+        """Return the Dragonfly for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.dragonfly import Dragonfly
         from orchestrator_network.errors import TopologyError
 
@@ -105,7 +106,7 @@ class DragonflyBuilder:
             routing=self.config.routing,
             link_gbps=link_gbps,
             radix=self.config.radix,
-            planes=LINKS_PER_DEVICE,
+            planes=planes or LINKS_PER_DEVICE,
         )
 
 
@@ -147,8 +148,8 @@ class RailOptimizedBuilder:
     def __init__(self, config: RailOptimizedConfig) -> None:
         self.config = config
 
-    def build(self, devices: int, link_gbps: float) -> RailOptimized:
-        """Return the cluster for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> RailOptimized:
+        """Return the cluster for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.errors import TopologyError
         from orchestrator_network.rail_optimized import RailOptimized
 
@@ -164,11 +165,11 @@ class RailOptimizedBuilder:
             nodes=nodes,
             gpus_per_node=size,
             link_gbps=link_gbps,
-            local_gbps=config.local_gbps / LINKS_PER_DEVICE,
+            local_gbps=config.local_gbps / (planes or LINKS_PER_DEVICE),
             oversubscription=config.oversubscription,
             cross_rail=config.cross_rail,
             radix=config.radix,
-            planes=LINKS_PER_DEVICE,
+            planes=planes or LINKS_PER_DEVICE,
         )
 
 
@@ -178,7 +179,7 @@ class GraphBuilder:
     def __init__(self, config: GraphConfig) -> None:
         self.config = config
 
-    def build(self, devices: int, link_gbps: float) -> GraphTopology:
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> GraphTopology:
         """Return the network of the file; links that state no speed have ``link_gbps``; raises TopologyError.
 
         The file must have as many hosts as there are devices, and the digest that the recipe names.
@@ -195,4 +196,6 @@ class GraphBuilder:
             raise TopologyError(
                 f"{path}: hosts: the file has {built.hosts}, the traffic {devices} devices; they must agree"
             )
+        if planes not in {None, built.planes}:
+            raise TopologyError(f"{path}: planes: the file has {built.planes}, the recipe {planes}; they must agree")
         return built

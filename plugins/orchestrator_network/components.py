@@ -1,8 +1,8 @@
-"""The topologies that a recipe chooses by name: a shape, built for a number of devices and a link speed.
+"""The topologies that a recipe chooses by name: a shape, built for a number of devices, a link speed and planes.
 
-Every device has 16 links, as in the published machines: 16 planes of a fat tree with one link each, or 4 planes of a
-HammingMesh, HyperX or torus with four. Planes are disjoint and alike, so one is simulated with its share of every
-message. Dragonflies, rails and files are in `cluster_components`.
+Without a number of planes every device has 16 links, as in the published machines: 16 planes of a fat tree with one
+link each, or 4 planes of a HammingMesh, HyperX or torus with four. Planes are disjoint and alike, so one is simulated
+with its share of every message. Dragonflies, rails and files are in `cluster_components`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,21 @@ PORTS_OF_A_MESH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class FatTreeConfig:
-    """``oversubscription``: the taper at the leaf (1, 2, 4: published as full, 50 %, 75 %); ``tiers`` null: fewest."""
+    """``oversubscription``: the taper at the leaf (1, 2, 4: published as full, 50 %, 75 %); ``tiers`` null: fewest.
+
+    ``radix``: ports of a switch; null with three tiers: the k-ary tree of k^3/4 hosts.
+    """
 
     oversubscription: float = 1.0
     tiers: int | None = None
-    radix: int = 64
+    radix: int | None = 64
+
+    def __post_init__(self) -> None:
+        if self.radix is None and self.tiers != 3:
+            raise ValueError(
+                f"radix is null and tiers is {'null' if self.tiers is None else self.tiers}; only the k-ary tree of "
+                "3 tiers needs no radix, set tiers: 3 or a radix"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +106,8 @@ class FatTreeBuilder:
     def __init__(self, config: FatTreeConfig) -> None:
         self.config = config
 
-    def build(self, devices: int, link_gbps: float) -> FatTree:
-        """Return the tree for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> FatTree:
+        """Return the tree for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.fat_tree import FatTree
 
         config = self.config
@@ -107,7 +117,7 @@ class FatTreeBuilder:
             oversubscription=config.oversubscription,
             link_gbps=link_gbps,
             radix=config.radix,
-            planes=LINKS_PER_DEVICE,
+            planes=planes or LINKS_PER_DEVICE,
         )
 
 
@@ -117,8 +127,8 @@ class HammingMeshBuilder:
     def __init__(self, config: Hx2MeshConfig) -> None:
         self.config = config
 
-    def build(self, devices: int, link_gbps: float) -> HammingMesh:
-        """Return the mesh for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> HammingMesh:
+        """Return the mesh for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.errors import TopologyError
         from orchestrator_network.hamming_mesh import HammingMesh
 
@@ -140,7 +150,7 @@ class HammingMeshBuilder:
             grid_columns=boards // rows,
             link_gbps=link_gbps,
             radix=self.config.radix,
-            planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,
+            planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
             routing=self.config.routing,
         )
 
@@ -151,8 +161,8 @@ class TorusBuilder:
     def __init__(self, config: TorusConfig) -> None:
         self.config = config
 
-    def build(self, devices: int, link_gbps: float) -> Torus:
-        """Return the torus for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> Torus:
+        """Return the torus for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.errors import TopologyError
         from orchestrator_network.torus import Torus
 
@@ -175,7 +185,7 @@ class TorusBuilder:
         return Torus(
             sides=(rows, devices // rows),
             link_gbps=link_gbps,
-            planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,
+            planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
             board=board,
         )
 
@@ -186,8 +196,8 @@ class HyperXBuilder:
     def __init__(self, config: HyperXConfig) -> None:
         self.config = config
 
-    def build(self, devices: int, link_gbps: float) -> HyperX:
-        """Return the HyperX for that many devices, each with 16 links of ``link_gbps``; raises TopologyError."""
+    def build(self, devices: int, link_gbps: float, planes: int | None = None) -> HyperX:
+        """Return the HyperX for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.errors import TopologyError
         from orchestrator_network.hyperx import HyperX
 
@@ -199,7 +209,7 @@ class HyperXBuilder:
             columns=devices // rows,
             link_gbps=link_gbps,
             radix=self.config.radix,
-            planes=LINKS_PER_DEVICE // PORTS_OF_A_MESH,
+            planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
         )
 
 

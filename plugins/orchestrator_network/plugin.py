@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator import Component, hookimpl
-from orchestrator_network import transport_components
+from orchestrator_network import transport_components, workload_components
 from orchestrator_network.cluster_components import DragonflyConfig, GraphConfig, RailOptimizedConfig
 from orchestrator_network.components import FatTreeConfig, Hx2MeshConfig, Hx4MeshConfig, HyperXConfig, TorusConfig
 
@@ -16,22 +16,30 @@ orchestrator_api = "1"
 @hookimpl
 def orchestrator_stages() -> list[Callable[..., Any]]:
     """Offer the stages."""
-    from orchestrator_network import bandwidth_stage, machine_stages, stages, workload_stages
+    from orchestrator_network import bandwidth_stage, compare_stage, machine_stages, model_stages, stages
 
     return [
         stages.simulate,
+        compare_stage.compare,
         machine_stages.cost,
         machine_stages.allocate,
         bandwidth_stage.bandwidth,
-        workload_stages.workload_traffic,
-        workload_stages.cost_saving,
+        model_stages.workload_traffic,
+        model_stages.cost_saving,
     ]
 
 
 @hookimpl
+def orchestrator_kinds() -> dict[str, type]:
+    """Offer the kind of what `network.simulate` carries."""
+    return {"workload": workload_components.WorkloadBuilder}
+
+
+@hookimpl
 def orchestrator_components() -> list[Component]:
-    """Offer topologies, transports and load balancers."""
+    """Offer topologies, workloads, transports and load balancers."""
     return [
+        *workload_components.components(),
         *transport_components.components(),
         Component(
             kind="topology",

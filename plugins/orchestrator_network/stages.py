@@ -1,80 +1,75 @@
-"""The stage of the network family: the training step of a `Traffic` artifact, carried over a topology."""
+"""The stage that carries something over a network: the training step of a `Traffic` artifact, or a workload of flows."""
 
+import inspect
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
-from orchestrator import Context, Ref, StageError, stage
-from orchestrator_network.cost import LINKS_PER_DEVICE, Prices, topology_cost
+from orchestrator import Context, StageError, stage
+from orchestrator_network.cost import LINKS_PER_DEVICE, topology_cost
+from orchestrator_network.simulate_config import LinkChange, SimulateConfig
 from orchestrator_storage import Table, Traffic
+
+__all__ = ["LinkChange", "SimulateConfig", "SimulateOutputs", "simulate"]
 
 PS_PER_S = 10**12
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimulateConfig:
-    """Which network carries the step.
-
-    A device injects what its ``hardware`` says, or ``injection_gbps`` where that is set, over 16 equal links.
-    ``fidelity``: ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone. ``allreduce``
-    auto: the algorithm that is quickest when alone. ``collectives``: those of one group run in_order, or
-    concurrent.
-    """
-
-    topology: Annotated[str, Ref("topology")] = "fat_tree"
-    fidelity: Literal["flow", "analytic"] = "flow"
-    hardware: Annotated[str | None, Ref("hardware")] = "h200_1024"
-    injection_gbps: float | None = None
-    link_latency_ns: float = 1000.0
-    allreduce: Literal["auto", "ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"] = "auto"
-    collectives: Literal["in_order", "concurrent"] = "in_order"
-    packet_bytes: int = 4150
-    header_bytes: int = 64
-    prices: Prices = field(default_factory=Prices)
-
-    def __post_init__(self) -> None:
-        if self.hardware is None and self.injection_gbps is None:
-            raise ValueError("hardware is null, so set injection_gbps: what a device can send, in Gb/s")
-        if self.injection_gbps is not None and self.injection_gbps <= 0:
-            raise ValueError(f"injection_gbps is {self.injection_gbps}, it must be above 0")
-        if self.link_latency_ns < 0:
-            raise ValueError(f"link_latency_ns is {self.link_latency_ns}, it cannot be negative")
-        if not 0 <= self.header_bytes < self.packet_bytes:
-            raise ValueError(
-                f"header_bytes is {self.header_bytes}, it must be at least 0 and below packet_bytes, "
-                f"{self.packet_bytes}"
-            )
-
-
 class SimulateOutputs(NamedTuple):
-    """``result``: a row for the step; ``links``: a row a directed link; ``cost``: this and the published machines."""
+    """What was carried, and over what.
+
+    ``result``: a row for the step, or a row a seed of the workload; ``links``: a row a directed link (and seed);
+    ``cost``: this and the published machines; ``flows``: a row a flow and seed, none for a step.
+    """
 
     result: Table
     links: Table
     cost: Table
+    flows: Table
 
 
-@stage("network.simulate", version="1", cites=["arXiv:2209.01346"])
-def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic) -> SimulateOutputs:
-    """Carry the messages of one training step over a topology: step time, exposed communication, price."""
+@stage("network.simulate", version="2", cites=["arXiv:2209.01346", "arXiv:2404.01630"], seeded=True)
+def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic | None = None) -> SimulateOutputs:
+    """Carry one training step or a workload of flows over a topology: how long it takes, and what the network costs."""
+    if traffic is None:
+        if config.workload is None:
+            raise StageError(
+                "network.simulate has nothing to carry: its input traffic is not wired and no workload is named",
+                "wire inputs.traffic, or set workload, for example workload: permutation",
+            )
+        from orchestrator_network.workload_stage import carry_workload
+
+        assert config.devices is not None, "the config refuses a workload without devices"
+        _, link_gbps, planes = _links(ctx, config)
+        topology = _topology(ctx, config, config.devices, link_gbps, planes)
+        made = carry_workload(ctx, config, topology, link_gbps)
+        return SimulateOutputs(**{name: ctx.table(table, name, data) for name, (table, data) in made.items()})
+    if config.workload is not None:
+        raise StageError(
+            f"network.simulate is given traffic and the workload {config.workload}; it carries one of them",
+            "take one of the two out",
+        )
+    return _carry_step(ctx, config, traffic)
+
+
+def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> SimulateOutputs:
     from orchestrator_network.figures import draw_step, draw_utilization
+    from orchestrator_network.flow_tables import no_flows
     from orchestrator_network.step import simulate_step
     from orchestrator_network.tables import cost_table, step_row, step_table
     from orchestrator_network.wire import Wire
 
     began_s = time.perf_counter()
-    hardware, injection_bps = _injection(ctx, config)
+    hardware, link_gbps, _ = _links(ctx, config)
     operations, groups = traffic.ops(), traffic.groups()
     devices = int(traffic.meta.get("devices") or _devices(operations))
-    link_gbps = injection_bps / LINKS_PER_DEVICE / 1e9
 
     def progress(done: int, total: int) -> None:
         ctx.check_cancelled()
         ctx.progress(done, total, "operations")
 
+    topology = _topology(ctx, config, devices, link_gbps, None)
     try:
-        topology = ctx.component("topology", config.topology).build(devices, link_gbps)
-        topology = topology.with_latency(round(config.link_latency_ns * 1000))
         step = simulate_step(
             topology,
             operations,
@@ -94,23 +89,43 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simulate
     _report(ctx, config, row, hardware)
     ctx.fact("simulate_s", simulated_s, "s", "measured", phase="simulate")
     ctx.fact("simulate_events", step.events, "1", "counted", phase="simulate")
-    title = f"{topology.name}, {devices} devices"
-    ctx.log_figure("step_timeline", draw_step(step, title))
-    ctx.log_figure("link_utilization", draw_utilization(step, title))
+    if config.figures:
+        title = f"{topology.name}, {devices} devices"
+        ctx.log_figure("step_timeline", draw_step(step, title))
+        ctx.log_figure("link_utilization", draw_utilization(step, title))
     timeline = [asdict(interval) for interval in step.timeline]
     return SimulateOutputs(
         result=ctx.table(step_table(row), data={"timeline": timeline}),
         links=ctx.table(step.links, "links"),
         cost=ctx.table(cost_table(topology, cost, config.prices), "cost"),
+        flows=ctx.table(no_flows(), "flows"),
     )
 
 
-def _injection(ctx: Context, config: SimulateConfig) -> tuple[str, float]:
-    """Return the name of the hardware and what one device can send, in bits per second."""
+def _links(ctx: Context, config: SimulateConfig) -> tuple[str, float, int | None]:
+    """Return the name of the hardware, the speed of one link in Gb/s, and the planes (None: as 16 links a device make)."""
+    if config.link_gbps is not None:
+        return "", config.link_gbps, config.planes or 1
     if config.injection_gbps is not None:
-        return "", config.injection_gbps * 1e9
+        return "", config.injection_gbps / LINKS_PER_DEVICE, None
     machine = ctx.component("hardware", config.hardware)
-    return machine.name, machine.injection_bytes_per_s * 8
+    return machine.name, machine.injection_bytes_per_s * 8 / LINKS_PER_DEVICE / 1e9, None
+
+
+def _topology(ctx: Context, config: SimulateConfig, devices: int, link_gbps: float, planes: int | None) -> Any:
+    """Build the network; a builder that knows no planes is asked for none."""
+    builder = ctx.component("topology", config.topology)
+    chosen = {} if planes is None else {"planes": planes}
+    if chosen and "planes" not in inspect.signature(builder.build).parameters:
+        raise StageError(
+            f"network.simulate: the topology {config.topology} cannot be built for a number of planes",
+            "leave link_gbps and planes out and set injection_gbps or hardware, or raise the plugin that offers it",
+        )
+    try:
+        topology = builder.build(devices, link_gbps, **chosen)
+    except ValueError as error:
+        raise StageError(f"network.simulate on {config.topology}: {error}") from error
+    return topology.with_latency(round(config.link_latency_ns * 1000))
 
 
 def _devices(operations: Any) -> int:

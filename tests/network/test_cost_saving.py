@@ -89,7 +89,7 @@ def test_the_figure_shows_what_has_no_published_value_too():
 
 def test_the_stage_names_the_axis_that_is_missing():
     """And the axes that there are."""
-    from orchestrator_network.workload_stages import CostSavingConfig, cost_saving
+    from orchestrator_network.model_stages import CostSavingConfig, cost_saving
 
     class Gathered:
         def axes(self, _port):

@@ -1,0 +1,89 @@
+"""The stage that puts simulations of one workload side by side: one table, one figure."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator import Context, StageError, stage
+from orchestrator_storage import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published ``value`` of the metric, for members whose coordinates hold all of ``where``."""
+
+    value: float
+    where: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """How results of `network.simulate` stand beside one another.
+
+    ``metric``: when the last flow ends, or the ``goodput_share`` of the busiest receiver. ``variants``: the axes whose
+    values are compared in one panel; every other axis makes panels. ``published`` values come from ``source``.
+    ``best_of``: print only the best and the worst along this axis; the table has all.
+    """
+
+    metric: Literal["end_us", "goodput_share"] = "end_us"
+    variants: tuple[str, ...] = ("transport", "load_balancer", "fidelity")
+    published: tuple[Published, ...] = ()
+    source: str = ""
+    best_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.published and not self.source:
+            raise ValueError(f"{len(self.published)} published values are given, but no source; say where they stand")
+        if self.source and not self.published:
+            raise ValueError(f"source is {self.source!r}, but no published value is given; list them, or leave it out")
+
+
+@stage("network.compare", version="1")
+def compare(ctx: Context, config: CompareConfig, results: dict[str, Table]) -> Table:
+    """Compare simulations of a workload: the bound or the published value, ours, and the difference, in one figure."""
+    from orchestrator_network import comparison
+    from orchestrator_network.comparison_figure import draw_comparison
+
+    axes = ctx.axes("results")
+    members = [_member(label, axes.get(label, {}), one) for label, one in results.items()]
+    published = [comparison.Reference(value=one.value, where=one.where) for one in config.published]
+    if config.best_of is not None and not any(config.best_of in member.axes for member in members):
+        known = ", ".join(dict.fromkeys(axis for member in members for axis in member.axes)) or "none"
+        raise StageError(f"network.compare: best_of is {config.best_of}, which is no axis of the results ({known})")
+    try:
+        made = comparison.variants(members, config.variants, config.metric, published)
+    except ValueError as error:
+        raise StageError(f"network.compare: {error}") from error
+    ctx.log_metrics(_metrics(made))
+    for one in made:
+        if one.published is not None:
+            phase = f"published/{one.label}"
+            ctx.fact(config.metric, one.published, _unit(config.metric), "published", phase=phase, source=config.source)
+    ctx.log_figure("comparison", draw_comparison(made, config.metric))
+    rows = comparison.headline(made, config.metric, config.best_of)
+    return ctx.table(comparison.table(made, config.metric, config.source), data={"headline": rows})
+
+
+def _member(label: str, axes: dict[str, Any], result: Table) -> Any:
+    from orchestrator_network.comparison import Member
+    from orchestrator_network.flow_tables import FLOW_RESULT
+
+    rows, data = result.read(), result.data()
+    missing = [name for name in FLOW_RESULT.names if name not in rows.schema.names]
+    if missing or not isinstance(data, dict) or "fct_quantiles_us" not in data:
+        raise StageError(
+            f"network.compare: {label} has no flows to compare"
+            + (f", its table has no column {missing[0]}" if missing else ""),
+            "wire the output result of network.simulate stages that name a workload",
+        )
+    return Member(label=label, axes=axes, rows=rows.to_pylist(), quantiles_us=data["fct_quantiles_us"])
+
+
+def _metrics(made: Any) -> dict[str, float]:
+    """Return how far every variant is above the bound, and the extremes, by names that trackers accept."""
+    over = {one.label.replace(":", "_").replace("+", "_"): one.values["over_bound"] for one in made}
+    named = {f"over_bound/{label}": value for label, value in over.items()}
+    return {"variants": len(over), "least_over_bound": min(over.values()), "most_over_bound": max(over.values())} | named
+
+
+def _unit(metric: str) -> str:
+    return "us" if metric == "end_us" else "1"

@@ -1,0 +1,113 @@
+"""The tables of a carried workload: a row a seed, a row a flow and seed, a row a link and seed.
+
+They have the same columns at every fidelity; what a fidelity does not know is null. Nothing here depends on how long
+the simulator took, so the same seeds give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator_network.topology import Topology
+
+_TEXT = ("topology", "workload", "transport", "load_balancer", "fidelity")
+_COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts", "packet_hops", "events", "max_queue_bytes")
+
+# ``end_us``: when the last flow finished, from 0; ``bound_us``: before which it cannot; ``over_bound``: their quotient.
+# ``goodput_share``: payload that the busiest receiver got, over what it could have received until the end.
+FLOW_RESULT = pa.schema(
+    [
+        *((name, pa.string()) for name in _TEXT),
+        ("devices", pa.int64()),
+        ("link_gbps", pa.float64()),
+        *((name, pa.int64()) for name in ("planes", "slow_links", "link_changes", "seed", "flows", "bytes")),
+        *((name, pa.float64()) for name in ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us")),
+        *((name, pa.float64()) for name in ("end_us", "bound_us", "over_bound", "goodput_share")),
+        *((name, pa.int64()) for name in _COUNTS),
+        *((name, pa.float64()) for name in ("mean_link_utilization", "max_link_utilization", "network_capex_usd")),
+    ]
+)
+
+_FLOW_COUNTS = ("packets", "retransmissions", "trims", "marks", "entropies")
+
+# Times in picoseconds; ``ideal_ps`` of the flow alone in the network.
+FLOWS = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("seed", "flow", "src", "dst", "bytes", "start_ps", "finish_ps", "ideal_ps")),
+        ("slowdown", pa.float64()),
+        *((name, pa.int64()) for name in _FLOW_COUNTS),
+    ]
+)
+
+
+def with_seed(table: pa.Table, seed: int) -> pa.Table:
+    """Return the table with the seed as its first column."""
+    return table.add_column(0, pa.field("seed", pa.int64()), pa.array(np.full(len(table), seed)))
+
+
+def flow_rows(table: pa.Table, seed: int) -> pa.Table:
+    """Return the flows of one seed in the columns of FLOWS."""
+    return with_seed(table, seed).select(FLOWS.names).cast(FLOWS)
+
+
+def no_flows() -> pa.Table:
+    """Return FLOWS without a row, of a training step, whose collectives are no flows."""
+    return FLOWS.empty_table()
+
+
+def result_row(
+    topology: Topology,
+    summary: Mapping[str, Any],
+    flows: pa.Table,
+    links: pa.Table,
+    described: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return one row of FLOW_RESULT from what `simulate` returned; ``described`` whatever else the columns ask for."""
+    end_us, bound_us = summary["end_us"], summary["bound_us"]
+    utilization = links["utilization"].to_numpy()
+    queues = links["max_queue_bytes"]
+    row = {
+        "topology": topology.name,
+        "fidelity": summary["fidelity"],
+        "devices": topology.hosts,
+        "link_gbps": topology.link_bps / 1e9,
+        "planes": topology.planes,
+        "flows": summary["flows"],
+        "bytes": int(flows["bytes"].to_numpy().sum()),
+        **{f"fct_{name}_us": summary["fct_us"][name] for name in ("mean", "p50", "p99", "max")},
+        "end_us": end_us,
+        "bound_us": bound_us,
+        "over_bound": end_us / bound_us,
+        "goodput_share": _goodput_share(topology, flows, end_us),
+        **{name: summary.get(name) for name in _COUNTS},
+        "max_queue_bytes": None if queues.null_count else int(queues.to_numpy().max()),
+        "mean_link_utilization": float(utilization.mean()),
+        "max_link_utilization": float(utilization.max()),
+    }
+    return {name: row[name] if name in row else described.get(name) for name in FLOW_RESULT.names}
+
+
+def _goodput_share(topology: Topology, flows: pa.Table, end_us: float) -> float:
+    received = np.bincount(flows["dst"].to_numpy(), flows["bytes"].to_numpy())
+    return float(received.max() * 8 / (end_us / 1e6 * topology.injection_bps * topology.planes))
+
+
+def result_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return the table of rows, one a seed."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=FLOW_RESULT)
+
+
+def median_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the median of a column over seeds, None where the fidelity does not know it."""
+    values = [row[name] for row in rows if row[name] is not None]
+    return float(np.median(values)) if values else None
+
+
+def quantiles_us(flows: pa.Table) -> list[float]:
+    """Return 101 quantiles, 0 to 100 per cent, of the completion times of all flows, in microseconds."""
+    took_us = (flows["finish_ps"].to_numpy() - flows["start_ps"].to_numpy()) / 1e6
+    return [float(value) for value in np.percentile(took_us, np.arange(101))]

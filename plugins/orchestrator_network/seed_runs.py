@@ -1,0 +1,82 @@
+"""The seeds of a carried workload one after another, each kept when it is done, so that a killed stage goes on there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator_network.flow_tables import flow_rows, with_seed
+from orchestrator_network.simulation import Result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeedRun:
+    """One seed: ``flows`` and ``links`` with the seed as a column, ``summary`` as from `simulate`."""
+
+    seed: int
+    flows: pa.Table
+    links: pa.Table
+    summary: dict[str, Any]
+
+
+def run_seeds(
+    folder: Path,
+    seeds: range,
+    carry: Callable[[int, Callable[[int, int], None]], Result],
+    progress: Callable[[int, int], None],
+) -> Iterator[SeedRun]:
+    """Yield a run for every seed; those that ``folder`` holds are read, all others go through ``carry`` and are kept.
+
+    ``carry(seed, progress)`` simulates one seed; ``progress(done, total)`` counts flows over all seeds, those of seeds
+    to come as many as the last one had.
+    """
+    behind = 0
+    for number, seed in enumerate(seeds):
+        kept, left = folder / f"seed{seed}", len(seeds) - number
+        if not kept.is_dir():
+
+            def report(done: int, flows: int, behind: int = behind, left: int = left) -> None:
+                progress(behind + done, behind + left * flows)
+
+            result = carry(seed, report)
+            run = SeedRun(
+                seed=seed,
+                flows=flow_rows(result.flows, seed),
+                links=with_seed(result.links, seed),
+                summary=result.summary,
+            )
+            _keep(run, kept)
+        # What was just simulated is read back, too: a stage that was killed and one that was not take the same way.
+        run = _read(kept, seed)
+        behind += len(run.flows)
+        progress(behind, behind + (left - 1) * len(run.flows))
+        yield run
+
+
+def _keep(run: SeedRun, folder: Path) -> None:
+    """Write a run beside its place and move it there, so that a folder is whole or absent."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for name in ("flows", "links"):
+        table = getattr(run, name)
+        with pa.OSFile(str(unfinished / f"{name}.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    (unfinished / "summary.json").write_text(json.dumps(run.summary), encoding="utf-8")
+    os.replace(unfinished, folder)
+
+
+def _read(folder: Path, seed: int) -> SeedRun:
+    tables = {}
+    for name in ("flows", "links"):
+        with pa.OSFile(str(folder / f"{name}.arrow"), "rb") as file:
+            tables[name] = pa.ipc.open_file(file).read_all()
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return SeedRun(seed=seed, summary=summary, **tables)

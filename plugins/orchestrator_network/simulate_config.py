@@ -1,0 +1,169 @@
+"""What `network.simulate` may be told: the network, and either a training step or a workload of flows."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from orchestrator import Ref
+from orchestrator_network.cost import Prices
+from orchestrator_network.workload_components import SIZED, UNSIZED
+
+#: Fields that say something of a workload, and nothing of a training step.
+_OF_WORKLOADS = ("devices", "flow_bytes", "link_gbps", "planes", "seeds", "slow_links", "link_changes", "entropies")
+#: Fields that say something of a training step, and nothing of a workload.
+_OF_STEPS = ("allreduce", "collectives")
+_WIDEST = 65_536  # entropy values have 16 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkChange:
+    """From ``at_us`` on, the link from ``src`` to ``dst`` (names as in the table of links) has ``share`` of its speed.
+
+    Share 0 takes it down with everything that waits for it, 1 brings it back. One direction; name both for a cable.
+    """
+
+    at_us: float
+    src: str
+    dst: str
+    share: float
+
+    def __post_init__(self) -> None:
+        if self.at_us < 0:
+            raise ValueError(f"at_us is {self.at_us}, it cannot be negative")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is {self.share}, it must be 0 (down) to 1 (whole)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig:
+    """Which network carries what: a training step (wire ``traffic``), or the flows of a ``workload``.
+
+    A device injects what its ``hardware`` says, or ``injection_gbps`` where that is set, over 16 equal links. A workload
+    may say ``link_gbps`` instead, one link a device in each of ``planes`` (null: 1).
+
+    Steps: ``fidelity`` ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone.
+    ``allreduce`` auto: the algorithm that is quickest when alone. ``collectives``: those of one group run in_order, or
+    concurrent.
+
+    Workloads: ``devices`` hosts, ``flow_bytes`` each flow (of the buffer, for all-reduces), and ``seeds`` of them:
+    that of the stage, the one after it, and so on. Fidelity ``packet`` simulates every packet, with ``transport``,
+    ``load_balancer``, ``entropies`` (paths a flow tells apart) and ``trimming``; only there have links a life of their
+    own: ``slow_links`` from the top of a fat tree have a quarter of their speed, ``link_changes`` come in time.
+    ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
+    """
+
+    topology: Annotated[str, Ref("topology")] = "fat_tree"
+    workload: Annotated[str | None, Ref("workload")] = None
+    fidelity: Literal["packet", "flow", "analytic"] = "flow"
+    hardware: Annotated[str | None, Ref("hardware")] = "h200_1024"
+    injection_gbps: float | None = None
+    link_latency_ns: float = 1000.0
+    allreduce: Literal["auto", "ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"] = "auto"
+    collectives: Literal["in_order", "concurrent"] = "in_order"
+    packet_bytes: int = 4150
+    header_bytes: int = 64
+    prices: Prices = field(default_factory=Prices)
+    devices: int | None = None
+    flow_bytes: int | None = None
+    link_gbps: float | None = None
+    planes: int | None = None
+    transport: Annotated[str, Ref("transport")] = "nscc"
+    load_balancer: Annotated[str, Ref("load_balancer")] = "reps"
+    seeds: int = 1
+    slow_links: int = 0
+    link_changes: tuple[LinkChange, ...] = ()
+    entropies: int = 64
+    trimming: bool = True
+    figures: bool = field(default=True, metadata={"identity": False})  # kept beside the result, no part of it
+
+    def __post_init__(self) -> None:
+        self._check_link()
+        self._check_wire()
+        if self.workload is None:
+            self._check_step()
+        else:
+            self._check_workload(str(self.workload))
+
+    def _check_link(self) -> None:
+        if self.hardware is None and self.injection_gbps is None and self.link_gbps is None:
+            raise ValueError("hardware is null, so set injection_gbps: what a device can send, in Gb/s")
+        for name in ("injection_gbps", "link_gbps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}, it must be above 0")
+        if self.injection_gbps is not None and self.link_gbps is not None:
+            raise ValueError(
+                f"injection_gbps is {self.injection_gbps:g} and link_gbps {self.link_gbps:g}; set one: what a device "
+                "sends over 16 links, or what one link carries"
+            )
+        if self.planes is not None and (self.planes < 1 or self.link_gbps is None):
+            raise ValueError(f"planes is {self.planes}; it must be at least 1, and needs link_gbps beside it")
+        if self.link_latency_ns < 0:
+            raise ValueError(f"link_latency_ns is {self.link_latency_ns}, it cannot be negative")
+
+    def _check_wire(self) -> None:
+        if not 0 <= self.header_bytes < self.packet_bytes:
+            raise ValueError(
+                f"header_bytes is {self.header_bytes}, it must be at least 0 and below packet_bytes, "
+                f"{self.packet_bytes}"
+            )
+        if self.fidelity == "packet" and not (self.header_bytes > 0 and self.packet_bytes < _WIDEST):
+            raise ValueError(
+                f"header_bytes is {self.header_bytes} and packet_bytes {self.packet_bytes}; fidelity packet takes "
+                f"headers from 1 byte on and packets below {_WIDEST} bytes"
+            )
+
+    def _check_step(self) -> None:
+        """Refuse what a training step cannot be asked; that it is a step is known because no workload is named."""
+        said = _changed(self, _OF_WORKLOADS)
+        if said:
+            raise ValueError(
+                f"{said[0]} is set, but no workload is named; set workload, for example workload: permutation, or leave "
+                f"{said[0]} out for the training step of the input traffic"
+            )
+        if self.fidelity == "packet":
+            raise ValueError(
+                "fidelity is packet, but no workload is named; a training step is carried at fidelity flow or analytic, "
+                "packets need workload, for example workload: permutation"
+            )
+
+    def _check_workload(self, name: str) -> None:
+        said = _changed(self, _OF_STEPS)
+        if said:
+            raise ValueError(
+                f"{said[0]} is {getattr(self, said[0])}, but workload {name} is no training step; leave it out"
+            )
+        if self.devices is None or self.devices < 2:
+            raise ValueError(f"devices is {_shown(self.devices)}; workload {name} needs a number of hosts, at least 2")
+        self._check_bytes(name)
+        for field_name, least in (("seeds", 1), ("slow_links", 0)):
+            if getattr(self, field_name) < least:
+                raise ValueError(f"{field_name} is {getattr(self, field_name)}, it must be at least {least}")
+        if not 1 <= self.entropies <= _WIDEST:
+            raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
+        if self.fidelity != "packet" and _changed(self, ("slow_links", "link_changes")):
+            raise ValueError(
+                f"slow_links or link_changes are set at fidelity {self.fidelity}, which knows no single links; "
+                "set fidelity: packet"
+            )
+
+    def _check_bytes(self, name: str) -> None:
+        if name in UNSIZED and self.flow_bytes is not None:
+            raise ValueError(
+                f"flow_bytes is {self.flow_bytes}, but workload {name} has sizes of its own; leave it out"
+            )
+        if name in SIZED and (self.flow_bytes is None or self.flow_bytes < 1):
+            raise ValueError(
+                f"flow_bytes is {_shown(self.flow_bytes)}; workload {name} needs the bytes of a flow, at least 1"
+            )
+
+
+def _changed(config: SimulateConfig, names: tuple[str, ...]) -> list[str]:
+    """Return those of the fields that do not hold their default."""
+    defaults = {one.name: one.default for one in fields(config) if one.default is not MISSING}
+    return [name for name in names if getattr(config, name) != defaults[name]]
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)

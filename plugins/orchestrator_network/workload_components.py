@@ -1,0 +1,318 @@
+"""The workloads that a recipe chooses by name: who sends how much to whom, on hosts 0 to n - 1.
+
+Kind ``workload``. What they have in common is the stage's: the hosts, the bytes of a flow (of the buffer, for
+all-reduces), the speed of a link and the seed. `poisson` draws sizes and `cm` reads them, so neither takes bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from orchestrator import Component
+
+if TYPE_CHECKING:
+    from orchestrator_network.workloads import Workload
+
+_HOME = "orchestrator_network.workload_components"
+#: Workloads that know the sizes of their flows.
+UNSIZED = ("poisson", "cm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a stage asks of a workload: ``hosts``, ``flow_bytes`` (0: none given), ``link_gbps`` of a host, ``seed``."""
+
+    hosts: int
+    flow_bytes: int
+    link_gbps: float
+    seed: int
+
+
+class WorkloadBuilder(Protocol):
+    """Kind ``workload``: flows between a number of hosts; ``asked`` has hosts, flow_bytes, link_gbps and seed."""
+
+    def build(self, asked: Any) -> Any: ...
+
+
+class Pattern:
+    """A workload from a function of what is asked."""
+
+    def __init__(self, make: Callable[[Asked], Workload]) -> None:
+        self._make = make
+
+    def build(self, asked: Asked) -> Workload:
+        """Return the flows; raises WorkloadError where the hosts do not allow the pattern."""
+        return self._make(asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncastConfig:
+    """``fan_in`` senders to host ``target``: ``spread`` over all hosts, the ``next`` ones, or drawn at ``random``."""
+
+    fan_in: int
+    target: int = 0
+    senders: Literal["spread", "next", "random"] = "spread"
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "fan_in")
+        _at_least(self, 0, "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeavingConfig:
+    """``group``: consecutive hosts that no flow stays in: of a pod, or of a rack."""
+
+    group: int
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllToAllConfig:
+    """``parallel``: messages that a host sends at a time; null: all at once."""
+
+    parallel: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "parallel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcastConfig:
+    """``fan_outs``: flows of every sender, one of them to the target that all share."""
+
+    fan_outs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.fan_outs or min(self.fan_outs) < 1:
+            raise ValueError(f"fan_outs is {list(self.fan_outs)}; list the flows of every sender, each at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoissonConfig:
+    """``load`` of the hosts' links, from 0 to 1, for ``duration_us``; ``sizes``: a published distribution."""
+
+    load: float
+    duration_us: float
+    sizes: Literal["websearch", "hadoop", "alistorage"] = "websearch"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.load <= 1:
+            raise ValueError(f"load is {self.load}, it must be above 0 and at most 1, the share of a host's link")
+        if self.duration_us <= 0:
+            raise ValueError(f"duration_us is {self.duration_us}, it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeConfig:
+    """``pieces`` that every half of the buffer is cut into."""
+
+    pieces: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "pieces")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalConfig:
+    """``per_server``: consecutive hosts of one server."""
+
+    per_server: int = 8
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "per_server")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CmConfig:
+    """An htsim connection matrix, and the SHA-256 of its content, by which results are kept."""
+
+    path: str = field(metadata={"identity": False})  # the content enters the key by its digest
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256 is `{self.sha256}`, it must be 64 hexadecimal digits; `sha256sum` prints them")
+
+
+def _at_least(config: Any, least: int, name: str) -> None:
+    value = getattr(config, name)
+    if value is not None and value < least:
+        raise ValueError(f"{name} is {value}, it must be at least {least}")
+
+
+def permutation() -> Pattern:
+    """Return the permutation that other simulators shuffle alike."""
+    from orchestrator_network import workloads
+
+    return Pattern(lambda asked: workloads.permutation(asked.hosts, bytes=asked.flow_bytes, seed=asked.seed))
+
+
+def full_bisection_permutation(config: LeavingConfig) -> Pattern:
+    """Return a permutation in which every flow leaves its group of hosts."""
+    from orchestrator_network import workloads
+
+    return Pattern(
+        lambda asked: workloads.full_bisection_permutation(asked.hosts, asked.flow_bytes, config.group, asked.seed)
+    )
+
+
+def incast(config: IncastConfig) -> Pattern:
+    """Return flows from many hosts to one."""
+    return Pattern(lambda asked: _incast(config, asked))
+
+
+def _incast(config: IncastConfig, asked: Asked) -> Workload:
+    import random
+
+    from orchestrator_network import workloads
+    from orchestrator_network.errors import WorkloadError
+
+    others = asked.hosts - 1
+    if config.target > others or config.fan_in > others:
+        raise WorkloadError(
+            f"an incast of fan_in {config.fan_in} to host {config.target}: {asked.hosts} devices leave {others} senders "
+            f"and hosts 0 to {others}; use more devices, or a smaller fan_in or target"
+        )
+    after = [(config.target + place) % asked.hosts for place in range(1, asked.hosts)]
+    if config.senders == "random":
+        senders = random.Random(asked.seed).sample(after, config.fan_in)
+    elif config.senders == "next":
+        senders = after[: config.fan_in]
+    else:
+        # The middles of equal stretches, so that no sender is the target's neighbour where others are free.
+        senders = [after[(2 * i + 1) * others // (2 * config.fan_in)] for i in range(config.fan_in)]
+    return workloads.incast(senders, config.target, asked.flow_bytes)
+
+
+def outcast_incast(config: OutcastConfig) -> Pattern:
+    """Return senders that share one target while each also sends elsewhere."""
+    from orchestrator_network import workloads
+
+    return Pattern(lambda asked: workloads.outcast_incast(config.fan_outs, asked.flow_bytes))
+
+
+def all_to_all(config: AllToAllConfig) -> Pattern:
+    """Return a flow between every two hosts, all at once or some at a time."""
+    from orchestrator_network import workloads
+
+    return Pattern(
+        lambda asked: workloads.windowed_all_to_all(
+            asked.hosts, asked.flow_bytes, parallel=config.parallel or max(asked.hosts - 1, 1)
+        )
+    )
+
+
+def tornado() -> Pattern:
+    """Return flows to the host half of all hosts away."""
+    from orchestrator_network import workloads
+
+    return Pattern(lambda asked: workloads.tornado(asked.hosts, asked.flow_bytes))
+
+
+def poisson(config: PoissonConfig) -> Pattern:
+    """Return flows that arrive at random."""
+    from orchestrator_network import workloads
+
+    return Pattern(
+        lambda asked: workloads.poisson(
+            asked.hosts,
+            load=config.load,
+            link_gbps=asked.link_gbps,
+            duration_ps=round(config.duration_us * 1e6),
+            sizes=config.sizes,
+            seed=asked.seed,
+        )
+    )
+
+
+def ring_allreduce() -> Pattern:
+    """Return a ring all-reduce, message by message."""
+    from orchestrator_network import workloads
+
+    return Pattern(lambda asked: workloads.ring_allreduce(asked.hosts, asked.flow_bytes))
+
+
+def recursive_doubling_allreduce() -> Pattern:
+    """Return a recursive-doubling all-reduce, message by message."""
+    from orchestrator_network import workloads
+
+    return Pattern(lambda asked: workloads.recursive_doubling_allreduce(asked.hosts, asked.flow_bytes))
+
+
+def double_binary_tree_allreduce(config: TreeConfig) -> Pattern:
+    """Return an all-reduce over two binary trees, message by message."""
+    from orchestrator_network import workloads
+
+    return Pattern(
+        lambda asked: workloads.double_binary_tree_allreduce(asked.hosts, asked.flow_bytes, pieces=config.pieces)
+    )
+
+
+def hierarchical_allreduce(config: HierarchicalConfig) -> Pattern:
+    """Return an all-reduce within servers, between them, and within them again."""
+    from orchestrator_network import workloads
+    from orchestrator_network.errors import WorkloadError
+
+    def make(asked: Asked) -> Workload:
+        servers, rest = divmod(asked.hosts, config.per_server)
+        if rest:
+            raise WorkloadError(f"{asked.hosts} devices do not fill servers of {config.per_server}; change one of them")
+        return workloads.hierarchical_allreduce(servers, config.per_server, asked.flow_bytes)
+
+    return Pattern(make)
+
+
+def cm(config: CmConfig) -> Pattern:
+    """Return the flows of an htsim connection matrix."""
+    return Pattern(lambda asked: _cm(config, asked))
+
+
+def _cm(config: CmConfig, asked: Asked) -> Workload:
+    from orchestrator_network.errors import WorkloadError
+    from orchestrator_network.readers.cm import read_cm
+
+    path = Path(config.path)
+    matrix = read_cm(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != config.sha256:
+        raise WorkloadError(f"{path}: its sha256 is {digest}, the recipe names another; write this one there")
+    if matrix.nodes > asked.hosts:
+        raise WorkloadError(f"{path}: Nodes: the file has {matrix.nodes}, the recipe {asked.hosts} devices; use more")
+    if matrix.failures:
+        raise WorkloadError(
+            f"{path}: the file fails {len(matrix.failures)} links; take those lines out and write them as link_changes"
+        )
+    return matrix.workload
+
+
+_OFFERED: tuple[tuple[str, type | None, str], ...] = (
+    ("permutation", None, "Every host sends to one and receives from one."),
+    ("full_bisection_permutation", LeavingConfig, "A permutation in which every flow leaves its pod (or rack)."),
+    ("incast", IncastConfig, "Many hosts send to one."),
+    ("outcast_incast", OutcastConfig, "Senders share one target while each also sends elsewhere."),
+    ("all_to_all", AllToAllConfig, "Every host sends to every other, all at once or some at a time."),
+    ("tornado", None, "Host i sends to i + n/2."),
+    ("poisson", PoissonConfig, "Flows arrive at random, with measured sizes."),
+    ("ring_allreduce", None, "Ring all-reduce, message by message."),
+    ("recursive_doubling_allreduce", None, "Recursive-doubling all-reduce, message by message."),
+    ("double_binary_tree_allreduce", TreeConfig, "All-reduce over two binary trees, message by message."),
+    ("hierarchical_allreduce", HierarchicalConfig, "All-reduce within servers and between them, by messages."),
+    ("cm", CmConfig, "An htsim connection matrix."),
+)
+#: Built-in workloads whose flows have the bytes that the stage says.
+SIZED = tuple(name for name, _, _ in _OFFERED if name not in UNSIZED)
+
+
+def components() -> list[Component]:
+    """Return all of them."""
+    return [
+        Component(kind="workload", name=name, version="1", entry=f"{_HOME}:{name}", config=config, doc=doc)
+        for name, config, doc in _OFFERED
+    ]

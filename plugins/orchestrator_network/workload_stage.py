@@ -1,0 +1,163 @@
+"""What `network.simulate` does with a workload: every seed of it over one topology, its tables, facts and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator import Context, StageError
+from orchestrator_network.cost import topology_cost
+from orchestrator_network.flow_tables import median_of, quantiles_us, result_row, result_table
+from orchestrator_network.seed_runs import SeedRun, run_seeds
+from orchestrator_network.simulate_config import SimulateConfig
+from orchestrator_network.simulation import Result, simulate
+from orchestrator_network.tables import cost_table
+from orchestrator_network.topology import Topology
+from orchestrator_network.wire import Wire
+from orchestrator_network.workload_components import Asked
+
+_TIMES = ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us", "over_bound", "goodput_share")
+_COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts")
+
+
+def carry_workload(
+    ctx: Context, config: SimulateConfig, topology: Topology, link_gbps: float
+) -> dict[str, tuple[pa.Table, Any]]:
+    """Simulate every seed; return the tables by output, each with the small JSON beside it.
+
+    Reports progress, metrics (medians over seeds), facts about the simulator, and figures. Raises StageError, naming
+    workload and topology, for what cannot be carried.
+    """
+    carry = _carrier(ctx, config, topology, link_gbps)
+
+    def progress(done: int, total: int) -> None:
+        ctx.check_cancelled()
+        ctx.progress(done, total, "flows")
+
+    cost = topology_cost(topology, config.prices, link_gbps=link_gbps)
+    described = _described(config) | {"network_capex_usd": cost["network_capex_usd"]}
+    runs, rows = [], []
+    try:
+        for number, run in enumerate(run_seeds(ctx.scratch, _seeds(ctx, config), carry, progress)):
+            runs.append(run)
+            rows.append(result_row(topology, run.summary, run.flows, run.links, described | {"seed": run.seed}))
+            ctx.log_metrics({name: rows[-1][name] for name in _TIMES[:6]}, step=number)
+    except ValueError as error:
+        raise StageError(f"network.simulate, {config.workload} on {config.topology}: {error}") from error
+    medians = {name: median_of(rows, name) for name in (*_TIMES, *_COUNTS)}
+    ctx.log_metrics({name: value for name, value in medians.items() if value is not None})
+    _facts(ctx, runs)
+    flows = pa.concat_tables([run.flows for run in runs])
+    links = pa.concat_tables([run.links for run in runs])
+    if config.figures:
+        _draw(ctx, config, f"{config.workload} on {topology.name}, {topology.hosts} hosts", flows, links, rows)
+    data = {"fct_quantiles_us": quantiles_us(flows), "headline": [_headline(config, medians)]}
+    return {
+        "result": (result_table(rows), data),
+        "links": (links, None),
+        "flows": (flows, None),
+        "cost": (cost_table(topology, cost, config.prices), None),
+    }
+
+
+def _draw(
+    ctx: Context,
+    config: SimulateConfig,
+    title: str,
+    flows: pa.Table,
+    links: pa.Table,
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    from orchestrator_network import flow_figures
+
+    title = f"{title}, {_name(config)}"
+    ctx.log_figure("fct_cdf", flow_figures.draw_fct(flows, rows, title))
+    ctx.log_figure("link_utilization", flow_figures.draw_utilization(links, title))
+    if config.fidelity == "packet":
+        ctx.log_figure("link_queues", flow_figures.draw_queues(links, title))
+
+
+def _seeds(ctx: Context, config: SimulateConfig) -> range:
+    return range(ctx.seed, ctx.seed + config.seeds)
+
+
+def _carrier(
+    ctx: Context, config: SimulateConfig, topology: Topology, link_gbps: float
+) -> Callable[[int, Callable[[int, int], None]], Result]:
+    """Return what carries one seed."""
+    builder = ctx.component("workload", config.workload)
+    wire = Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes)
+    # Transports load the compiler, which the other fidelities do without.
+    parts = (
+        {kind: ctx.component(kind, getattr(config, kind)) for kind in ("transport", "load_balancer")}
+        if config.fidelity == "packet"
+        else {}
+    )
+    changes = [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in config.link_changes]
+
+    def carry(seed: int, progress: Callable[[int, int], None]) -> Result:
+        asked = Asked(
+            hosts=topology.hosts,
+            flow_bytes=config.flow_bytes or 0,
+            link_gbps=link_gbps * topology.planes,
+            seed=seed,
+        )
+        return simulate(
+            topology,
+            builder.build(asked),
+            fidelity=config.fidelity,
+            seed=seed,
+            slow_links=config.slow_links,
+            link_changes=changes,
+            wire=wire,
+            entropies=config.entropies,
+            trimming=config.trimming,
+            progress=progress,
+            **parts,
+        )
+
+    return carry
+
+
+def _described(config: SimulateConfig) -> dict[str, Any]:
+    packet = config.fidelity == "packet"
+    return {
+        "workload": str(config.workload),
+        "transport": str(config.transport) if packet else None,
+        "load_balancer": str(config.load_balancer) if packet else None,
+        "slow_links": config.slow_links,
+        "link_changes": len(config.link_changes),
+    }
+
+
+def _name(config: SimulateConfig) -> str:
+    return f"{config.transport}/{config.load_balancer}" if config.fidelity == "packet" else config.fidelity
+
+
+def _headline(config: SimulateConfig, medians: dict[str, float | None]) -> dict[str, Any]:
+    over = medians["over_bound"]
+    return {
+        "variant": f"{config.workload}, {_name(config)}",
+        "bound_us": medians["bound_us"],
+        "mean_us": medians["fct_mean_us"],
+        "ours_us": medians["end_us"],
+        "vs_bound_percent": None if over is None else 100 * (over - 1),
+    }
+
+
+def _facts(ctx: Context, runs: Sequence[SeedRun]) -> None:
+    """Say what the simulator took; seeds that an earlier attempt finished count with what they took there."""
+    summaries = [run.summary for run in runs]
+    wall_s = sum(one["wall_s"] for one in summaries)
+    events = sum(one["events"] for one in summaries)
+    peak_bytes = max(one["peak_rss_bytes"] for one in summaries)
+    ctx.fact("simulate_s", wall_s, "s", "measured", phase="simulate", n=len(runs))
+    ctx.fact("simulate_events", events, "1", "counted", phase="simulate", n=len(runs))
+    ctx.fact("simulate_peak_rss_bytes", peak_bytes, "byte", "measured", phase="simulate", n=len(runs))
+    hops = sum(one.get("packet_hops", 0) for one in summaries)
+    if hops:
+        ctx.fact("simulate_packet_hops", hops, "1", "counted", phase="simulate", n=len(runs))
+        rate = hops / max(wall_s, 1e-9)
+        ctx.fact("simulate_packet_hops_per_s", rate, "1/s", "measured", phase="simulate", n=len(runs))

@@ -1,0 +1,258 @@
+"""`network.simulate` with a workload, as an executor runs it: every fidelity, several seeds, facts, and interruptions."""
+
+import hashlib
+
+import pytest
+
+from orchestrator import StageError
+from orchestrator.context import Context
+from orchestrator.errors import Cancelled, RecipeError
+from orchestrator.testing import run_stage
+from orchestrator_network import FatTree, workloads
+from orchestrator_network import simulate as carry
+from orchestrator_network.flow_tables import FLOW_RESULT, FLOWS
+from orchestrator_network.stages import simulate
+from tests.network.test_stage import MB, MS, committed
+from tests.network.traffics import data_parallel
+
+TREE = {"name": "fat_tree", "tiers": 3, "radix": None}
+SMALL = {
+    "topology": TREE,
+    "workload": "permutation",
+    "devices": 16,
+    "flow_bytes": 200_000,
+    "link_gbps": 100,
+    "figures": False,
+}
+
+
+def settings(**fields):
+    return {**SMALL, "fidelity": "packet", **fields}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three seeds of a permutation, packet by packet, with figures."""
+    return run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path_factory.mktemp("seeds"), seed=5)
+
+
+def test_a_row_a_seed_says_what_the_library_says(run):
+    """Seeds 5, 6 and 7; the row of one is the summary of the same call in Python."""
+    rows = run.outputs["result"].read().to_pylist()
+    assert [row["seed"] for row in rows] == [5, 6, 7]
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100)
+    summary = carry(tree, workloads.permutation(16, bytes=200_000, seed=6), fidelity="packet", seed=6).summary
+    assert {name: rows[1][f"fct_{name}_us"] for name in summary["fct_us"]} == summary["fct_us"]
+    for name in ("bound_us", "end_us", "packet_hops", "events", "trims", "marks", "retransmissions", "timeouts"):
+        assert rows[1][name] == summary[name]
+    assert rows[1]["over_bound"] == summary["end_us"] / summary["bound_us"] >= 1
+    assert (rows[0]["transport"], rows[0]["load_balancer"], rows[0]["planes"]) == ("nscc", "reps", 1)
+    assert 0 < rows[0]["goodput_share"] < 1
+
+
+def test_flows_and_links_have_a_row_a_seed(run):
+    """The flows of all seeds in the published columns; every link once a seed."""
+    flows, links = run.outputs["flows"].read(), run.outputs["links"].read()
+    assert flows.schema == FLOWS
+    assert flows["seed"].to_pylist() == [5] * 16 + [6] * 16 + [7] * 16
+    keys = [(row["seed"], row["link"]) for row in links.to_pylist()]
+    assert len(set(keys)) == len(keys) == 3 * 96
+    assert run.outputs["cost"].read().num_rows == 17
+
+
+def test_metrics_are_medians_and_a_series_over_seeds(run):
+    """A final value each, and a step a seed."""
+    rows = run.outputs["result"].read().to_pylist()
+    assert run.metrics["fct_max_us"] == sorted(row["fct_max_us"] for row in rows)[1]
+    steps = [entry for entry in run.history if entry["step"] is not None]
+    assert [entry["metrics"]["end_us"] for entry in steps] == [row["end_us"] for row in rows]
+    assert set(run.figures) == {"fct_cdf.svg", "link_utilization.svg", "link_queues.svg"}
+
+
+def test_what_the_simulator_took_are_facts_and_nothing_else(run):
+    """Wall time, rate and memory are measured, events and hops counted; no table knows them."""
+    facts = {fact["quantity"]: fact for fact in run.facts}
+    assert {name: fact["basis"] for name, fact in facts.items()} == {
+        "simulate_s": "measured",
+        "simulate_peak_rss_bytes": "measured",
+        "simulate_packet_hops_per_s": "measured",
+        "simulate_packet_hops": "counted",
+        "simulate_events": "counted",
+    }
+    hops = sum(row["packet_hops"] for row in run.outputs["result"].read().to_pylist())
+    assert facts["simulate_packet_hops"]["value"] == hops
+    assert facts["simulate_packet_hops_per_s"]["value"] == pytest.approx(hops / facts["simulate_s"]["value"])
+    assert {fact["phase"] for fact in run.facts} == {"simulate"}
+    assert not any("wall" in name or "rss" in name for name in FLOW_RESULT.names)
+
+
+@pytest.mark.parametrize("fidelity", ["packet", "flow", "analytic"])
+def test_the_same_workload_has_the_same_columns_at_every_fidelity(tmp_path, fidelity):
+    """Flows are the same, what a fidelity does not know is null."""
+    run = run_stage(simulate, settings(fidelity=fidelity), home=tmp_path, seed=1)
+    result, flows = run.outputs["result"].read(), run.outputs["flows"].read()
+    assert (result.schema, flows.schema) == (FLOW_RESULT, FLOWS)
+    expected = workloads.permutation(16, bytes=200_000, seed=1)
+    assert flows["dst"].to_pylist() == expected.target.tolist()
+    known = result["packet_hops"].to_pylist() != [None]
+    assert known == (fidelity == "packet")
+    assert (result["transport"].to_pylist() == ["nscc"]) == (fidelity == "packet")
+
+
+def test_planes_and_links_of_the_hardware(tmp_path):
+    """`link_gbps` makes one plane or as many as asked; without it the injection is spread over 16 links."""
+    flow = settings(fidelity="flow", topology="fat_tree")
+    rows = [
+        run_stage(simulate, fields, home=tmp_path).outputs["result"].read().to_pylist()[0]
+        for fields in (flow, {**flow, "planes": 4}, {**flow, "link_gbps": None, "injection_gbps": 1600})
+    ]
+    assert [(row["planes"], row["link_gbps"]) for row in rows] == [(1, 100), (4, 100), (16, 100)]
+    assert rows[0]["end_us"] > rows[1]["end_us"] > rows[2]["end_us"]
+
+
+def test_an_interrupted_simulation_goes_on_at_the_next_seed(tmp_path, monkeypatch, run):
+    """Cancelled in its second seed and run again: the first is not simulated twice, and all bytes are the same."""
+    from orchestrator_network import workload_stage
+
+    simulated = []
+
+    def noted(*arguments, **options):
+        simulated.append(options["seed"])
+        return carry(*arguments, **options)
+
+    def cancel(self):
+        if 6 in simulated:
+            raise Cancelled("the run was cancelled")
+
+    monkeypatch.setattr(workload_stage, "simulate", noted)
+    with monkeypatch.context() as patch, pytest.raises(Cancelled):
+        patch.setattr(Context, "check_cancelled", cancel)
+        run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
+    assert simulated == [5, 6]
+    again = run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
+    assert simulated == [5, 6, 6, 7]
+    assert {name: one.digest for name, one in again.outputs.items()} == {
+        name: one.digest for name, one in run.outputs.items()
+    }
+    assert again.metrics == run.metrics
+    assert {name: path.read_bytes() for name, path in again.figures.items()} == {
+        name: path.read_bytes() for name, path in run.figures.items()
+    }
+
+
+def test_a_seed_half_written_is_simulated_again(tmp_path):
+    """A folder takes its name when it is whole; what a killed process left beside it is swept away."""
+    from orchestrator_network.seed_runs import run_seeds
+
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100)
+    left = tmp_path / "seed0.unfinished"
+    left.mkdir()
+    (left / "flows.arrow").write_bytes(b"half")
+
+    def one(seed, progress):
+        return carry(tree, workloads.permutation(16, bytes=10_000, seed=seed), fidelity="flow", progress=progress)
+
+    seen = []
+    runs = list(run_seeds(tmp_path, range(2), one, lambda done, total: seen.append((done, total))))
+    assert [run.seed for run in runs] == [0, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed0", "seed1"]
+    assert seen
+    assert all(done <= total == 32 for done, total in seen)
+    assert seen == sorted(seen)
+
+
+def test_faults_of_links_reach_the_simulator(tmp_path):
+    """Slow links and a cable that goes down and comes back make the end later, and are counted in the row."""
+    down = [
+        {"at_us": at_us, "src": src, "dst": dst, "share": share}
+        for at_us, share in ((5, 0), (60, 1))
+        for src, dst in (("core0", "agg0"), ("agg0", "core0"))
+    ]
+    rows = [
+        run_stage(simulate, settings(**fault), home=tmp_path).outputs["result"].read().to_pylist()[0]
+        for fault in ({}, {"slow_links": 2}, {"link_changes": down})
+    ]
+    assert [(row["slow_links"], row["link_changes"]) for row in rows] == [(0, 0), (2, 0), (0, 4)]
+    assert min(rows[1]["end_us"], rows[2]["end_us"]) > rows[0]["end_us"]
+
+
+def test_a_connection_matrix_is_known_by_its_content(tmp_path):
+    """Its flows are carried; another digest, too few devices and failed links are refused with the file's name."""
+    path = tmp_path / "two.cm"
+    path.write_text("Nodes 16\nConnections 2\n0->15 id 1 start 0 size 50000\n1->15 id 2 start 1000 size 40000\n")
+
+    def asked(**fields):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        cm = {"name": "cm", "path": str(path), "sha256": sha256, **fields.pop("cm", {})}
+        return settings(workload=cm, flow_bytes=None, fidelity="flow", **fields)
+
+    flows = run_stage(simulate, asked(), home=tmp_path).outputs["flows"].read()
+    assert flows["bytes"].to_pylist() == [50_000, 40_000]
+    with pytest.raises(StageError, match=r"two.cm: its sha256 is .*, the recipe names another"):
+        run_stage(simulate, asked(cm={"sha256": "0" * 64}), home=tmp_path)
+    with pytest.raises(StageError, match=r"two.cm: Nodes: the file has 16, the recipe 2 devices"):
+        run_stage(simulate, asked(devices=2, topology="fat_tree"), home=tmp_path)
+    text = path.read_text().replace("Connections 2", "Connections 2\nFailures 1")
+    path.write_text(text + "failure switch_type AGG switch_id 0 link_id 0\n")
+    with pytest.raises(StageError, match="fails 1 links; take those lines out and write them as link_changes"):
+        run_stage(simulate, asked(), home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (settings(devices=100), r"128 hosts|k\^3/4 hosts"),
+        (settings(workload={"name": "incast", "fan_in": 16}), "16 devices leave 15 senders"),
+        (settings(workload={"name": "hierarchical_allreduce", "per_server": 5}), "do not fill servers of 5"),
+        (settings(workload={"name": "full_bisection_permutation", "group": 9}), "at most half of them"),
+        (settings(slow_links=1000), "slow_links is 1000; this tree has 16 links"),
+        (settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]), "no link leads from `core0`"),
+        (settings(topology="hx2mesh"), "packet"),
+    ],
+)
+def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
+    """Before anything is simulated, with workload and topology, the value and what would fit."""
+    with pytest.raises(StageError, match=message):
+        run_stage(simulate, config, home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (settings(devices=None), "devices is not set; workload permutation needs a number of hosts"),
+        (settings(flow_bytes=None), "flow_bytes is not set; workload permutation needs the bytes of a flow"),
+        (settings(workload={"name": "poisson", "load": 0.5, "duration_us": 9.0}), "has sizes of its own; leave it out"),
+        (settings(workload={"name": "poisson", "load": 5.0, "duration_us": 9.0}), "load is 5.0"),
+        (settings(workload={"name": "incast", "fan_in": 0}), "fan_in is 0, it must be at least 1"),
+        (settings(workload="permutatoin"), "permutation"),
+        (settings(seeds=0), "seeds is 0, it must be at least 1"),
+        (settings(entropies=0), "entropies is 0"),
+        (settings(planes=0), "planes is 0; it must be at least 1"),
+        (settings(link_gbps=None, planes=2), "needs link_gbps beside it"),
+        (settings(injection_gbps=10), "set one"),
+        (settings(header_bytes=0), "takes headers from 1 byte on"),
+        (settings(fidelity="flow", slow_links=1), "knows no single links; set fidelity: packet"),
+        (settings(allreduce="ring"), "allreduce is ring, but workload permutation is no training step"),
+        (settings(link_changes=[{"at_us": 1, "src": "a", "dst": "b", "share": 2}]), "share is 2.0"),
+        (settings(topology={"name": "fat_tree", "radix": None}), "set tiers: 3 or a radix"),
+        ({"fidelity": "packet"}, "fidelity is packet, but no workload is named"),
+        ({"devices": 16}, "devices is set, but no workload is named"),
+        ({"seeds": 2}, "seeds is set, but no workload is named"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_runs(tmp_path, config, message):
+    """Value, rule and fix."""
+    with pytest.raises(RecipeError, match=message):
+        run_stage(simulate, config, home=tmp_path)
+
+
+def test_traffic_and_workload_exclude_each_other(tmp_path):
+    """One of the two; a step has the flows table without a row."""
+    traffic = committed(tmp_path, *data_parallel(16, 1, MB, MS), meta={"devices": 16})
+    with pytest.raises(StageError, match="traffic and the workload permutation"):
+        run_stage(simulate, settings(), inputs={"traffic": traffic}, home=tmp_path)
+    with pytest.raises(StageError, match="nothing to carry"):
+        run_stage(simulate, {}, home=tmp_path)
+    step = run_stage(simulate, {"hardware": None, "injection_gbps": 400}, inputs={"traffic": traffic}, home=tmp_path)
+    flows = step.outputs["flows"].read()
+    assert (flows.schema, flows.num_rows) == (FLOWS, 0)
