@@ -12,10 +12,10 @@ from orchestrator_network import FatTree, HammingMesh, Torus, simulate_step
 from orchestrator_network.dnn_facts import GPT3, GPT3_MOE, CosmoFlowFacts, DlrmFacts, ResNetFacts
 from orchestrator_network.dnn_workloads import pipeline_step, workload_step
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.model_stages import workload_traffic
 from orchestrator_network.placement import stages_first, tiled
 from orchestrator_network.traffic import read_traffic
 from orchestrator_network.wire import Wire
-from orchestrator_network.model_stages import workload_traffic
 
 FEW = {"resnet": 8, "cosmoflow": 8, "gpt3": 16, "gpt3_moe": 32, "dlrm": 8}
 US = 10**6

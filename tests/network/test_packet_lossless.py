@@ -15,7 +15,7 @@ SMALL = FatTree(hosts=16, tiers=3, link_gbps=100)
 TAPERED = FatTree(hosts=128, tiers=3, oversubscription=8, link_gbps=100)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     rows=st.lists(
         st.tuples(st.integers(0, 15), st.integers(1, 15), st.integers(1, 120_000), st.integers(0, 20_000_000)),

@@ -206,7 +206,10 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
         (settings(workload={"name": "hierarchical_allreduce", "per_server": 5}), "do not fill servers of 5"),
         (settings(workload={"name": "full_bisection_permutation", "group": 9}), "at most half of them"),
         (settings(slow_links=1000), "slow_links is 1000; this tree has 16 links"),
-        (settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]), "no link leads from `core0`"),
+        (
+            settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
+            "no link leads from `core0`",
+        ),
         (settings(topology="hx2mesh"), "packet"),
     ],
 )
