@@ -82,7 +82,11 @@ def _metrics(made: Any) -> dict[str, float]:
     """Return how far every variant is above the bound, and the extremes, by names that trackers accept."""
     over = {one.label.replace(":", "_").replace("+", "_"): one.values["over_bound"] for one in made}
     named = {f"over_bound/{label}": value for label, value in over.items()}
-    return {"variants": len(over), "least_over_bound": min(over.values()), "most_over_bound": max(over.values())} | named
+    return {
+        "variants": len(over),
+        "least_over_bound": min(over.values()),
+        "most_over_bound": max(over.values()),
+    } | named
 
 
 def _unit(metric: str) -> str:

@@ -93,9 +93,7 @@ def _draw_times(axes: Axes, members: Sequence[Variant]) -> None:
         mean, late, end = (one.values[name] for name in ("fct_mean_us", "fct_p99_us", "end_us"))
         axes.plot([mean, end], [place, place], color="#b9c7d6", linewidth=3, solid_capstyle="round", zorder=1)
         named = place == 0
-        axes.plot(
-            mean, place, "o", color="white", markeredgecolor=OURS, markersize=6, label="mean" if named else None
-        )
+        axes.plot(mean, place, "o", color="white", markeredgecolor=OURS, markersize=6, label="mean" if named else None)
         axes.plot(late, place, "|", color=OURS, markersize=11, label="99 %" if named else None)
         axes.plot(end, place, "o", color=OURS, markersize=6, label="last flow" if named else None)
         _mark_bound(axes, bound(one, "end_us"), place, named)

@@ -34,7 +34,9 @@ def draw_fct(flows: pa.Table, rows: Sequence[Mapping[str, Any]], title: str) -> 
     axes.axvline(bound_us, color=BOUND, linestyle="--", linewidth=1.2, label=label)
     axes.set_xlim(0, max(float(took_us.max()), bound_us) * 1.04)
     axes.set_ylim(0, 102)
-    axes.set_xlabel(f"flow completion time (us); the last flow ends at {slowest:,.0f} us, {slowest / bound_us:.2f} x the bound")
+    axes.set_xlabel(
+        f"flow completion time (us); the last flow ends at {slowest:,.0f} us, {slowest / bound_us:.2f} x the bound"
+    )
     axes.set_ylabel("flows finished (%)")
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="upper left")

@@ -150,9 +150,7 @@ class SimulateConfig:
 
     def _check_bytes(self, name: str) -> None:
         if name in UNSIZED and self.flow_bytes is not None:
-            raise ValueError(
-                f"flow_bytes is {self.flow_bytes}, but workload {name} has sizes of its own; leave it out"
-            )
+            raise ValueError(f"flow_bytes is {self.flow_bytes}, but workload {name} has sizes of its own; leave it out")
         if name in SIZED and (self.flow_bytes is None or self.flow_bytes < 1):
             raise ValueError(
                 f"flow_bytes is {_shown(self.flow_bytes)}; workload {name} needs the bytes of a flow, at least 1"

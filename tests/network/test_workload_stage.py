@@ -125,9 +125,10 @@ def test_an_interrupted_simulation_goes_on_at_the_next_seed(tmp_path, monkeypatc
             raise Cancelled("the run was cancelled")
 
     monkeypatch.setattr(workload_stage, "simulate", noted)
-    with monkeypatch.context() as patch, pytest.raises(Cancelled):
+    with monkeypatch.context() as patch:
         patch.setattr(Context, "check_cancelled", cancel)
-        run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
+        with pytest.raises(Cancelled):
+            run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
     assert simulated == [5, 6]
     again = run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
     assert simulated == [5, 6, 6, 7]
@@ -206,7 +207,10 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
         (settings(workload={"name": "hierarchical_allreduce", "per_server": 5}), "do not fill servers of 5"),
         (settings(workload={"name": "full_bisection_permutation", "group": 9}), "at most half of them"),
         (settings(slow_links=1000), "slow_links is 1000; this tree has 16 links"),
-        (settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]), "no link leads from `core0`"),
+        (
+            settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
+            "no link leads from `core0`",
+        ),
         (settings(topology="hx2mesh"), "packet"),
     ],
 )
