@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ def _keep(run: SeedRun, folder: Path) -> None:
         with pa.OSFile(str(unfinished / f"{name}.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     (unfinished / "summary.json").write_text(json.dumps(run.summary), encoding="utf-8")
-    os.replace(unfinished, folder)
+    unfinished.rename(folder)
 
 
 def _read(folder: Path, seed: int) -> SeedRun:

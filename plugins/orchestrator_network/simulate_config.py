@@ -10,7 +10,18 @@ from orchestrator_network.cost import Prices
 from orchestrator_network.workload_components import SIZED, UNSIZED
 
 #: Fields that say something of a workload, and nothing of a training step.
-_OF_WORKLOADS = ("devices", "flow_bytes", "link_gbps", "planes", "seeds", "slow_links", "link_changes", "entropies")
+_OF_WORKLOADS = (
+    "devices",
+    "flow_bytes",
+    "link_gbps",
+    "planes",
+    "seeds",
+    "slow_links",
+    "link_changes",
+    "entropies",
+    "delivery",
+    "lossless",
+)
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "collectives")
 _WIDEST = 65_536  # entropy values have 16 bits
@@ -50,6 +61,8 @@ class SimulateConfig:
     that of the stage, the one after it, and so on. Fidelity ``packet`` simulates every packet, with ``transport``,
     ``load_balancer``, ``entropies`` (paths a flow tells apart) and ``trimming``; only there have links a life of their
     own: ``slow_links`` from the top of a fat tree have a quarter of their speed, ``link_changes`` come in time.
+    ``delivery`` rod: in order, a sender goes back to what is missing. ``lossless``: links that never drop, by priority flow
+    control or credit; null is what the transport is meant for.
     ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
     """
 
@@ -75,6 +88,8 @@ class SimulateConfig:
     link_changes: tuple[LinkChange, ...] = ()
     entropies: int = 64
     trimming: bool = True
+    delivery: Literal["rud", "rod"] = "rud"
+    lossless: Literal["none", "pfc", "credit"] | None = None
     figures: bool = field(default=True, metadata={"identity": False})  # kept beside the result, no part of it
 
     def __post_init__(self) -> None:
@@ -142,9 +157,9 @@ class SimulateConfig:
                 raise ValueError(f"{field_name} is {getattr(self, field_name)}, it must be at least {least}")
         if not 1 <= self.entropies <= _WIDEST:
             raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
-        if self.fidelity != "packet" and _changed(self, ("slow_links", "link_changes")):
+        if self.fidelity != "packet" and _changed(self, ("slow_links", "link_changes", "delivery", "lossless")):
             raise ValueError(
-                f"slow_links or link_changes are set at fidelity {self.fidelity}, which knows no single links; "
+                f"slow_links, link_changes, delivery or lossless are set at fidelity {self.fidelity}, which knows no single links; "
                 "set fidelity: packet"
             )
 

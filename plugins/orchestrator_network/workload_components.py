@@ -36,7 +36,8 @@ class Asked:
 class WorkloadBuilder(Protocol):
     """Kind ``workload``: flows between a number of hosts; ``asked`` has hosts, flow_bytes, link_gbps and seed."""
 
-    def build(self, asked: Any) -> Any: ...
+    def build(self, asked: Any) -> Any:
+        """Return the flows as a `Workload`; a ValueError says what the hosts do not allow."""
 
 
 class Pattern:
@@ -257,14 +258,14 @@ def double_binary_tree_allreduce(config: TreeConfig) -> Pattern:
 
 def hierarchical_allreduce(config: HierarchicalConfig) -> Pattern:
     """Return an all-reduce within servers, between them, and within them again."""
-    from orchestrator_network import workloads
+    from orchestrator_network import allreduce_flows
     from orchestrator_network.errors import WorkloadError
 
     def make(asked: Asked) -> Workload:
         servers, rest = divmod(asked.hosts, config.per_server)
         if rest:
             raise WorkloadError(f"{asked.hosts} devices do not fill servers of {config.per_server}; change one of them")
-        return workloads.hierarchical_allreduce(servers, config.per_server, asked.flow_bytes)
+        return allreduce_flows.hierarchical_allreduce(servers, config.per_server, asked.flow_bytes)
 
     return Pattern(make)
 

@@ -114,6 +114,8 @@ def _carrier(
             wire=wire,
             entropies=config.entropies,
             trimming=config.trimming,
+            delivery=config.delivery,
+            lossless=config.lossless,
             progress=progress,
             **parts,
         )

@@ -8,9 +8,13 @@ import pytest
 from orchestrator.cli import invoke
 from orchestrator.plugins import installed
 from orchestrator.recipe import compose
+from orchestrator_network.packet.catalog_names import LOAD_BALANCERS, TRANSPORTS
 from tests.conftest import REPOSITORY
 
-PAPERS = sorted(path.stem for path in (REPOSITORY / "recipes" / "paper").glob("hammingmesh_*.yaml"))
+ARXIV = {"hammingmesh": "arXiv:2209.01346", "smartt": "arXiv:2404.01630", "uet": "arXiv:2508.08906"}
+FILES = (REPOSITORY / "recipes" / "paper").glob("*.yaml")
+PAPERS = sorted(path.stem for path in FILES if path.stem.partition("_")[0] in ARXIV)
+NSCC_ALONE = "stages.fct.each.transport={nscc: {transport: nscc}, smartt_v1: {transport: smartt_v1}}"
 
 
 def test_the_recipes_are_there():
@@ -20,6 +24,10 @@ def test_the_recipes_are_there():
         "hammingmesh_bandwidth",
         "hammingmesh_cost",
         "hammingmesh_workloads",
+        "smartt_failures",
+        "smartt_incast",
+        "smartt_reps",
+        "uet_vs_roce",
     ]
 
 
@@ -27,7 +35,16 @@ def test_the_recipes_are_there():
 def test_a_recipe_of_a_paper_composes(home: Path, name):
     """By its name below `paper/`, with the paper in its description."""
     (recipe,) = compose(f"paper/{name}", [], installed())
-    assert "arXiv:2209.01346" in recipe.tree["description"]
+    assert ARXIV[name.partition("_")[0]] in recipe.tree["description"]
+
+
+def test_the_recipe_of_smartt_and_reps_names_all_that_the_catalog_has():
+    """Every transport and load balancer, at both sizes."""
+    (recipe,) = compose("paper/smartt_reps", [], installed())
+    each = recipe.tree["stages"]["fct"]["each"]
+    assert {one["transport"] for one in each["transport"].values()} == set(TRANSPORTS) - {"dcqcn"}  # not made to spray
+    assert set(each["load_balancer"]) == set(LOAD_BALANCERS)
+    assert each["devices"] == [128, 1024]
 
 
 @pytest.fixture
@@ -94,3 +111,48 @@ def test_the_savings_are_printed_beside_the_published_ones(run):
     for difference, ours, published in rows.values():
         assert difference == pytest.approx(100 * (ours / published - 1), abs=0.2)
     assert rows["dlrm/hx2mesh/fat_tree"][2] == 4
+
+
+def rows_of(lines):
+    """Return the printed rows below the titles, by their first word, as words; and the titles."""
+    at = next(number for number, line in enumerate(lines) if "VARIANT" in line)
+    rows = [line.split() for line in lines[at + 1 : lines.index("", at)]]
+    return lines[at], {words[0]: words[1:] for words in rows}
+
+
+def test_a_permutation_prints_the_best_balancer_of_every_transport(run):
+    """Bound, ours and the difference, and which balancer is best and worst."""
+    few = (
+        "stages.fct.each.load_balancer=[reps, ecmp]",
+        "stages.fct.each.devices=[128]",
+        "stages.fct.flow_bytes=262144",
+    )
+    titles, rows = rows_of(run("recipe=paper/smartt_reps", NSCC_ALONE, *few))
+    assert all(title in titles for title in ("BEST", "BOUND US", "OURS US", "VS BOUND PERCENT", "WORST US"))
+    assert set(rows) == {"nscc,", "smartt_v1,"}
+    *_, best, bound_us, ours_us, percent, worst, worst_us = rows["nscc,"]
+    assert (best, worst) == ("reps", "ecmp")
+    assert float(bound_us) < float(ours_us) < float(worst_us)
+    assert float(percent) == pytest.approx(100 * (float(ours_us) / float(bound_us) - 1), abs=0.2)
+
+
+def test_an_incast_prints_published_ours_and_the_difference(run):
+    """The reproduction has a value for one transport; the other stands beside the bound alone."""
+    one = "stages.fct.each.incast={8x128KiB: {workload: {name: incast, fan_in: 8}, flow_bytes: 131072}}"
+    published = "stages.comparison.published=[{value: 0.26, where: {transport: smartt_v1}}]"
+    titles, rows = rows_of(run("recipe=paper/smartt_incast", NSCC_ALONE, one, published))
+    assert all(title in titles for title in ("BOUND GOODPUT", "OURS GOODPUT", "PUBLISHED GOODPUT", "VS PUBLISHED"))
+    assert len(rows["nscc"]) == 3
+    _, ours, published_goodput, _, percent = map(float, rows["smartt_v1"])
+    assert published_goodput == 0.26
+    assert percent == pytest.approx(100 * (ours / 0.26 - 1), abs=0.2)
+
+
+def test_failures_make_panels_of_their_own(run):
+    """Every fault beside every balancer that is asked for; the bound is that of the whole network."""
+    few = ("stages.fct.each.load_balancer=[reps, oblivious]", "stages.fct.flow_bytes=1048576", "stages.fct.seeds=1")
+    _, rows = rows_of(run("recipe=paper/smartt_failures", *few))
+    faults = ("none", "slow", "down_200us", "down_3ms")
+    assert list(rows) == [f"{fault}/{balancer}" for fault in faults for balancer in ("reps", "oblivious")]
+    assert len({words[0] for words in rows.values()}) == 1
+    assert float(rows["slow/reps"][1]) < float(rows["slow/oblivious"][1])

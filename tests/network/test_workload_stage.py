@@ -125,9 +125,10 @@ def test_an_interrupted_simulation_goes_on_at_the_next_seed(tmp_path, monkeypatc
             raise Cancelled("the run was cancelled")
 
     monkeypatch.setattr(workload_stage, "simulate", noted)
-    with monkeypatch.context() as patch, pytest.raises(Cancelled):
+    with monkeypatch.context() as patch:
         patch.setattr(Context, "check_cancelled", cancel)
-        run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
+        with pytest.raises(Cancelled):
+            run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
     assert simulated == [5, 6]
     again = run_stage(simulate, settings(seeds=3, figures=True), home=tmp_path, seed=5)
     assert simulated == [5, 6, 6, 7]
