@@ -45,6 +45,7 @@ class Oracle:
             self.links.append(link)
         self.salts = states(options.seed, 3, network.nodes - network.hosts)
         self.rto = 15_000_000 + int(6 * queue * options.packet_bytes * 8 / fabric.rate_bps * 1e12)
+        self.ack_every = options.ack_every_bytes or control.ack_every_bytes
         payload = options.packet_bytes - options.header_bytes
         columns = zip(workload.source.tolist(), workload.target.tolist(), workload.size_bytes.tolist(), strict=True)
         self.flows = [Flow(*row, payload, options.header_bytes) for row in columns]
@@ -320,7 +321,7 @@ class Oracle:
         if flow.expected == flow.packets:
             flow.arrived = now
             self.release(packet.flow, now)
-        if now_due or flow.unreported >= (self.options.ack_every_bytes or self.control.ack_every_bytes):
+        if now_due or flow.unreported >= self.ack_every:
             flow.unreported = 0
             base = packet.psn if packet.marked or packet.asks else self.usual_base(packet, flow)
             self.answer(host, packet, "ack", base, now, marked=packet.marked)

@@ -16,6 +16,8 @@ class LosslessOracle(Oracle):
         self.guarded = options.lossless != "none"
         if self.guarded:
             self.rto = 4_096_000 * 2**14
+            if control.windowed and options.ack_every_bytes is None:
+                self.ack_every = 1
         self.paused = {}
         mtu = options.packet_bytes
         for link in self.links:

@@ -175,6 +175,10 @@ def prepare(
     # Data may wait long behind a link that was told to stop, and is not lost.
     run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps) if options.lossless == "none" else RTO_LOSSLESS_PS
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
+    if options.lossless != "none" and transport.windowed and options.ack_every_bytes is None:
+        # A window that was cut after the last packet was sent waits for bytes that nobody reports; elsewhere the
+        # timer ends this soon, here it is long.
+        run["ack_every"] = 1
     run["trimming"] = options.trimming
     run["ordered"], run["paced"] = transport.ordered or options.ordered, transport.paced
     run["tick"] = transport.tick_ps
