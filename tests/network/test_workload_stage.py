@@ -4,9 +4,10 @@ import hashlib
 
 import pytest
 
-from orchestrator import StageError
+from orchestrator import Component, StageError
 from orchestrator.context import Context
 from orchestrator.errors import Cancelled, RecipeError
+from orchestrator.plugins import installed
 from orchestrator.testing import run_stage
 from orchestrator_network import FatTree, workloads
 from orchestrator_network import simulate as carry
@@ -108,6 +109,17 @@ def test_planes_and_links_of_the_hardware(tmp_path):
     ]
     assert [(row["planes"], row["link_gbps"]) for row in rows] == [(1, 100), (4, 100), (16, 100)]
     assert rows[0]["end_us"] > rows[1]["end_us"] > rows[2]["end_us"]
+
+
+def test_a_topology_that_knows_no_planes_keeps_its_own(tmp_path, monkeypatch):
+    """It is built as before where the hardware says the speed; a chosen number of planes is refused, not ignored."""
+    old = Component(kind="topology", name="old", version="1", entry="tests.network.traffics:OldTopology")
+    monkeypatch.setitem(installed().components, ("topology", "old"), old)
+    flow = settings(fidelity="flow", topology="old")
+    with pytest.raises(StageError, match="topology old cannot be built for a number of planes"):
+        run_stage(simulate, flow, home=tmp_path)
+    run = run_stage(simulate, {**flow, "link_gbps": None, "injection_gbps": 1600}, home=tmp_path)
+    assert run.outputs["result"].read()["planes"].to_pylist() == [16]
 
 
 def test_an_interrupted_simulation_goes_on_at_the_next_seed(tmp_path, monkeypatch, run):
