@@ -56,8 +56,8 @@ def compare(ctx: Context, config: CompareConfig, results: dict[str, Table]) -> T
     ctx.log_metrics(_metrics(made))
     for one in made:
         if one.published is not None:
-            phase = f"published/{one.label}"
-            ctx.fact(config.metric, one.published, _unit(config.metric), "published", phase=phase, source=config.source)
+            source = f"{config.source}; {one.label}"
+            ctx.fact(config.metric, one.published, _unit(config.metric), "published", source=source)
     ctx.log_figure("comparison", draw_comparison(made, config.metric))
     rows = comparison.headline(made, config.metric, config.best_of)
     return ctx.table(comparison.table(made, config.metric, config.source), data={"headline": rows})

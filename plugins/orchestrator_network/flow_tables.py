@@ -54,9 +54,17 @@ def flow_rows(table: pa.Table, seed: int) -> pa.Table:
     return with_seed(table, seed).select(FLOWS.names).cast(FLOWS)
 
 
-def no_flows() -> pa.Table:
-    """Return FLOWS without a row, of a training step, whose collectives are no flows."""
-    return FLOWS.empty_table()
+def message_rows(messages: pa.Table) -> pa.Table:
+    """Return the messages of a training step in the columns of FLOWS; collectives are no flows, and nothing is drawn.
+
+    A message finishes when it has arrived: a step does not wait for acknowledgements.
+    """
+    took_ps = messages["finish_ps"].to_numpy() - messages["start_ps"].to_numpy()
+    known = {name: messages[name] for name in messages.schema.names}
+    # Nothing to send over links without latency takes no time at all, and is as quick as it would be alone.
+    known["slowdown"] = pa.array(np.maximum(took_ps, 1) / np.maximum(messages["ideal_ps"].to_numpy(), 1))
+    none = pa.nulls(len(messages))
+    return pa.table({name: known.get(name, none) for name in FLOWS.names}).cast(FLOWS)
 
 
 def result_row(

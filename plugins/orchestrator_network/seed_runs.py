@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,11 +66,20 @@ def _keep(run: SeedRun, folder: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for name in ("flows", "links"):
-        table = getattr(run, name)
-        with pa.OSFile(str(unfinished / f"{name}.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        table, content = getattr(run, name), pa.BufferOutputStream()
+        with pa.ipc.new_file(content, table.schema) as writer:
             writer.write_table(table)
-    (unfinished / "summary.json").write_text(json.dumps(run.summary), encoding="utf-8")
+        _write(unfinished / f"{name}.arrow", content.getvalue())
+    _write(unfinished / "summary.json", json.dumps(run.summary).encode())
     unfinished.rename(folder)
+
+
+def _write(path: Path, content: Any) -> None:
+    """Write a file that is on the disk before its folder takes its name, so that no power cut leaves half of it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read(folder: Path, seed: int) -> SeedRun:

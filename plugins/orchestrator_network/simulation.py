@@ -146,7 +146,9 @@ def _packets(
     ideal_ps = alone_ps(lowered, network.trunk_bps) + back_ps
     flows = flow_table(workload, ideal_ps, tables.flow_columns(trace, planes))
     summary = {"fidelity": "packet", "seed": options.seed}
-    summary |= summarize(flows, bound_ps(lowered, workload, network.trunk_bps, back_ps)) | tables.totals(trace)
+    shortest_ps = wire.shortest_arrival_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
+    bound = bound_ps(lowered, workload, network.trunk_bps, back_ps, shortest_ps)
+    summary |= summarize(flows, bound) | tables.totals(trace)
     links = named_links(network, tables.link_columns(trace, network), int(trace.state.run["clock"][0]))
     cost = cost_of(began)
     summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
@@ -228,16 +230,22 @@ def alone_ps(lowered: LoweredFlows, capacity_bps: np.ndarray) -> np.ndarray:
     return np.asarray(sending_ps + lowered.program.delay_ps)
 
 
-def bound_ps(lowered: LoweredFlows, workload: Workload, capacity_bps: np.ndarray, back_ps: np.ndarray) -> int:
+def bound_ps(
+    lowered: LoweredFlows,
+    workload: Workload,
+    capacity_bps: np.ndarray,
+    back_ps: np.ndarray,
+    shortest_ps: np.ndarray | None = None,
+) -> int:
     """Return a lower bound on when the last flow finishes, in picoseconds from time 0, for these routes.
 
     No trunk carries its bits in less than bits / capacity after the first of its flows may start, and the quickest
     of its flows still has to arrive; no flow finishes before start + its time alone. Dependencies are left out, so
-    it stays a bound.
+    it stays a bound. ``shortest_ps``: what the last bit of a flow takes at least, if that is less than for one alone.
     """
     share = lowered.routes.share.tocoo()
     flow, trunk = share.coords
-    latency_ps = lowered.program.delay_ps + back_ps
+    latency_ps = (lowered.program.delay_ps if shortest_ps is None else shortest_ps) + back_ps
     first = np.full(len(capacity_bps), np.iinfo(np.int64).max)
     quickest = first.copy()
     np.minimum.at(first, trunk, workload.start_ps[flow])

@@ -19,7 +19,7 @@ class SimulateOutputs(NamedTuple):
     """What was carried, and over what.
 
     ``result``: a row for the step, or a row a seed of the workload; ``links``: a row a directed link (and seed);
-    ``cost``: this and the published machines; ``flows``: a row a flow and seed, none for a step.
+    ``cost``: this and the published machines; ``flows``: a row a flow and seed, or a message from rank to rank.
     """
 
     result: Table
@@ -54,7 +54,7 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic | None = Non
 
 def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> SimulateOutputs:
     from orchestrator_network.figures import draw_step, draw_utilization
-    from orchestrator_network.flow_tables import no_flows
+    from orchestrator_network.flow_tables import message_rows
     from orchestrator_network.step import simulate_step
     from orchestrator_network.tables import cost_table, step_row, step_table
     from orchestrator_network.wire import Wire
@@ -98,7 +98,7 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
         result=ctx.table(step_table(row), data={"timeline": timeline}),
         links=ctx.table(step.links, "links"),
         cost=ctx.table(cost_table(topology, cost, config.prices), "cost"),
-        flows=ctx.table(no_flows(), "flows"),
+        flows=ctx.table(message_rows(step.messages), "flows"),
     )
 
 

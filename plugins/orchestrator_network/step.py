@@ -7,6 +7,7 @@ ranks are ready; a send is over when its last bit has left, a receive when it ha
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from orchestrator_network.program import Program, ProgramBuilder
 from orchestrator_network.simulation import Fidelity, link_table
 from orchestrator_network.topology import Topology
 from orchestrator_network.traffic import StepTraffic, read_traffic
-from orchestrator_network.wire import Wire
+from orchestrator_network.wire import PS_PER_S, Wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class StepResult:
     ``step_ps`` with this network, ``step_ps_infinite`` with infinite bandwidth and zero latency;
     ``exposed_communication_ps`` is their difference; ``communication_ps`` is the step with no computation;
     ``compute_ps`` is that of the busiest rank, whose ``timeline`` is kept. ``links`` as in `simulate`, utilization
-    over the step.
+    over the step. ``messages``: a row a send in order of ids, from the first bit to its arrival, and what it takes alone.
     """
 
     step_ps: int
@@ -51,6 +52,7 @@ class StepResult:
     communication_ps: int
     events: int
     links: pa.Table
+    messages: pa.Table
     timeline: tuple[Interval, ...]
 
     @property
@@ -96,17 +98,23 @@ def simulate_step(
         communication_ps=traces[2].end_ps,
         events=sum(trace.events for trace in traces),
         links=link_table(topology.network, trunk_bits, traces[0].end_ps),
+        messages=_messages(traffic, lowered, traces[0]),
         timeline=tuple(_timeline(traffic, lowered, traces[0], busiest)),
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoweredStep:
-    """A program, and for every row of the traffic the operation that starts it and the one that finishes it."""
+    """A program, and for every row of the traffic the operation that starts it and the one that finishes it.
+
+    Of rows that send: ``arrival``, the operation by which the message is there, and ``alone_ps``, its time alone; -1 else.
+    """
 
     program: Program
     first: np.ndarray
     last: np.ndarray
+    arrival: np.ndarray
+    alone_ps: np.ndarray
 
 
 def lower_traffic(
@@ -121,7 +129,8 @@ def lower_traffic(
         stream = streams["rank", int(traffic.rank[row])]
         first[row] = builder.add(delay_ps=int(traffic.duration_ps[row]), acquire=stream, release=stream)
     last = first.copy()
-    _lower_messages(traffic, builder, lowering, first, last)
+    arrival, alone_ps = np.full(len(traffic.id), -1), np.full(len(traffic.id), -1)
+    _lower_messages(traffic, builder, lowering, (first, last, arrival, alone_ps))
     for collective in traffic.collectives:
         stream = streams["group", collective.group] if in_order else -1
         begin = builder.add(acquire=stream)
@@ -137,13 +146,20 @@ def lower_traffic(
         last[collective.rows] = builder.add(release=stream, after=ends or [begin])
     builder.finish_edges(last[traffic.finish_edges[:, 0]], first[traffic.finish_edges[:, 1]])
     builder.start_edges(first[traffic.start_edges[:, 0]], first[traffic.start_edges[:, 1]])
-    return LoweredStep(program=builder.build(), first=first, last=last)
+    return LoweredStep(program=builder.build(), first=first, last=last, arrival=arrival, alone_ps=alone_ps)
 
 
 def _lower_messages(
-    traffic: StepTraffic, builder: ProgramBuilder, lowering: CollectiveLowering, first: np.ndarray, last: np.ndarray
+    traffic: StepTraffic,
+    builder: ProgramBuilder,
+    lowering: CollectiveLowering,
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Lower sends and receives; the k-th send of a (source, target, tag) feeds the k-th receive."""
+    """Lower sends and receives; the k-th send of a (source, target, tag) feeds the k-th receive.
+
+    Fills ``first``, ``last``, ``arrival`` and ``alone_ps`` of a `LoweredStep` where the rows send or receive.
+    """
+    first, last, arrived, alone_ps = columns
     arrivals: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     receives: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for row in traffic.of_kind("send").tolist():
@@ -151,6 +167,8 @@ def _lower_messages(
         move = lowering.message(source, target, int(traffic.size_bytes[row]))
         first[row] = last[row] = builder.add(bits=move.bits, row=move.row)
         arrival = builder.add(delay_ps=move.delay_ps, on_network=True, after=[int(first[row])])
+        arrived[row] = arrival
+        alone_ps[row] = math.ceil(move.bits / move.alone_bps * PS_PER_S) + move.delay_ps
         arrivals[source, target, int(traffic.tag[row])].append(arrival)
     for row in traffic.of_kind("recv").tolist():
         first[row] = last[row] = builder.add()
@@ -166,6 +184,22 @@ def _lower_messages(
         # Posting a receive late must not lose the message, so arrival gates its end: a row of its own after both.
         for arrival, row in zip(sent, received, strict=True):
             last[row] = builder.add(after=[arrival, int(first[row])])
+
+
+def _messages(traffic: StepTraffic, lowered: LoweredStep, trace: Trace) -> pa.Table:
+    """Return a row a send; rank r is host r."""
+    sends = traffic.of_kind("send")
+    return pa.table(
+        {
+            "flow": traffic.id[sends],
+            "src": traffic.rank[sends].astype(np.int64),
+            "dst": traffic.peer[sends].astype(np.int64),
+            "bytes": traffic.size_bytes[sends],
+            "start_ps": trace.start_ps[lowered.first[sends]],
+            "finish_ps": trace.finish_ps[lowered.arrival[sends]],
+            "ideal_ps": lowered.alone_ps[sends],
+        }
+    )
 
 
 def _without_compute(program: Program) -> Program:

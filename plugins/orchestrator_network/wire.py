@@ -55,6 +55,15 @@ class Wire:
         packet_bits = np.minimum(self.packet_bytes * 8.0, wire_bits)
         return np.rint(routes.latency_ps + (routes.hops - 1) * packet_bits / link_bps * PS_PER_S).astype(np.int64)
 
+    def shortest_arrival_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
+        """Return what passes at least after the last bit of a message has left until it arrives, int64 [flows] in ps.
+
+        `arrival_ps` has a full packet stored at every switch; where other messages come between, it may be the last one.
+        """
+        last = self.bits(payload_bytes) / 8 - (self.packets(payload_bytes) - 1) * self.packet_bytes
+        stored_ps = (routes.hops - 1) * last * 8 / link_bps * PS_PER_S
+        return np.rint(routes.latency_ps + stored_ps).astype(np.int64)
+
     def overtaking_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
         """Return by how much a message may arrive before the formula where its packets take several paths, int64 ps.
 

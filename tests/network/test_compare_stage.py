@@ -88,7 +88,7 @@ def test_published_values_stand_beside_ours(gathered, tmp_path):
     (printed,) = [row for row in run.outputs["result"].data()["headline"] if "published_goodput" in row]
     assert printed["vs_published_percent"] == pytest.approx(100 * (rows[1]["ours"] / 0.25 - 1))
     (fact,) = run.facts
-    assert (fact["value"], fact["basis"], fact["source"]) == (0.25, "published", "a table")
+    assert (fact["value"], fact["basis"], fact["source"]) == (0.25, "published", "a table; flow_bytes:100000/ecmp")
 
 
 def test_medians_over_seeds():

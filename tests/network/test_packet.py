@@ -292,3 +292,10 @@ def test_the_events_are_what_the_layout_says():
     """Records are whole cache lines, or a whole part of one."""
     for record in (at.LINK, at.COUNTER, at.PACKET, at.FLOW):
         assert record.itemsize in {32, 64, 128}, record
+
+
+def test_a_short_packet_between_others_does_not_beat_the_bound():
+    """A rate keeps the last packet of a flow back until another flow has passed, and it is not stored as a full one."""
+    load = workloads.flows([(1, 2, 4149, 0), (1, 3, 3049, 0)])
+    summary = packets(SMALL, load, transport="dcqcn", lossless="none").summary
+    assert summary["end_us"] >= summary["bound_us"]

@@ -107,6 +107,16 @@ def test_latency_delays_the_receiver():
     assert pipeline(latency_ps=MS // 10).step_ps == pytest.approx(4.2 * MS)
 
 
+def test_messages_are_rows_from_the_first_bit_to_the_arrival():
+    """Both leave when they are computed, take 1 ms and the latency of their path, and are never quicker than alone."""
+    rows = pipeline(latency_ps=MS // 10).messages.to_pylist()
+    assert [(row["src"], row["dst"], row["bytes"]) for row in rows] == [(0, 1, 10 * MB)] * 2
+    assert [row["start_ps"] for row in rows] == [MS, 2 * MS]
+    for row in rows:
+        assert row["ideal_ps"] == pytest.approx(1.2 * MS)
+        assert row["finish_ps"] - row["start_ps"] == row["ideal_ps"]
+
+
 def test_sends_match_receives_in_order_of_ids():
     """The k-th send of a pair and tag meets its k-th receive, also when the receive is posted first."""
     rows = [

@@ -4,16 +4,17 @@ import hashlib
 
 import pytest
 
-from orchestrator import StageError
+from orchestrator import Component, StageError
 from orchestrator.context import Context
 from orchestrator.errors import Cancelled, RecipeError
+from orchestrator.plugins import installed
 from orchestrator.testing import run_stage
 from orchestrator_network import FatTree, workloads
 from orchestrator_network import simulate as carry
 from orchestrator_network.flow_tables import FLOW_RESULT, FLOWS
 from orchestrator_network.stages import simulate
 from tests.network.test_stage import MB, MS, committed
-from tests.network.traffics import data_parallel
+from tests.network.traffics import data_parallel, operation, tables
 
 TREE = {"name": "fat_tree", "tiers": 3, "radix": None}
 SMALL = {
@@ -108,6 +109,17 @@ def test_planes_and_links_of_the_hardware(tmp_path):
     ]
     assert [(row["planes"], row["link_gbps"]) for row in rows] == [(1, 100), (4, 100), (16, 100)]
     assert rows[0]["end_us"] > rows[1]["end_us"] > rows[2]["end_us"]
+
+
+def test_a_topology_that_knows_no_planes_keeps_its_own(tmp_path, monkeypatch):
+    """It is built as before where the hardware says the speed; a chosen number of planes is refused, not ignored."""
+    old = Component(kind="topology", name="old", version="1", entry="tests.network.traffics:OldTopology")
+    monkeypatch.setitem(installed().components, ("topology", "old"), old)
+    flow = settings(fidelity="flow", topology="old")
+    with pytest.raises(StageError, match="topology old cannot be built for a number of planes"):
+        run_stage(simulate, flow, home=tmp_path)
+    run = run_stage(simulate, {**flow, "link_gbps": None, "injection_gbps": 1600}, home=tmp_path)
+    assert run.outputs["result"].read()["planes"].to_pylist() == [16]
 
 
 def test_an_interrupted_simulation_goes_on_at_the_next_seed(tmp_path, monkeypatch, run):
@@ -251,7 +263,7 @@ def test_wrong_settings_are_refused_before_anything_runs(tmp_path, config, messa
 
 
 def test_traffic_and_workload_exclude_each_other(tmp_path):
-    """One of the two; a step has the flows table without a row."""
+    """One of the two; collectives are no flows, so a step of nothing else has the flows table without a row."""
     traffic = committed(tmp_path, *data_parallel(16, 1, MB, MS), meta={"devices": 16})
     with pytest.raises(StageError, match="traffic and the workload permutation"):
         run_stage(simulate, settings(), inputs={"traffic": traffic}, home=tmp_path)
@@ -260,3 +272,15 @@ def test_traffic_and_workload_exclude_each_other(tmp_path):
     step = run_stage(simulate, {"hardware": None, "injection_gbps": 400}, inputs={"traffic": traffic}, home=tmp_path)
     flows = step.outputs["flows"].read()
     assert (flows.schema, flows.num_rows) == (FLOWS, 0)
+
+
+def test_messages_of_a_step_are_flows(tmp_path):
+    """With source, target, bytes and times; nothing is drawn, so the seed is null, and so is what packets would count."""
+    rows = [operation(0, 0, "send", peer=1, bytes=MB), operation(1, 1, "recv", peer=0, bytes=MB)]
+    traffic = committed(tmp_path, *tables(rows), meta={"devices": 2})
+    config = {"hardware": None, "injection_gbps": 1600}
+    step = run_stage(simulate, config, inputs={"traffic": traffic}, home=tmp_path)
+    (flow,) = step.outputs["flows"].read().to_pylist()
+    assert (flow["src"], flow["dst"], flow["bytes"], flow["seed"], flow["trims"]) == (0, 1, MB, None, None)
+    assert flow["slowdown"] == 1
+    assert flow["finish_ps"] == flow["ideal_ps"] > 0

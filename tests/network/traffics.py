@@ -90,3 +90,13 @@ def bench_machine():
         price_date="2026-01-01",
         price_source="made up",
     )
+
+
+class OldTopology:
+    """A topology of another author that was written before planes could be chosen."""
+
+    def build(self, devices, link_gbps):
+        """Return a switch with the devices on it."""
+        from orchestrator_network import FatTree
+
+        return FatTree(hosts=devices, tiers=1, link_gbps=link_gbps, planes=16)
