@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from orchestrator import Ref
 from orchestrator_network.cost import Prices
+from orchestrator_network.packet.catalog_names import CREDITED
 from orchestrator_network.workload_components import SIZED, UNSIZED
 
 #: Fields that say something of a workload, and nothing of a training step.
@@ -62,7 +63,7 @@ class SimulateConfig:
     ``load_balancer``, ``entropies`` (paths a flow tells apart) and ``trimming``; only there have links a life of their
     own: ``slow_links`` from the top of a fat tree have a quarter of their speed, ``link_changes`` come in time.
     ``delivery`` rod: in order, a sender goes back to what is missing. ``lossless``: links that never drop, by priority flow
-    control or credit; null is what the transport is meant for.
+    control or credit. ``load_balancer`` and ``lossless`` null: what the transport is meant for.
     ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
     """
 
@@ -82,7 +83,7 @@ class SimulateConfig:
     link_gbps: float | None = None
     planes: int | None = None
     transport: Annotated[str, Ref("transport")] = "nscc"
-    load_balancer: Annotated[str, Ref("load_balancer")] = "reps"
+    load_balancer: Annotated[str | None, Ref("load_balancer")] = None
     seeds: int = 1
     slow_links: int = 0
     link_changes: tuple[LinkChange, ...] = ()
@@ -157,10 +158,18 @@ class SimulateConfig:
                 raise ValueError(f"{field_name} is {getattr(self, field_name)}, it must be at least {least}")
         if not 1 <= self.entropies <= _WIDEST:
             raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
-        if self.fidelity != "packet" and _changed(self, ("slow_links", "link_changes", "delivery", "lossless")):
+        self._check_links()
+
+    def _check_links(self) -> None:
+        said = _changed(self, ("slow_links", "link_changes", "delivery", "lossless"))
+        if self.fidelity != "packet" and said:
             raise ValueError(
-                f"slow_links, link_changes, delivery or lossless are set at fidelity {self.fidelity}, which knows no single links; "
-                "set fidelity: packet"
+                f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links; set fidelity: packet"
+            )
+        if self.delivery == "rod" and str(self.transport) in CREDITED:
+            raise ValueError(
+                f"delivery is rod, but the receivers of transport {self.transport} give no credit for what is sent again; "
+                "use delivery: rud, or a transport without receiver credit, nscc for example"
             )
 
     def _check_bytes(self, name: str) -> None:

@@ -62,7 +62,7 @@ class Wire:
         """
         last = self.bits(payload_bytes) / 8 - (self.packets(payload_bytes) - 1) * self.packet_bytes
         stored_ps = (routes.hops - 1) * last * 8 / link_bps * PS_PER_S
-        return np.rint(routes.latency_ps + stored_ps).astype(np.int64)
+        return np.asarray(np.rint(routes.latency_ps + stored_ps), np.int64)
 
     def overtaking_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
         """Return by how much a message may arrive before the formula where its packets take several paths, int64 ps.

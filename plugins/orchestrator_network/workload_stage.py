@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +32,8 @@ def carry_workload(
     workload and topology, for what cannot be carried.
     """
     carry = _carrier(ctx, config, topology, link_gbps)
+    if config.fidelity == "packet" and config.load_balancer is None:  # from here on it is shown only
+        config = replace(config, load_balancer=ctx.component("transport", config.transport).load_balancer)
 
     def progress(done: int, total: int) -> None:
         ctx.check_cancelled()
@@ -91,7 +94,7 @@ def _carrier(
     wire = Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes)
     # Transports load the compiler, which the other fidelities do without.
     parts = (
-        {kind: ctx.component(kind, getattr(config, kind)) for kind in ("transport", "load_balancer")}
+        {kind: ctx.component(kind, ref) for kind in ("transport", "load_balancer") if (ref := getattr(config, kind))}
         if config.fidelity == "packet"
         else {}
     )

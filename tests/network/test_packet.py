@@ -15,6 +15,7 @@ from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.catalog import LOAD_BALANCERS, TRANSPORTS, load_balancer, transport
 from orchestrator_network.packet.engine import Options, run
 from orchestrator_network.packet.fabric import describe, queue_packets
+from tests.network.any_flows import FLOW_ROWS, flows_of
 
 MIB = 2**20
 SMALL = FatTree(hosts=16, tiers=3, link_gbps=100)
@@ -94,11 +95,7 @@ def test_every_load_balancer_uses_the_paths_that_it_should(name):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rows=st.lists(
-        st.tuples(st.integers(0, 15), st.integers(1, 15), st.integers(1, 120_000), st.integers(0, 20_000_000)),
-        min_size=1,
-        max_size=24,
-    ),
+    rows=FLOW_ROWS,
     transport_name=st.sampled_from(sorted(TRANSPORTS)),
     balancer_name=st.sampled_from(sorted(LOAD_BALANCERS)),
     trimming=st.booleans(),
@@ -107,7 +104,7 @@ def test_every_load_balancer_uses_the_paths_that_it_should(name):
 )
 def test_any_load_arrives_and_never_beats_its_bound(rows, transport_name, balancer_name, trimming, slow, seed):
     """Random flows, slow links, trims or drops: every byte once, no queue above its size, no flow too early."""
-    load = workloads.flows((src, (src + step) % 16, size, start) for src, step, size, start in rows)
+    load = flows_of(rows)
     result = packets(
         SMALL,
         load,

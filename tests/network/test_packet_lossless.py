@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from orchestrator_network import FatTree, simulate, workloads
 from orchestrator_network.packet.catalog import LOAD_BALANCERS, TRANSPORTS, load_balancer, transport
 from orchestrator_network.packet.engine import Options, run
+from tests.network.any_flows import FLOW_ROWS, flows_of
 
 SMALL = FatTree(hosts=16, tiers=3, link_gbps=100)
 TAPERED = FatTree(hosts=128, tiers=3, oversubscription=8, link_gbps=100)
@@ -17,11 +18,7 @@ TAPERED = FatTree(hosts=128, tiers=3, oversubscription=8, link_gbps=100)
 
 @settings(max_examples=15, deadline=None)
 @given(
-    rows=st.lists(
-        st.tuples(st.integers(0, 15), st.integers(1, 15), st.integers(1, 120_000), st.integers(0, 20_000_000)),
-        min_size=1,
-        max_size=24,
-    ),
+    rows=FLOW_ROWS,
     transport_name=st.sampled_from(sorted(TRANSPORTS)),
     balancer_name=st.sampled_from(sorted(LOAD_BALANCERS)),
     lossless=st.sampled_from(["pfc", "credit"]),
@@ -32,7 +29,7 @@ def test_any_load_arrives_without_a_loss_and_without_a_deadlock(
     rows, transport_name, balancer_name, lossless, stop, seed
 ):
     """However small the memory of a switch: no drop, no trim, no account above its room, every byte once."""
-    load = workloads.flows((src, (src + step) % 16, size, start) for src, step, size, start in rows)
+    load = flows_of(rows)
     options = Options(lossless=lossless, stop_packets=stop, go_packets=stop * 3 // 4, seed=seed)
     trace = run(SMALL.network, load, transport(transport_name), load_balancer(balancer_name), options)
     state = trace.state

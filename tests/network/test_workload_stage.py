@@ -51,6 +51,19 @@ def test_a_row_a_seed_says_what_the_library_says(run):
     assert 0 < rows[0]["goodput_share"] < 1
 
 
+@pytest.mark.parametrize(("transport", "balancer"), [("dcqcn", "ecmp"), ("rccc", "reps")])
+def test_a_transport_brings_its_load_balancer_and_links(tmp_path, transport, balancer):
+    """As the library does where neither is named: RoCE keeps to one path, on links that pause and do not drop."""
+    (row,) = run_stage(simulate, settings(transport=transport), home=tmp_path).outputs["result"].read().to_pylist()
+    assert (row["transport"], row["load_balancer"]) == (transport, balancer)
+    load = workloads.permutation(16, bytes=200_000, seed=row["seed"])
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100)
+    summary = carry(tree, load, transport=transport, fidelity="packet", seed=row["seed"]).summary
+    assert row["end_us"] == summary["end_us"]
+    if transport == "dcqcn":
+        assert row["retransmissions"] == row["drops"] == 0
+
+
 def test_flows_and_links_have_a_row_a_seed(run):
     """The flows of all seeds in the published columns; every link once a seed."""
     flows, links = run.outputs["flows"].read(), run.outputs["links"].read()
@@ -247,7 +260,9 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(link_gbps=None, planes=2), "needs link_gbps beside it"),
         (settings(injection_gbps=10), "set one"),
         (settings(header_bytes=0), "takes headers from 1 byte on"),
-        (settings(fidelity="flow", slow_links=1), "knows no single links; set fidelity: packet"),
+        (settings(fidelity="flow", slow_links=1), "slow_links is set .* knows no single links; set fidelity: packet"),
+        (settings(fidelity="flow", lossless="pfc"), "lossless is set .* knows no single links"),
+        (settings(transport="eqds", delivery="rod"), "delivery is rod, but the receivers of transport eqds"),
         (settings(allreduce="ring"), "allreduce is ring, but workload permutation is no training step"),
         (settings(link_changes=[{"at_us": 1, "src": "a", "dst": "b", "share": 2}]), "share is 2.0"),
         (settings(topology={"name": "fat_tree", "radix": None}), "set tiers: 3 or a radix"),

@@ -29,3 +29,5 @@ LOAD_BALANCERS: Mapping[str, str] = {
     "flowlet": "balancing.flowwise:Flowlet",
     "adaptive": "balancing.simple:Adaptive",
 }
+#: Those whose receivers give credit.
+CREDITED = frozenset({"rccc", "nscc+rccc", "eqds", "ndp"})
