@@ -50,7 +50,7 @@ class Oracle:
         columns = zip(workload.source.tolist(), workload.target.tolist(), workload.size_bytes.tolist(), strict=True)
         self.flows = [Flow(*row, payload, options.header_bytes) for row in columns]
         self.control, self.constants = control, control.constants(fabric)
-        self.window = np.zeros((len(self.flows), at.OWN + control.columns))
+        self.window = np.zeros((len(self.flows), control.width))
         control.begin(fabric, self.window)
         self.balancer = balancer
         self.paths = balancer.begin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator_network import FatTree, HammingMesh, Wire, simulate, workloads
 from orchestrator_network.errors import TopologyError, WorkloadError
+from orchestrator_network.packet import compiled
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.catalog import LOAD_BALANCERS, TRANSPORTS, load_balancer, transport
 from orchestrator_network.packet.engine import Options, run
@@ -296,3 +298,11 @@ def test_a_short_packet_between_others_does_not_beat_the_bound():
     load = workloads.flows([(1, 2, 4149, 0), (1, 3, 3049, 0)])
     summary = packets(SMALL, load, transport="dcqcn", lossless="none").summary
     assert summary["end_us"] >= summary["bound_us"]
+
+
+def test_modules_that_are_left_out_of_the_cache_key_compile_nothing():
+    folder = Path(compiled.__file__).parent
+    words = ("@compiled", "@inner", "@inlined", "@react", "@choose", "@learn", "njit")
+    for name in compiled.INTERPRETED:
+        text = (folder / f"{name}.py").read_text(encoding="utf-8")
+        assert not any(word in text for word in words), name

@@ -27,11 +27,10 @@ NAMES = {at.PULL: "pull", at.RTS: "rts", at.DATA: "data", at.ACK: "ack", at.NACK
 
 def compiled_events(state, control, balancer):
     """Step the kernel one event at a time and return the arrivals, as the oracle writes them."""
-    loop = kernel.load()
     events = []
     while True:
         heads, packets, hops = state.links["flight_head"].copy(), state.packets.copy(), state.run["hops"][0]
-        why = kernel.step(loop, state, control, balancer, 1)
+        why = kernel.step(state, control, balancer, 1)
         if state.run["hops"][0] > hops:
             link = int(state.drain[state.run["drain_at"][0] - 1] & (2**24 - 1))
             packet = packets[heads[link]]

@@ -28,11 +28,23 @@ CHOOSE = types.int64(types.int64[::1], types.int64, types.int64, types.int64)
 LEARN = types.void(types.int64[::1], types.int64, types.int64, types.int64)
 
 
+#: Modules of this folder that are never compiled.
+INTERPRETED = frozenset({"catalog", "catalog_names", "configs", "engine", "fabric", "tables"})
+
+
+def _sources(everything: bool) -> Iterator[Path]:
+    """Yield what the machine code comes from; congestion controls and balancers are no part of the loop's."""
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py") if everything else here.glob("*.py")):
+        if path.parent != here or path.stem not in INTERPRETED:
+            yield path
+
+
 @cache
-def cache_folder() -> Path:
-    """Return the folder of compiled code for these sources."""
+def cache_folder(everything: bool = True) -> Path:
+    """Return the folder of compiled code for these sources: of all of them, or of those of the event loop alone."""
     digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in _sources(everything):
         digest.update(path.read_bytes())
     home = os.environ.get("NUMBA_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(home) / "orchestrator-network" / digest.hexdigest()[:16]
@@ -45,9 +57,9 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _cache_here() -> Iterator[None]:
+def _cache_here(everything: bool = True) -> Iterator[None]:
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder())
+    numba.config.CACHE_DIR = str(cache_folder(everything))
     try:
         yield
     finally:
@@ -90,9 +102,9 @@ def learn(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def first_time(message: str) -> Iterator[None]:
+def first_time(message: str, what: str) -> Iterator[None]:
     """Say on stderr what takes long, unless it has been done on this machine."""
-    done = cache_folder() / "compiled"
+    done = cache_folder(everything=False) / f"compiled-{what}"
     if done.exists():
         yield
         return
@@ -100,10 +112,12 @@ def first_time(message: str) -> Iterator[None]:
     sys.stderr.write(f"{message} ...\n")
     yield
     done.touch()
-    sys.stderr.write(f"... compiled in {time.perf_counter() - began_s:.0f} s, kept in {cache_folder()}\n")
+    sys.stderr.write(
+        f"... compiled in {time.perf_counter() - began_s:.0f} s, kept in {cache_folder(everything=False)}\n"
+    )
 
 
 def compile_now(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function for one signature, or load it."""
-    with _cache_here():
+    """Compile the event loop for one signature, or load it."""
+    with _cache_here(everything=False):
         return numba.njit(signature, cache=True, error_model="numpy", _nrt=False)(function)

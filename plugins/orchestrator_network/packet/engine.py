@@ -95,7 +95,7 @@ class Trace:
 
 def warm_up() -> None:
     """Load the compiled loop; the first time on a machine it is compiled, which is said."""
-    kernel.load()
+    kernel.load(False)
 
 
 def run(
@@ -107,7 +107,6 @@ def run(
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Run to the last acknowledgement; ``progress(finished, flows)`` is called now and then and may raise to stop."""
-    loop = kernel.load()
     fabric = describe(
         network,
         packet_bytes=options.packet_bytes,
@@ -118,7 +117,7 @@ def run(
     began = time.perf_counter()
     delivered, idle = -1, 0
     while True:
-        why = kernel.step(loop, state, transport, balancer, SLICE)
+        why = kernel.step(state, transport, balancer, SLICE)
         if progress is not None:
             progress(len(workload) - int(state.run[0]["unfinished"]), len(workload))
         if why == kernel.DONE_ALL:
@@ -152,7 +151,7 @@ def prepare(
     wiring = wire_up(network, fabric, slow=np.array(options.slow, np.int64), slow_to=options.slow_to, seed=options.seed)
     count = len(workload)
     flows, slots = _flows(workload, options)
-    window = np.zeros((count, at.OWN + transport.columns))
+    window = np.zeros((count, transport.width))
     transport.begin(fabric, window)
     paths = balancer.begin(fabric, options.entropies, random_states(options.seed, 2, count))
     starts = rows(count, at.START)
@@ -182,6 +181,7 @@ def prepare(
     run["trimming"] = options.trimming
     run["ordered"], run["paced"] = transport.ordered or options.ordered, transport.paced
     run["tick"] = transport.tick_ps
+    needs_more = bool(options.lossless != "none" or run["ordered"][0] or run["paced"][0] or run["tick"][0])
     run["adaptive"] = balancer.in_switch
     run["windowed"] = transport.windowed
     givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
@@ -240,6 +240,7 @@ def prepare(
         changes=changes,
         event=np.zeros(at.EVENT_COLUMNS),
         control=transport.constants(fabric),
+        more=(1,) if needs_more else (),
     )
     return together(state), wiring.order
 

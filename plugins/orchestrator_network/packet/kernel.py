@@ -24,6 +24,7 @@ from orchestrator_network.packet.calendar import (
 )
 from orchestrator_network.packet.compiled import CHOOSE, LEARN, REACT, compile_now, first_time, inlined, inner
 from orchestrator_network.packet.credit import adapt_to_taper, pace, take_pull, want
+from orchestrator_network.packet.features import has_more, is_lossless
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ACK,
@@ -101,12 +102,12 @@ def forward(s: State, link: int, node: int, packet: int, now: int) -> None:
     port = out_port(s, node, packet, now)
     serve(s, port, now)
     resting = s.links[port].flight_head < 0
-    if s.run[0].lossless != 0 and not admit(s, link, packet, now):
+    if is_lossless(s) and not admit(s, link, packet, now):
         free_packet(s, packet)
         return
     dropped = arrive(s, port, packet, now)
     if dropped != EMPTY:
-        if s.run[0].lossless != 0:
+        if is_lossless(s):
             let_go(s, dropped, now)
         free_packet(s, dropped)
     if resting and s.links[port].flight_head >= 0:
@@ -162,7 +163,7 @@ def next_arrival(s: State, timer: int) -> int:
 @inlined
 def is_next_an_arrival(s: State, timer: int) -> bool:
     """Tell whether the next entry of the calendar, if there is one, is an arrival and no departure."""
-    return timer == NEVER or s.drain[s.run[0].drain_at] & ARRIVAL != 0
+    return not has_more(s) or timer == NEVER or s.drain[s.run[0].drain_at] & ARRIVAL != 0
 
 
 @inlined
@@ -171,7 +172,7 @@ def look_ahead(s: State, at: int) -> None:
     if at >= s.run[0].drain_count:
         return
     link = s.drain[at] & LINK_MASK
-    if link >= len(s.links):
+    if has_more(s) and link >= len(s.links):
         return
     packet = s.links[link].flight_head
     node = s.links[link].to
@@ -190,8 +191,10 @@ def look_ahead(s: State, at: int) -> None:
         prefetch(s.flows, flow)
         prefetch(s.links, node)
         prefetch(s.answers, packet)
-    if at + 1 < s.run[0].drain_count and s.drain[at + 1] & LINK_MASK < len(s.links):
-        prefetch(s.packets, s.links[s.drain[at + 1] & LINK_MASK].flight_head)
+    if at + 1 < s.run[0].drain_count:
+        link = s.drain[at + 1] & LINK_MASK
+        if not has_more(s) or link < len(s.links):
+            prefetch(s.packets, s.links[link].flight_head)
 
 
 @inner
@@ -200,7 +203,7 @@ def change_link(s: State, number: int, now: int) -> None:
     packet = change(s, number, now)
     while packet >= 0:
         following = s.packets[packet].next
-        if s.run[0].lossless != 0:
+        if is_lossless(s):
             let_go(s, packet, now)
         free_packet(s, packet)
         packet = following
@@ -287,7 +290,7 @@ def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Cho
             run[0].drain_at = ahead
             look_ahead(s, ahead)
             run[0].clock = arrival
-            if link >= len(s.links):
+            if has_more(s) and link >= len(s.links):
                 look(s, link - len(s.links), arrival)
                 continue
             run[0].hops += 1
@@ -296,11 +299,11 @@ def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Cho
 
 
 @cache
-def load() -> Any:
-    """Return the compiled loop, from the cache or (once for a version of these sources) from the compiler."""
+def load(more: bool) -> Any:
+    """Return the loop compiled with or without `features`, from the cache or, once for a version, from the compiler."""
     function = types.FunctionType
     signature = (
-        numba.typeof(blank()),
+        numba.typeof(blank(more)),
         function(REACT),
         function(REACT),
         function(REACT),
@@ -308,12 +311,14 @@ def load() -> Any:
         function(LEARN),
         types.int64,
     )
-    with first_time("compiling the packet simulator, once for this version; about a minute"):
+    kind = "all-features" if more else "windowed"
+    with first_time(f"compiling the packet simulator ({kind}), once for this version; about a minute", kind):
         return compile_now(signature, advance)
 
 
-def step(loop: Any, state: State, transport: Transport, balancer: Balancer, events: int) -> int:
+def step(state: State, transport: Transport, balancer: Balancer, events: int) -> int:
     """Advance a run by about ``events`` events; return DONE_ALL, PAUSED, POOL_LOW, HEAP_LOW or STUCK."""
+    loop = load(len(state.more) > 0)
     return int(
         loop(state, transport.on_ack, transport.on_loss, transport.on_tick, balancer.choose, balancer.learn, events)
     )

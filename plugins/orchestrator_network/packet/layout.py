@@ -118,9 +118,10 @@ CWND = 0  # bytes that may be in flight
 IN_FLIGHT = 1
 MAX_CWND = 2
 BASE_RTT = 3  # ps, the least seen, or the unloaded one of the longest path
-PACE_OF = 4  # ps from the begin of a byte to that of the next, where senders keep a pace
-NEXT_AT = 5  # ps, when the pace lets the next packet begin
-OWN = 6  # first column of the congestion control
+OWN = 4  # first column of the congestion control
+# Where senders keep a pace, a row has two columns more at its end.
+PACE_OF = -2  # ps from the begin of a byte to that of the next
+NEXT_AT = -1  # ps, when the pace lets the next packet begin
 
 # An event is a float64 row: what happened, for a congestion control.
 NOW = 0

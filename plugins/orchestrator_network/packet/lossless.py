@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from orchestrator_network.packet.calendar import schedule, set_timer
 from orchestrator_network.packet.compiled import inlined, inner
+from orchestrator_network.packet.features import is_lossless
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import BY_CREDIT, BY_PAUSE, CREDIT_BACK, GATE_WORD
 from orchestrator_network.packet.state import State
@@ -22,7 +23,7 @@ from orchestrator_network.packet.state import State
 @inlined
 def is_open(s: State, link: int) -> bool:
     """Tell whether the other end of a link takes data."""
-    if s.run[0].lossless == 0:
+    if not is_lossless(s):
         return True
     return s.gates[link].closed == 0 and s.gates[link].credit >= s.run[0].full_bytes
 

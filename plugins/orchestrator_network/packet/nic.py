@@ -12,6 +12,7 @@ import numpy as np
 from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
 from orchestrator_network.packet.calendar import schedule, set_timer
 from orchestrator_network.packet.compiled import inlined, inner
+from orchestrator_network.packet.features import is_ordered, is_paced
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ASKS,
@@ -91,7 +92,7 @@ def is_ready(s: State, flow: int, now: int) -> bool:
     """Tell whether a flow may send at ``now``; one that its pace holds back is woken in time."""
     if not may_send(s, flow):
         return False
-    if s.run[0].paced != 0 and s.window[flow, NEXT_AT] > now:
+    if is_paced(s) and s.window[flow, NEXT_AT] > now:
         if s.flows[flow].waking == 0:
             s.flows[flow].waking = 1
             set_timer(s.run, s.heap, int(np.ceil(s.window[flow, NEXT_AT])), WAKE << 32 | flow)
@@ -149,13 +150,13 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
         size = size_of(s, flow, psn)
         s.window[flow, IN_FLIGHT] += size
         kind = DATA
-        if s.run[0].ordered != 0 and psn < s.flows[flow].lost_from:
+        if is_ordered(s) and psn < s.flows[flow].lost_from:
             s.flows[flow].retransmissions += 1
             s.tries[ring + (psn & mask)] = min(s.tries[ring + (psn & mask)] + 1, 100)
             kind |= RESENT
         else:
             s.tries[ring + (psn & mask)] = 0
-            s.flows[flow].lost_from = psn + 1 if s.run[0].ordered != 0 else s.flows[flow].lost_from
+            s.flows[flow].lost_from = psn + 1 if is_ordered(s) else s.flows[flow].lost_from
         if is_last_for_now(s, flow, psn, size):
             kind |= ASKS
     s.sent_at[ring + (psn & mask)] = now
@@ -169,7 +170,7 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
     s.packets[packet].kind = kind
     s.packets[packet].entropy = entropy
     s.packets[packet].target = s.flows[flow].sink
-    if s.run[0].paced != 0:
+    if is_paced(s):
         s.window[flow, NEXT_AT] = max(s.window[flow, NEXT_AT], float(now)) + size * s.window[flow, PACE_OF]
     if s.run[0].credited != 0:
         s.credits[flow].credit -= size

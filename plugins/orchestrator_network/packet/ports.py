@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from orchestrator_network.packet.bits import advance, bits_of
 from orchestrator_network.packet.compiled import inlined, inner
+from orchestrator_network.packet.features import is_lossless
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import EMPTY, LAST_HOP, MARKED, TRIMMED
 from orchestrator_network.packet.lossless import is_open, leaving, let_go, note_wait
@@ -34,7 +35,7 @@ def begin(s: State, link: int, packet: int, start: int) -> None:
     else:
         s.packets[s.links[link].flight_tail].next = packet
     s.links[link].flight_tail = packet
-    if s.run[0].lossless != 0:
+    if is_lossless(s):
         leaving(s, link, packet, done)
 
 
@@ -110,7 +111,7 @@ def serve(s: State, link: int, now: int) -> None:
                 ):
                     s.packets[packet].kind |= MARKED
                     s.counters[link].marks += 1
-            if s.run[0].lossless != 0:
+            if is_lossless(s):
                 let_go(s, packet, done)
         else:
             s.links[link].high_bytes -= size
@@ -130,7 +131,7 @@ def arrive(s: State, link: int, packet: int, now: int) -> int:
         s.counters[link].drops += 1
         return packet
     if is_data(s, packet):
-        if s.run[0].lossless != 0 or s.links[link].low_bytes + s.packets[packet].size <= s.links[link].limit:
+        if is_lossless(s) or s.links[link].low_bytes + s.packets[packet].size <= s.links[link].limit:
             put_low(s, link, packet, now)
             return EMPTY
         packet = give_way(s, link, packet, now)

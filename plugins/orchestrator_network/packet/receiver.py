@@ -11,6 +11,7 @@ from orchestrator_network.packet.bits import clear_bit, has_bit, set_bit, window
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import want
+from orchestrator_network.packet.features import is_ordered
 from orchestrator_network.packet.layout import ACK, ASKS, LAST_HOP, MARKED, NACK, RESENT, START_FLOW, TRIMMED
 from orchestrator_network.packet.nic import Choose, free_packet, send_control
 from orchestrator_network.packet.state import State
@@ -22,7 +23,7 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
     flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
     ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
     expected = s.flows[flow].expected
-    if s.run[0].ordered != 0 and (psn > expected or (kind & TRIMMED and psn == expected)):
+    if is_ordered(s) and (psn > expected or (kind & TRIMMED and psn == expected)):
         ask_again(s, choose, host, packet, now)
         return
     known = psn < expected or has_bit(s.seen, ring, ring_size, psn)
@@ -98,7 +99,7 @@ def take(s: State, flow: int, psn: int, expected: int, now: int) -> tuple[int, b
     filled = False
     if psn == expected:
         expected += 1
-        if s.run[0].ordered != 0:
+        if is_ordered(s):
             s.flows[flow].out_of_order = 0
         while has_bit(s.seen, ring, ring_size, expected):
             clear_bit(s.seen, ring, ring_size, expected)

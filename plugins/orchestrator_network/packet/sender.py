@@ -15,6 +15,7 @@ from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import ask, stop_speculating
+from orchestrator_network.packet.features import is_ordered, is_ticking
 from orchestrator_network.packet.layout import (
     AT_LAST_HOP,
     BASE_RTT,
@@ -48,7 +49,7 @@ Learn = Callable[[np.ndarray, int, int, int], None]
 def start_flow(s: State, choose: Choose, flow: int, now: int) -> None:
     """Let a flow send its first packets."""
     s.flows[flow].started = now
-    if s.run[0].tick != 0:
+    if is_ticking(s):
         set_timer(s.run, s.heap, now + s.run[0].tick, TICK << 32 | flow)
     serve_host(s, choose, s.flows[flow].source, now)
     try_send(s, choose, flow, now)
@@ -62,7 +63,7 @@ def cover(s: State, flow: int, psn: int) -> None:
         clear_bit(s.lost, ring, size, psn)
         s.flows[flow].lost -= 1
         s.window[flow, IN_FLIGHT] += size_of(s, flow, psn)
-    if s.run[0].ordered != 0:  # what is in flight can be told packet by packet where none arrives out of order
+    if is_ordered(s):  # what is in flight can be told packet by packet where none arrives out of order
         s.window[flow, IN_FLIGHT] -= size_of(s, flow, psn)
     clear_bit(s.out, ring, size, psn)
 
@@ -95,7 +96,7 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
     mask = ring_size - 1
     newly = max(s.answers[packet].received - s.flows[flow].seen_bytes, 0)
     s.flows[flow].seen_bytes += newly
-    if s.run[0].ordered == 0:
+    if not is_ordered(s):
         s.window[flow, IN_FLIGHT] -= newly
     # A sample counts if it is clear which copy of the packet it belongs to.
     sample = -1.0
@@ -197,7 +198,7 @@ def tick(s: State, on_tick: React, choose: Choose, flow: int, now: int) -> None:
 @inner
 def reject(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
     """Take a negative acknowledgement: the packet was trimmed on its way."""
-    if s.run[0].ordered != 0:
+    if is_ordered(s):
         reject_in_order(s, on_loss, choose, learn, packet, now)
         return
     flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
@@ -245,7 +246,7 @@ def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, 
         s.event[REASON] = TIMEOUT_LOSS
         s.event[AT_LAST_HOP] = 0.0
         on_loss(s.window[flow], s.event, s.control)
-        if s.run[0].ordered != 0:
+        if is_ordered(s):
             go_back(s, flow)
         else:
             s.window[flow, IN_FLIGHT] -= size

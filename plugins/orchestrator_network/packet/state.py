@@ -49,6 +49,7 @@ class State(NamedTuple):
     changes: np.ndarray  # CHANGE_OF [changes]
     event: np.ndarray  # float64 [EVENT_COLUMNS]
     control: np.ndarray  # float64: constants of the congestion control
+    more: tuple[int, ...]  # not empty: the run needs what is in `features`
 
 
 def rows(count: int, record: np.dtype) -> np.ndarray:
@@ -60,19 +61,20 @@ def rows(count: int, record: np.dtype) -> np.ndarray:
 
 def together(state: State) -> State:
     """Return a copy in one block of memory, so that the operating system may back it with huge pages."""
-    sizes = [-(-array.nbytes // CACHE_LINE) * CACHE_LINE for array in state]
-    block = np.zeros(max(sum(sizes) + CACHE_LINE, HUGE), np.uint8)
+    arrays = {name: array for name, array in state._asdict().items() if name != "more"}
+    sizes = {name: -(-array.nbytes // CACHE_LINE) * CACHE_LINE for name, array in arrays.items()}
+    block = np.zeros(max(sum(sizes.values()) + CACHE_LINE, HUGE), np.uint8)
     at = -block.ctypes.data % CACHE_LINE
-    moved = []
-    for array, size in zip(state, sizes, strict=True):
+    moved = {}
+    for name, array in arrays.items():
         place = block[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
         place[...] = array
-        moved.append(place)
-        at += size
-    return State(*moved)
+        moved[name] = place
+        at += sizes[name]
+    return state._replace(**moved)
 
 
-def blank() -> State:
+def blank(more: bool) -> State:
     """Return a state of the right types in which nothing happens, to compile for."""
     words = np.zeros(1, np.int64)
     narrow = np.zeros(1, np.int32)
@@ -111,4 +113,5 @@ def blank() -> State:
         changes=rows(1, at.CHANGE_OF),
         event=np.zeros(at.EVENT_COLUMNS),
         control=np.zeros(1),
+        more=(1,) if more else (),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator_network.packet.compiled import react
-from orchestrator_network.packet.layout import BASE_RTT, CWND, MAX_CWND, PACE_OF
+from orchestrator_network.packet.layout import BASE_RTT, CWND, MAX_CWND, OWN, PACE_OF
 from orchestrator_network.wire import PS_PER_S
 
 
@@ -79,13 +79,19 @@ class Transport:
     on_ack: Callable[..., None]
     on_loss: Callable[..., None]
 
+    @property
+    def width(self) -> int:
+        """Columns of a window."""
+        return OWN + self.columns + (2 if self.paced else 0)
+
     def constants(self, fabric: Fabric) -> np.ndarray:
         """Return the constants of the compiled functions, float64: by default what every window rule needs."""
         return np.array([fabric.packet_bytes, fabric.payload_bytes, fabric.rtt_ps, fabric.bdp_bytes], float)
 
     def begin(self, fabric: Fabric, window: np.ndarray) -> None:
         """Fill the windows float64 [flows, columns] of flows that have not started: 1.5 BDP, and the line's pace."""
-        window[:, PACE_OF] = 8 * PS_PER_S / fabric.rate_bps
+        if self.paced:
+            window[:, PACE_OF] = 8 * PS_PER_S / fabric.rate_bps
         window[:, BASE_RTT] = fabric.rtt_ps
         window[:, MAX_CWND] = int(1.5 * fabric.bdp_bytes)
         window[:, CWND] = window[:, MAX_CWND]
