@@ -23,12 +23,13 @@ from orchestrator_network.workloads import Workload
 
 if TYPE_CHECKING:
     from orchestrator_network.packet.balancing.base import Balancer
-    from orchestrator_network.packet.engine import Options
+    from orchestrator_network.packet.options import Options
     from orchestrator_network.packet.transports.base import Transport
 
 Fidelity = Literal["packet", "flow", "analytic"]
-Delivery = Literal["rud", "rod"]
+Delivery = Literal["rud", "rod", "rudi", "uud"]
 Lossless = Literal["none", "pfc", "credit"]
+TrimmingMode = Literal["htsim", "spec"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +56,11 @@ def simulate(
     delivery: Delivery = "rud",
     lossless: Lossless | None = None,
     trimming: bool = True,
+    trimming_mode: TrimmingMode = "htsim",
+    bit_error_rate: float = 0.0,
+    link_retry: bool = False,
+    security_bytes: int = 0,
+    replay_window: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Simulate a workload.
@@ -66,7 +72,13 @@ def simulate(
     speed. ``link_changes``: (time in ps, from, to, share of its speed from then on) of links by the names of their
     ends; share 0 takes a link down with what waits for it, a later change brings it back. ``load_balancer`` and ``lossless``
     (links that never drop data: priority flow control, or credit) are by default what the transport is meant for.
-    ``delivery``: reliable and unordered, or ordered, where a sender goes back to the first packet that is missing. Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
+    ``delivery``: `rud` reliable and unordered; `rod` ordered, a sender goes back to the first packet that is missing;
+    `rudi` at least once, every packet answered by a receiver that remembers none; `uud` datagrams at the rate of the
+    line, which nobody answers: a flow ends when its last packet has arrived or is lost, and the table of flows says how
+    many were ``lost``. ``trimming_mode`` `spec`: the arrival is trimmed, to 24 bytes, and headers and control have half of a
+    busy port and not all they want. ``bit_error_rate`` of the wires, which ``link_retry`` hides. ``security_bytes`` more a
+    header (28 for Ultra Ethernet's: 12 and a tag of 16), and a receiver that refuses packets sent more than
+    ``replay_window`` packets before the newest (0: none). Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
     """
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
@@ -75,17 +87,23 @@ def simulate(
             raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
         from orchestrator_network.packet.catalog import load_balancer as find_balancer
         from orchestrator_network.packet.catalog import transport as find_transport
-        from orchestrator_network.packet.engine import Options
+        from orchestrator_network.packet.options import Options
 
         chosen = find_transport(transport)
         _check_policies(delivery, lossless, chosen)
+        wire = replace(wire, header_bytes=wire.header_bytes + security_bytes)
         options = Options(
-            ordered=delivery == "rod",
+            delivery=delivery,
             lossless=lossless or chosen.lossless,
+            trimming_mode=trimming_mode,
+            bit_error_rate=bit_error_rate,
+            link_retry=link_retry,
+            security_bytes=security_bytes,
+            replay_window=replay_window,
             packet_bytes=wire.packet_bytes,
             header_bytes=wire.header_bytes,
             entropies=entropies,
-            trimming=trimming,
+            trimming=trimming and delivery != "uud",
             seed=seed,
             slow=_slow(topology, slow_links),
             changes=_changes(topology.network, link_changes),
@@ -93,8 +111,10 @@ def simulate(
         )
         balancer = find_balancer(load_balancer or chosen.load_balancer)
         return _packets(topology, workload, chosen, balancer, options, wire, progress)
-    if slow_links or list(link_changes):
-        raise ValueError("slow_links and link_changes are given, but only fidelity `packet` knows single links")
+    if slow_links or list(link_changes) or bit_error_rate:
+        raise ValueError(
+            "slow_links, link_changes or bit_error_rate are given, but only fidelity `packet` knows single links"
+        )
     began = time.perf_counter()
     lowered = lower_flows(topology, workload, wire)
     capacity = topology.network.trunk_bps
@@ -121,6 +141,11 @@ def _check_policies(delivery: str, lossless: str | None, transport: Transport) -
             "delivery `rod` goes back to what is missing, which this transport's receiver gives no credit for; use a "
             "transport without receiver credit, or delivery `rud`"
         )
+    if delivery in ("rudi", "uud") and (transport.ordered or transport.credit is not None):
+        raise ValueError(
+            f"delivery `{delivery}` has no order and no credit, which this transport is made of; use one that has a window, "
+            "nscc for example, or delivery `rud`"
+        )
 
 
 def _packets(
@@ -143,8 +168,12 @@ def _packets(
     # A flow that spreads over paths may be a little faster than one that does not.
     back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
     back_ps -= wire.overtaking_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
+    if options.delivery == "uud":
+        back_ps = np.zeros_like(back_ps)  # nobody answers
     ideal_ps = alone_ps(lowered, network.trunk_bps) + back_ps
     flows = flow_table(workload, ideal_ps, tables.flow_columns(trace, planes))
+    if options.delivery == "uud":
+        flows = flows.append_column("lost", pa.array(tables.lost_packets(trace, planes)))
     summary = {"fidelity": "packet", "seed": options.seed}
     shortest_ps = wire.shortest_arrival_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
     bound = bound_ps(lowered, workload, network.trunk_bps, back_ps, shortest_ps)

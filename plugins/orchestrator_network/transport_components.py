@@ -11,7 +11,9 @@ _CONFIGS = {
     "nscc+rccc": configs.NsccConfig,
     "constant": configs.ConstantConfig,
     "dctcp": configs.DctcpConfig,
+    "hpcc": configs.HpccConfig,
     "dcqcn": configs.DcqcnConfig,
+    "bbr": configs.BbrConfig,
     "swift": configs.SwiftConfig,
 }
 _TRANSPORT_DOCS = {
@@ -25,6 +27,8 @@ _TRANSPORT_DOCS = {
     "mprdma": "MPRDMA: half a packet down for a mark, a packet a window up.",
     "eqds": "EQDS: receiver pull, a window unasked, credit for idle senders.",
     "ndp": "NDP: receiver pull, a packet for a packet.",
+    "hpcc": "HPCC: telemetry of every port on the way, go-back-N, one path a flow, priority flow control.",
+    "bbr": "BBR: the highest delivery rate and the least round trip set pace and window.",
     "dcqcn": "RoCE: DCQCN, go-back-N, one path a flow, links with priority flow control.",
     "constant": "A constant window, to look at load balancing alone.",
 }

@@ -27,6 +27,7 @@ class Oracle:
         self.hosts = network.hosts
         seeds = states(options.seed, 1, network.links)
         self.links = []
+        self.extra, self.trimmed_bytes = {}, options.header_bytes
         queue = math.ceil(fabric.rtt_ps / 1e12 * fabric.rate_bps / 8 / options.packet_bytes)
         for number, original in enumerate(order.tolist()):
             share = options.slow_to if original in options.slow else 1.0
@@ -94,7 +95,10 @@ class Oracle:
     def begin(self, link, packet, now):
         link.serving = packet
         link.sent_bytes += packet.size
-        self.push(now + round(packet.size * link.ps_per_byte), LEAVES, link.number)
+        self.push(now + self.takes(link, packet), LEAVES, link.number)
+
+    def takes(self, link, packet):
+        return round(packet.size * link.ps_per_byte)
 
     def leave(self, link, now):
         packet, link.serving = link.serving, None
@@ -110,10 +114,21 @@ class Oracle:
             following = self.pick(link.source, now)
             if following is not None:
                 self.begin(link, following, now)
-        elif link.high:
-            self.begin(link, link.high.popleft(), now)
-        elif link.low and self.is_open(link, now):
-            self.begin(link, link.low.popleft(), now)
+        else:
+            following = self.next_of(link, now)
+            if following is not None:
+                self.begin(link, following, now)
+
+    def next_of(self, link, now):
+        """Take the packet whose turn it is."""
+        if link.high:
+            return link.high.popleft()
+        if link.low and self.is_open(link, now):
+            return link.low.popleft()
+        return None
+
+    def gone(self, packet, now):
+        """Note that a packet was lost."""
 
     def is_open(self, link, now):
         """Tell whether the other end of a link takes data."""
@@ -132,8 +147,10 @@ class Oracle:
             return
         link.ps_per_byte = link.base
         link.drops += len(link.high) + len(link.low)
-        for packet in link.low:
-            self.left(packet, now)
+        for packet in [*link.low, *link.high]:
+            if packet.is_data:
+                self.left(packet, now)
+            self.gone(packet, now)
         link.high_bytes -= sum(packet.size for packet in link.high)
         link.low_bytes -= sum(packet.size for packet in link.low)
         link.high.clear()
@@ -153,6 +170,7 @@ class Oracle:
             link.drops += 1
             if packet.is_data:
                 self.left(packet, now)
+            self.gone(packet, now)
             return
         if packet.is_data:
             if self.has_room(link, packet):
@@ -163,26 +181,33 @@ class Oracle:
                 else:
                     link.low.append(packet)
                 return
-            heads = link.random.bits() < 2**30
-            if heads and link.low and link.low_bytes - link.low[-1].size + packet.size <= link.limit:
-                victim = link.low.pop()
-                link.low.append(packet)
-                link.low_bytes += packet.size - victim.size
-                packet = victim
+            packet = self.victim(link, packet)
             if not self.options.trimming:
                 link.drops += 1
+                self.gone(packet, now)
                 return
             link.trims += 1
-            packet.trimmed, packet.size = True, self.options.header_bytes
+            packet.trimmed, packet.size = True, self.trimmed_bytes
             packet.last_hop = link.target < self.hosts
         if link.high_bytes + packet.size > 2 * link.limit:
             link.drops += 1
+            self.gone(packet, now)
             return
         link.high_bytes += packet.size
         if link.serving is None:
             self.begin(link, packet, now)
         else:
             link.high.append(packet)
+
+    def victim(self, link, packet):
+        """Choose who is trimmed: the arrival, or the newest data in the port."""
+        heads = link.random.bits() < 2**30
+        if heads and link.low and link.low_bytes - link.low[-1].size + packet.size <= link.limit:
+            newest = link.low.pop()
+            link.low.append(packet)
+            link.low_bytes += packet.size - newest.size
+            return newest
+        return packet
 
     # switches
 
@@ -370,6 +395,8 @@ class Oracle:
         event = np.zeros(at.EVENT_COLUMNS)
         event[at.NOW], event[at.BYTES], event[at.ECHO], event[at.RTT] = now, arrived, marked, rtt
         event[at.REASON], event[at.AT_LAST_HOP] = reason, at_last_hop
+        for column, value in self.extra.items():
+            event[column] = value
         function.py_func(self.window[number], event, self.constants)
 
     def learn(self, number, entropy, verdict, now):

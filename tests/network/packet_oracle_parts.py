@@ -56,6 +56,9 @@ class Packet:
     resent: bool = False
     asks: bool = False
     told: dict = field(default_factory=dict)
+    corrupt: bool = False
+    number: int = 0
+    notes: list = field(default_factory=list)
 
     @property
     def is_data(self):
@@ -72,6 +75,7 @@ class Link:
         self.low, self.high = deque(), deque()
         self.serving = None
         self.low_bytes = self.high_bytes = 0
+        self.replays = self.owed = 0
         self.sent_bytes = self.max_bytes = self.marks = self.trims = self.drops = 0
 
 

@@ -15,8 +15,9 @@ from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.packet import compiled
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.catalog import LOAD_BALANCERS, TRANSPORTS, load_balancer, transport
-from orchestrator_network.packet.engine import Options, run
+from orchestrator_network.packet.engine import run
 from orchestrator_network.packet.fabric import describe, queue_packets
+from orchestrator_network.packet.options import Options
 from tests.network.any_flows import FLOW_ROWS, flows_of
 
 MIB = 2**20

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator_network import FatTree, simulate, workloads
 from orchestrator_network.packet.catalog import LOAD_BALANCERS, TRANSPORTS, load_balancer, transport
-from orchestrator_network.packet.engine import Options, run
+from orchestrator_network.packet.engine import run
+from orchestrator_network.packet.options import Options
 from tests.network.any_flows import FLOW_ROWS, flows_of
 
 SMALL = FatTree(hosts=16, tiers=3, link_gbps=100)

@@ -11,15 +11,19 @@ from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.reps import Reps
 from orchestrator_network.packet.balancing.simple import Ecmp, Oblivious
 from orchestrator_network.packet.configs import DcqcnConfig
-from orchestrator_network.packet.engine import Options, prepare
+from orchestrator_network.packet.engine import prepare
 from orchestrator_network.packet.fabric import describe
+from orchestrator_network.packet.options import Options
+from orchestrator_network.packet.transports.bbr import Bbr
 from orchestrator_network.packet.transports.credited import Ndp, NsccRccc, Rccc
+from orchestrator_network.packet.transports.hpcc import Hpcc
 from orchestrator_network.packet.transports.nscc import Nscc
 from orchestrator_network.packet.transports.roce import Dcqcn
 from orchestrator_network.packet.transports.simple import Constant
 from tests.network.packet_oracle import Oracle
 from tests.network.packet_oracle_credit import CreditOracle
 from tests.network.packet_oracle_lossless import LosslessOracle
+from tests.network.packet_oracle_more import MoreOracle, TelemetryOracle
 from tests.network.packet_oracle_roce import RoceOracle
 
 NAMES = {at.PULL: "pull", at.RTS: "rts", at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
@@ -52,9 +56,17 @@ def compare(topology, workload, control, balancer, **options):
         network, packet_bytes=options.packet_bytes, header_bytes=options.header_bytes, trimming=options.trimming
     )
     state, order = prepare(network, workload, control, balancer, options, fabric)
+    beside = ("bit_error_rate", "replay_window")
     simulator = (
-        RoceOracle
+        TelemetryOracle
+        if control.telemetry
+        else RoceOracle
         if control.ordered
+        else MoreOracle
+        if control.rated
+        or any(getattr(options, name) for name in beside)
+        or options.delivery in ("rudi", "uud")
+        or options.trimming_mode == "spec"
         else LosslessOracle
         if options.lossless != "none"
         else CreditOracle
@@ -68,7 +80,7 @@ def compare(topology, workload, control, balancer, **options):
     assert len(ours) == len(oracle.events)
     for name in ("started", "arrived", "finished", "retransmissions", "trims", "marks", "timeouts", "duplicates"):
         assert state.flows[name].tolist() == [getattr(flow, name) for flow in oracle.flows], name
-    for name in ("sent_bytes", "max_bytes", "marks", "trims", "drops"):
+    for name in ("sent_bytes", "max_bytes", "marks", "trims", "drops", "replays"):
         column = state.counters[name][network.hosts :].tolist()
         assert column == [getattr(link, name) for link in oracle.links[network.hosts :]], name
     if options.lossless != "none":
@@ -191,3 +203,56 @@ def test_go_back_n_agrees(balancer, transport, lossless):
     )
     if balancer is Oblivious or lossless == "none":
         assert state.flows["retransmissions"].sum() > 10
+
+
+@pytest.mark.parametrize("link_retry", [False, True])
+def test_wires_that_change_bits_agree(link_retry):
+    """One packet in thirty is changed on a link: it is lost and sent again by its host, or again by the link."""
+    load = workloads.permutation(16, bytes=60_000, seed=14)
+    state = compare(TREE, load, Nscc(), Reps(), seed=14, bit_error_rate=1e-6, link_retry=link_retry)
+    replays, drops = state.counters["replays"].sum(), state.counters["drops"].sum()
+    assert (replays > 20 and drops == 0) if link_retry else (replays == 0 and drops > 20)
+    assert (state.flows["timeouts"].sum() == 0) == link_retry
+
+
+def test_trimming_by_the_specification_agrees():
+    """Arrivals are trimmed, to 24 bytes, and control has a share of busy ports."""
+    load = workloads.flows([(i, i % 2, 80_000, 0) for i in range(2, 16)] + [(0, 8, 80_000, 0), (1, 9, 80_000, 0)])
+    for share in (0.25, 0.5):
+        state = compare(TREE, load, Nscc(), Reps(), seed=15, trimming_mode="spec", high_share=share)
+        assert state.flows["trims"].sum() > 50
+
+
+@pytest.mark.parametrize("delivery", ["rudi", "uud"])
+def test_receivers_that_remember_nothing_agree(delivery):
+    """An incast with losses: every packet answered by itself, or not at all."""
+    load = workloads.flows([(i, i % 2, 70_000, 500 * i) for i in range(2, 16)], [(5, 1), (6, 2)])
+    state = compare(TREE, load, Nscc(), Oblivious(), seed=16, delivery=delivery, trimming=delivery == "rudi")
+    if delivery == "uud":
+        assert state.counters["drops"].sum() > 10
+        assert state.flows["got_bytes"].sum() < (load.size_bytes + 18 * 64).sum()
+    else:
+        assert state.flows["trims"].sum() > 20
+
+
+@pytest.mark.parametrize("window", [4, 64])
+def test_security_agrees(window):
+    """Packets that others overtook by more than the window are refused."""
+    load = workloads.permutation(16, bytes=120_000, seed=17)
+    state = compare(
+        TREE, load, Nscc(), Oblivious(), seed=17, header_bytes=92, security_bytes=28, replay_window=window, entropies=16
+    )
+    assert (state.secure["refused"].sum() > 5) == (window == 4)
+
+
+def test_bbr_agrees():
+    """Flows through start-up, draining and probing, with losses on the way."""
+    load = workloads.flows([(i, i % 2, 600_000, 1000 * i) for i in range(2, 6)])
+    state = compare(TREE, load, Bbr(), Oblivious(), seed=18)
+    assert state.flows["trims"].sum() > 10
+
+
+def test_hpcc_agrees():
+    """An incast over ports that write down their load."""
+    load = workloads.flows([(i, i % 2, 150_000, 1000 * i) for i in range(2, 8)] + [(15, 14, 50_000, 0)])
+    compare(TREE, load, Hpcc(), Ecmp(), seed=19, lossless="pfc")

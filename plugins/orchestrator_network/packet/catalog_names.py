@@ -15,7 +15,9 @@ TRANSPORTS: Mapping[str, str] = {
     "mprdma": "transports.simple:Mprdma",
     "eqds": "transports.credited:Eqds",
     "ndp": "transports.credited:Ndp",
+    "hpcc": "transports.hpcc:Hpcc",
     "dcqcn": "transports.roce:Dcqcn",
+    "bbr": "transports.bbr:Bbr",
     "constant": "transports.simple:Constant",
 }
 LOAD_BALANCERS: Mapping[str, str] = {

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from filelock import FileLock, Timeout
 from numba import types
 
 #: A congestion control's function: (window of the flow, event, constants) -> nothing; all float64 [n].
@@ -29,7 +30,7 @@ LEARN = types.void(types.int64[::1], types.int64, types.int64, types.int64)
 
 
 #: Modules of this folder that are never compiled.
-INTERPRETED = frozenset({"catalog", "catalog_names", "configs", "engine", "fabric", "tables"})
+INTERPRETED = frozenset({"catalog", "catalog_names", "configs", "engine", "extras", "fabric", "options", "tables"})
 
 
 def _sources(everything: bool) -> Iterator[Path]:
@@ -108,13 +109,31 @@ def first_time(message: str, what: str) -> Iterator[None]:
     if done.exists():
         yield
         return
-    began_s = time.perf_counter()
-    sys.stderr.write(f"{message} ...\n")
-    yield
-    done.touch()
-    sys.stderr.write(
-        f"... compiled in {time.perf_counter() - began_s:.0f} s, kept in {cache_folder(everything=False)}\n"
-    )
+    with _alone(done.with_suffix(".lock")):
+        if done.exists():  # another process has compiled it meanwhile
+            yield
+            return
+        began_s = time.perf_counter()
+        sys.stderr.write(f"{message} ...\n")
+        yield
+        done.touch()
+        took_s = time.perf_counter() - began_s
+        sys.stderr.write(f"... compiled in {took_s:.0f} s, kept in {cache_folder(everything=False)}\n")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process of a machine compile, while others wait for what it leaves in the cache."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.stderr.write("another process compiles the packet simulator; waiting for it ...\n")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def compile_now(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -81,3 +81,44 @@ class DcqcnConfig:
         for name in ("cut_every_us", "update_us", "counter_bytes", "fast_steps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HpccConfig:
+    """``eta``: the load that is aimed at; ``stages`` steps up of ``additive_packets`` a round trip before the load counts again."""
+
+    eta: float = 0.95
+    stages: int = 5
+    additive_packets: float = 1.0
+    least_share: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}, it must be above 0 and at most 1")
+        if self.stages < 0:
+            raise ValueError(f"stages is {self.stages}, it cannot be negative")
+        if self.additive_packets <= 0 or not 0 < self.least_share <= 1:
+            raise ValueError(
+                f"additive_packets is {self.additive_packets} and least_share {self.least_share}; the first must be above "
+                "0, the second above 0 and at most 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BbrConfig:
+    """``filter_rtts``: how long the least round trip is believed, ``probe_rtts``: how long it is looked for, in unloaded round trips."""
+
+    high_gain: float = 2.885
+    window_gain: float = 2.0
+    filter_rtts: float = 250.0
+    probe_rtts: float = 5.0
+    first_packets: int = 10
+    least_packets: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("high_gain", "window_gain"):
+            if getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be above 1")
+        for name in ("filter_rtts", "probe_rtts", "first_packets", "least_packets"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")

@@ -13,8 +13,11 @@ from orchestrator_network.graph import Network
 from orchestrator_network.packet import kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.base import Balancer
+from orchestrator_network.packet.extras import Sizes, prepare_more
 from orchestrator_network.packet.fabric import Wiring, describe, queue_packets, random_states, wire_up
 from orchestrator_network.packet.nic import QUANTUM
+from orchestrator_network.packet.noise import LINK_TRIES
+from orchestrator_network.packet.options import LONGEST, Options
 from orchestrator_network.packet.state import State, rows, together
 from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
 from orchestrator_network.wire import PS_PER_S
@@ -25,52 +28,7 @@ PATIENCE = 10  # slices without a byte delivered before the run is given up
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
 RTO_LOSSLESS_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
-WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
-LONGEST = 2**31 - 1  # what the 32-bit fields of a link hold
-LOSSLESS = {"none": 0, "pfc": at.BY_PAUSE, "credit": at.BY_CREDIT}
-MOST_STOP_PACKETS = 10_000
 TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it is taken down
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Sizes in bytes; ``ack_every_bytes`` None: what the transport wants; ``slow`` names links of the network that have ``slow_to`` of their speed; ``taper`` of the fabric.
-
-    ``changes``: (time in ps, link, share of its speed from then on); share 0 takes the link down. ``lossless``: `pfc` and
-    `credit` make links that never drop data; a switch says stop above ``stop_packets`` of a link, and go on at ``go_packets``.
-    ``ordered``: packets are taken in order only, whatever the transport.
-    """
-
-    packet_bytes: int = 4150
-    header_bytes: int = 64
-    entropies: int = 64
-    trimming: bool = True
-    ack_every_bytes: int | None = None
-    seed: int = 0
-    slow: tuple[int, ...] = ()
-    slow_to: float = 0.25
-    taper: float = 1.0
-    changes: tuple[tuple[int, int, float], ...] = ()
-    ordered: bool = False
-    lossless: str = "none"
-    stop_packets: int = 15
-    go_packets: int = 12
-
-    def __post_init__(self) -> None:
-        if self.lossless not in LOSSLESS:
-            raise ValueError(f"lossless is {self.lossless}, it must be one of {', '.join(LOSSLESS)}")
-        if not 0 <= self.go_packets <= self.stop_packets <= MOST_STOP_PACKETS:
-            raise ValueError(
-                f"go_packets is {self.go_packets} and stop_packets {self.stop_packets}; a switch goes on at fewer packets "
-                f"than it stops at, and stops at {MOST_STOP_PACKETS} at most"
-            )
-        if not 1 <= self.entropies <= WIDEST:
-            raise ValueError(f"entropies is {self.entropies}, it must be 1 to {WIDEST}; the default is 64")
-        if not 0 < self.header_bytes < self.packet_bytes <= WIDEST - 1:
-            raise ValueError(
-                f"header_bytes is {self.header_bytes} and packet_bytes {self.packet_bytes}; a header has at least 1 byte, "
-                f"a packet more than its header and at most {WIDEST - 1}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,7 +106,14 @@ def prepare(
             f"a link has a latency of {int(network.latency_ps.max())} ps and a queue of {queue_packets(fabric)} packets; "
             f"packet fidelity takes latencies up to {LONGEST} ps and queues up to {LONGEST // 2} bytes"
         )
-    wiring = wire_up(network, fabric, slow=np.array(options.slow, np.int64), slow_to=options.slow_to, seed=options.seed)
+    wiring = wire_up(
+        network,
+        fabric,
+        slow=np.array(options.slow, np.int64),
+        slow_to=options.slow_to,
+        seed=options.seed,
+        last_hop=options.last_hop_queue,
+    )
     count = len(workload)
     flows, slots = _flows(workload, options)
     window = np.zeros((count, transport.width))
@@ -174,16 +139,14 @@ def prepare(
     # Data may wait long behind a link that was told to stop, and is not lost.
     run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps) if options.lossless == "none" else RTO_LOSSLESS_PS
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
-    if options.lossless != "none" and transport.windowed and options.ack_every_bytes is None:
+    long_timer = options.lossless != "none" and transport.windowed and options.ack_every_bytes is None
+    if long_timer or options.delivery == "rudi":
         # A window that was cut after the last packet was sent waits for bytes that nobody reports; elsewhere the
-        # timer ends this soon, here it is long.
+        # timer ends this soon, on links that never drop it is long.
         run["ack_every"] = 1
     run["trimming"] = options.trimming
-    run["ordered"], run["paced"] = transport.ordered or options.ordered, transport.paced
-    run["tick"] = transport.tick_ps
-    needs_more = bool(options.lossless != "none" or run["ordered"][0] or run["paced"][0] or run["tick"][0])
     run["adaptive"] = balancer.in_switch
-    run["windowed"] = transport.windowed
+    run["windowed"] = transport.windowed and options.delivery != "uud"
     givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
     if transport.credit is not None:
         _give_credit(transport, transport.credit, fabric, options, run, givers, pacers)
@@ -192,13 +155,12 @@ def prepare(
             heap[run["timers"][0]] = int(fabric.rtt_ps * (1 + draw / 65536)), at.TAPER << 32 | number
             run["timers"] += 1
     changes = _changes(wiring, options, run, heap)
-    gates = rows(1, at.GATE)
-    if options.lossless != "none":
-        gates = _gates(network, wiring, options, run)
-        heap = np.concatenate([heap, np.zeros((TIMERS_OF_CHANGES, 2), np.int64)])
-    entries = network.links + len(gates)  # in the calendar; departures are entries of their own
-    run["bucket_shift"], buckets = _calendar(wiring, options)
     pool = max(4096, network.hosts * 96)
+    more = prepare_more(network, wiring, transport, options, fabric, run, Sizes(pool, count, slots))
+    if options.lossless != "none":
+        heap = np.concatenate([heap, np.zeros((TIMERS_OF_CHANGES, 2), np.int64)])
+    entries = network.links + len(more["gates"])  # in the calendar; departures are entries of their own
+    run["bucket_shift"], buckets = _calendar(wiring, options)
     packets = rows(pool, at.PACKET)
     packets["next"] = np.arange(1, pool + 1)
     packets["next"][-1] = at.EMPTY
@@ -209,7 +171,7 @@ def prepare(
         run=run,
         links=wiring.links,
         counters=wiring.counters,
-        gates=gates,
+        **more,
         packets=packets,
         answers=rows(pool, at.ANSWER),
         flows=flows,
@@ -240,7 +202,6 @@ def prepare(
         changes=changes,
         event=np.zeros(at.EVENT_COLUMNS),
         control=transport.constants(fabric),
-        more=(1,) if needs_more else (),
     )
     return together(state), wiring.order
 
@@ -272,21 +233,6 @@ def _give_credit(
     pacers["random"] = random_states(options.seed, 4, len(pacers))
     for name in ("active_head", "idle_head"):
         pacers[name] = at.EMPTY
-
-
-def _gates(network: Network, wiring: Wiring, options: Options, run: np.ndarray) -> np.ndarray:
-    """Return the accounts of links that never drop, with room for what is on its way when a switch says stop."""
-    run["lossless"] = LOSSLESS[options.lossless]
-    run["xoff"] = options.stop_packets * options.packet_bytes
-    run["xon"] = options.go_packets * options.packet_bytes
-    gates = rows(network.links, at.GATE)
-    per_ps = 256 / wiring.links["ps_per_byte"]
-    headroom = np.ceil(2 * wiring.links["latency"] * per_ps) + 2 * options.packet_bytes
-    gates["room"] = run["xoff"][0] + headroom
-    into_switch = wiring.links["to"] >= network.hosts
-    by_credit = (options.lossless == "credit") & into_switch
-    gates["credit"] = np.where(by_credit, gates["room"], LONGEST)
-    return gates
 
 
 def _changes(wiring: Wiring, options: Options, run: np.ndarray, heap: np.ndarray) -> np.ndarray:
@@ -342,7 +288,9 @@ def _calendar(wiring: Wiring, options: Options) -> tuple[int, int]:
     ps_per_byte = wiring.links["ps_per_byte"] / 256
     least = min((share for _, _, share in options.changes if share > 0), default=1.0)
     slowest = int(ps_per_byte.max() / least * options.packet_bytes) + int(wiring.links["latency"].max())
-    shortest = int(ps_per_byte.min() * min(options.header_bytes, options.packet_bytes))
+    if options.bit_error_rate > 0 and options.link_retry:
+        slowest *= 2 * LINK_TRIES + 1
+    shortest = int(ps_per_byte.min() * min(options.trimmed_bytes, options.header_bytes))
     # Wide enough for a handful of arrivals: a sorted bucket tells the processor what it will need next.
     wanted = max(4 * slowest // len(wiring.links), 16)
     shift = max(min(wanted, shortest).bit_length() - 1, 0)
@@ -362,8 +310,11 @@ def with_more_packets(state: State) -> State:
     old = len(state.packets)
     packets, answers = rows(2 * old, at.PACKET), rows(2 * old, at.ANSWER)
     packets[:old], answers[:old] = state.packets, state.answers
+    notes = state.notes
+    if len(notes) == old:
+        notes = np.concatenate([notes, np.zeros_like(notes)])
     packets["next"][old:] = np.arange(old + 1, 2 * old + 1)
     packets["next"][-1] = state.run["free"][0]
     state.run["free"] = old
     state.run["free_packets"] += old
-    return state._replace(packets=packets, answers=answers)
+    return state._replace(packets=packets, answers=answers, notes=notes)

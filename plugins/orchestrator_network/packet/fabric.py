@@ -65,8 +65,13 @@ def queue_packets(fabric: Fabric) -> int:
     return math.ceil(fabric.rtt_ps / PS_PER_S * fabric.rate_bps / 8 / fabric.packet_bytes)
 
 
-def wire_up(network: Network, fabric: Fabric, *, slow: np.ndarray, slow_to: float, seed: int) -> Wiring:
-    """Return the links and routing tables of a run; the links ``slow`` (numbers) have ``slow_to`` of their speed."""
+def wire_up(
+    network: Network, fabric: Fabric, *, slow: np.ndarray, slow_to: float, seed: int, last_hop: float = 1.0
+) -> Wiring:
+    """Return the links and routing tables of a run; the links ``slow`` (numbers) have ``slow_to`` of their speed.
+
+    Ports to hosts have ``last_hop`` times the room of others.
+    """
     hosts = network.hosts
     if np.any(np.bincount(network.source[network.source < hosts], minlength=hosts) != 1):
         raise TopologyError("packet fidelity needs hosts with one link each; this topology forwards through its hosts")
@@ -86,11 +91,12 @@ def wire_up(network: Network, fabric: Fabric, *, slow: np.ndarray, slow_to: floa
     share = share[order]
     queue = queue_packets(fabric)
     links["latency"] = network.latency_ps[order]
-    links["limit"] = queue * fabric.packet_bytes * share
+    to_host = network.target[order] < hosts
+    links["limit"] = queue * fabric.packet_bytes * share * np.where(to_host, last_hop, 1.0)
     links["mark_from"] = math.ceil(queue * 0.2) * fabric.packet_bytes * share
     links["mark_all"] = math.ceil(queue * 0.8) * fabric.packet_bytes * share
     if fabric.credited:  # what the last port does is the receiver's business, who knows without a mark
-        links["mark_from"][network.target[order] < hosts] = 2**31 - 1
+        links["mark_from"][to_host] = 2**31 - 1
     links["to"] = network.target[order]
     links["ps_per_byte"] = np.rint(8 * PS_PER_S / (network.capacity_bps[order] * share) * 256)
     counters["random"] = random_states(seed, 1, network.links)

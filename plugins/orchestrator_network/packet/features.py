@@ -39,3 +39,45 @@ def is_paced(s: State) -> bool:
 def is_ticking(s: State) -> bool:
     """Tell whether congestion controls are told the time."""
     return has_more(s) and s.run[0].tick != 0
+
+
+@inlined
+def is_datagram(s: State) -> bool:
+    """Tell whether packets are sent once and nobody answers."""
+    return has_more(s) and s.run[0].datagrams != 0
+
+
+@inlined
+def is_stateless(s: State) -> bool:
+    """Tell whether receivers answer every packet and remember none."""
+    return has_more(s) and s.run[0].stateless != 0
+
+
+@inlined
+def has_errors(s: State) -> bool:
+    """Tell whether wires change bits."""
+    return has_more(s) and s.run[0].errors != 0
+
+
+@inlined
+def has_telemetry(s: State) -> bool:
+    """Tell whether packets note the ports on their way."""
+    return has_more(s) and s.run[0].telemetry != 0
+
+
+@inlined
+def is_rated(s: State) -> bool:
+    """Tell whether senders measure how fast they are delivered."""
+    return has_more(s) and s.run[0].rated != 0
+
+
+@inlined
+def is_secure(s: State) -> bool:
+    """Tell whether receivers refuse what is too late to be told from a replay."""
+    return has_more(s) and s.run[0].replay_window != 0
+
+
+@inlined
+def is_weighted(s: State) -> bool:
+    """Tell whether the high class of a port has a share and not all it wants."""
+    return has_more(s) and s.run[0].high_share != 0

@@ -24,11 +24,12 @@ from orchestrator_network.packet.calendar import (
 )
 from orchestrator_network.packet.compiled import CHOOSE, LEARN, REACT, compile_now, first_time, inlined, inner
 from orchestrator_network.packet.credit import adapt_to_taper, pace, take_pull, want
-from orchestrator_network.packet.features import has_more, is_lossless
+from orchestrator_network.packet.features import has_errors, has_more, is_lossless
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ACK,
     CHANGE,
+    CORRUPT,
     CREDIT_BACK,
     DATA,
     EMPTY,
@@ -44,11 +45,12 @@ from orchestrator_network.packet.layout import (
     TICK,
     WAKE,
 )
-from orchestrator_network.packet.lossless import admit, let_go, note_end_of_wait
+from orchestrator_network.packet.lossless import admit, give_back, let_go, note_end_of_wait, watch
 from orchestrator_network.packet.nic import Choose, free_packet, kick, serve_host
-from orchestrator_network.packet.ports import arrive, change, draw_port, go_on, serve
+from orchestrator_network.packet.noise import draw_port
+from orchestrator_network.packet.ports import arrive, change, go_on, serve
 from orchestrator_network.packet.prefetch import prefetch
-from orchestrator_network.packet.receiver import receive
+from orchestrator_network.packet.receiver import discard, receive
 from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, tick, time_out, wake
 from orchestrator_network.packet.state import State, blank
 from orchestrator_network.packet.transports.base import Transport
@@ -103,15 +105,24 @@ def forward(s: State, link: int, node: int, packet: int, now: int) -> None:
     serve(s, port, now)
     resting = s.links[port].flight_head < 0
     if is_lossless(s) and not admit(s, link, packet, now):
-        free_packet(s, packet)
+        discard(s, packet, now)
         return
     dropped = arrive(s, port, packet, now)
     if dropped != EMPTY:
         if is_lossless(s):
             let_go(s, dropped, now)
-        free_packet(s, dropped)
+        discard(s, dropped, now)
     if resting and s.links[port].flight_head >= 0:
         schedule(s.run, s.buckets, s.groups, s.chain, port, s.packets[s.links[port].flight_head].due)
+
+
+@inner
+def lose_on_the_way(s: State, link: int, packet: int, now: int) -> None:
+    """Discard a packet that arrives with wrong bits; the room that was kept for it is free again."""
+    s.counters[link].drops += 1
+    if is_lossless(s):
+        give_back(s, link, packet, now)
+    discard(s, packet, now)
 
 
 @inlined
@@ -127,6 +138,9 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
     s.links[link].flight_head = following
     if following >= 0:
         schedule(s.run, s.buckets, s.groups, s.chain, link, s.packets[following].due)
+    if has_errors(s) and s.packets[packet].kind & CORRUPT != 0:
+        lose_on_the_way(s, link, packet, now)
+        return
     node = s.links[link].to
     if node >= hosts:
         forward(s, link, node, packet, now)
@@ -205,7 +219,7 @@ def change_link(s: State, number: int, now: int) -> None:
         following = s.packets[packet].next
         if is_lossless(s):
             let_go(s, packet, now)
-        free_packet(s, packet)
+        discard(s, packet, now)
         packet = following
 
 
@@ -256,13 +270,15 @@ def move_gate(s: State, choose: Choose, link: int, closed: int, credit: int, now
 
 
 @inner
-def look(s: State, link: int, now: int) -> None:
+def look(s: State, choose: Choose, link: int, now: int) -> None:
     """See what has left a port whose departures are events."""
     s.gates[link].watched = 0
-    serve(s, link, now)
-    if s.links[link].done >= 0 and s.gates[link].watched == 0:
-        s.gates[link].watched = 1
-        schedule(s.run, s.buckets, s.groups, s.chain, len(s.links) + link, s.links[link].done)
+    if link < s.run[0].hosts:
+        serve_host(s, choose, link, now)
+    else:
+        serve(s, link, now)
+    if s.links[link].done >= 0:
+        watch(s, link, s.links[link].done)
 
 
 def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Choose, learn: Learn, events: int) -> int:
@@ -291,7 +307,7 @@ def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Cho
             look_ahead(s, ahead)
             run[0].clock = arrival
             if has_more(s) and link >= len(s.links):
-                look(s, link - len(s.links), arrival)
+                look(s, choose, link - len(s.links), arrival)
                 continue
             run[0].hops += 1
             deliver(s, on_ack, on_loss, choose, learn, link, arrival)

@@ -32,8 +32,8 @@ LINK = _record(
 #: What a port has done, and its generator: trims and marks do not depend on what other ports draw.
 COUNTER = _record(
     i8="random sent_bytes max_bytes byte_ps "  # what left; most data held; integral of data held over time
-    "paused_ps spare",
-    i4="marks trims drops spare_too",
+    "paused_ps owed",  # owed: how far the high class is ahead of its share, times 256, in bytes
+    i4="marks trims drops replays",  # replays: packets that the link had to send again
 )
 PACKET = _record(
     i8="due",  # when it arrives at the other end of the link
@@ -48,11 +48,12 @@ TRIMMED = 16  # the payload is gone
 LAST_HOP = 32  # trimmed at the port that leads to the receiver
 RESENT = 64  # not the first copy; in an acknowledgement: its echo
 ASKS = 128  # the sender asks for an acknowledgement now
+CORRUPT = 256  # bits of it were changed on the wire: who gets it, discards it
 
 #: What an acknowledgement carries beside its packet.
 ANSWER = _record(
     i8="bitmap "  # of 64 packets, bit i is packet base + i
-    "received",  # bytes that the receiver has, each packet once
+    "received",  # bytes that the receiver has, each packet once; of data: its number in order of sending, for security
     i4="cumulative base",  # the next packet that the receiver waits for
 )
 FLOW = _record(
@@ -99,6 +100,11 @@ GATE = _record(
     "waiting "  # data waits for the other end
     "watched",  # the departure of a packet is in the calendar
 )
+#: What security knows of a flow, by numbers in order of sending.
+SECURE = _record(i8="sent newest refused")  # sender: the last number; receiver: the highest, packets too late
+#: How fast a flow is delivered: what its sender knows when it sends, and what it knew when it sent a packet.
+DELIVERY = _record(i8="delivered_at first_sent")  # time of the last acknowledgement; when what it told of was sent
+DELIVERED_THEN = _record(i8="bytes delivered_at first_sent")
 #: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to it is lost.
 CHANGE_OF = _record(i4="link ps_per_byte limit spare")
 #: State and constants of a run.
@@ -109,8 +115,13 @@ RUN = _record(
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
     "grant_quanta idle_credit most_credit round_trip "
     "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
-    "links lossless xoff xon",  # flow control of links, and when to stop and to go on, in bytes
-    f8="quantum_ps least_rate",
+    "links lossless xoff xon "  # flow control of links, and when to stop and to go on, in bytes
+    "trimmed_bytes high_share "  # size of what was trimmed; share of a port that is the high class's, in 256, 0: all
+    "datagrams stateless "  # nobody answers; receivers answer every packet and know nothing of those before
+    "errors retries "  # whether wires change bits; how often a link sends a packet again
+    "telemetry rated "  # whether packets note the ports on their way; whether senders measure their delivery
+    "replay_window",  # numbers behind the newest that security lets pass, 0: all
+    f8="quantum_ps least_rate log_whole",  # log_whole: logarithm of the chance that a byte arrives as it was sent
 )
 
 # A window is a float64 row [columns]: what a congestion control sees of its flow; the rest is its own.
@@ -130,7 +141,12 @@ ECHO = 2  # 1 if the packet that this tells of was marked
 RTT = 3  # ps, or -1 without a valid sample
 REASON = 4  # of a loss
 AT_LAST_HOP = 5  # 1 if it was trimmed at the port that leads to the receiver
-EVENT_COLUMNS = 8
+# Beyond windows (see `features`), and only for transports that ask for it:
+LOWEST, NEXT = 6, 7  # the first packet not known to have arrived, and the first never sent
+BUSIEST, OVER = 8, 9  # telemetry: load of the port that is loaded most, 1 is its rate; ps over which it was measured
+SPAN, GAINED = 10, 11  # rated: ps over which so many bytes were delivered, or -1 without a valid sample
+BEFORE, DELIVERED = 12, 13  # rated: bytes delivered when the packet was sent, and now
+EVENT_COLUMNS = 16
 TRIM_LOSS, TIMEOUT_LOSS = 0.0, 1.0
 
 # Paths are an int64 row: what a load balancer keeps of its flow.

@@ -7,7 +7,8 @@ credit the other end knows how much room is left: it sends when a full packet fi
 back as credit one latency later. Both have the same memory, so they can be compared.
 
 When data leaves a port matters here at once and not only when somebody looks, so every departure is an event: in the
-calendar it has the number of the link plus the number of links.
+calendar it has the number of the link plus the number of links. It is so at hosts whose senders keep a pace, too: one
+that is held back has to be woken in time, and not when somebody looks.
 """
 
 from __future__ import annotations
@@ -29,13 +30,20 @@ def is_open(s: State, link: int) -> bool:
 
 
 @inner
+def watch(s: State, link: int, done: int) -> None:
+    """Let the departure of the packet in service be an event."""
+    if s.gates[link].watched == 0:
+        s.gates[link].watched = 1
+        schedule(s.run, s.buckets, s.groups, s.chain, len(s.links) + link, done)
+
+
+@inner
 def leaving(s: State, link: int, packet: int, done: int) -> None:
     """Note that a packet begins to leave a port, and see to it that somebody looks when it has."""
     if s.run[0].lossless == BY_CREDIT and is_data(s, packet) and s.links[link].to >= s.run[0].hosts:
         s.gates[link].credit -= s.packets[packet].size
-    if link >= s.run[0].hosts and s.gates[link].watched == 0:
-        s.gates[link].watched = 1
-        schedule(s.run, s.buckets, s.groups, s.chain, len(s.links) + link, done)
+    if link >= s.run[0].hosts:
+        watch(s, link, done)
 
 
 @inner
@@ -71,6 +79,13 @@ def admit(s: State, link: int, packet: int, now: int) -> bool:
         s.gates[link].pauses += 1
         set_timer(s.run, s.heap, now + s.links[link].latency, GATE_WORD << 32 | link << 1 | 1)
     return True
+
+
+@inner
+def give_back(s: State, link: int, packet: int, now: int) -> None:
+    """Return the credit of data that did not arrive whole at a switch."""
+    if s.run[0].lossless == BY_CREDIT and is_data(s, packet) and s.links[link].to >= s.run[0].hosts:
+        set_timer(s.run, s.heap, now + s.links[link].latency, (CREDIT_BACK + link) << 32 | s.packets[packet].size)
 
 
 @inner

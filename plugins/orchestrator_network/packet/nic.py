@@ -12,7 +12,15 @@ import numpy as np
 from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
 from orchestrator_network.packet.calendar import schedule, set_timer
 from orchestrator_network.packet.compiled import inlined, inner
-from orchestrator_network.packet.features import is_ordered, is_paced
+from orchestrator_network.packet.features import (
+    has_more,
+    has_telemetry,
+    is_datagram,
+    is_ordered,
+    is_paced,
+    is_rated,
+    is_secure,
+)
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ASKS,
@@ -28,6 +36,7 @@ from orchestrator_network.packet.layout import (
 )
 from orchestrator_network.packet.lossless import is_open, note_wait
 from orchestrator_network.packet.ports import begin, put_high, take_high
+from orchestrator_network.packet.rate import remember
 from orchestrator_network.packet.state import State
 
 Choose = Callable[[np.ndarray, int, int, int], int]
@@ -129,6 +138,32 @@ def pull_target(s: State, flow: int, competing: int) -> int:
     return s.credits[flow].pulled + (wanted + QUANTUM - 1) // QUANTUM
 
 
+@inner
+def stamp(s: State, flow: int, packet: int, slot: int, size: int, now: int) -> None:
+    """Note of a packet that is sent what pace, measurements and security need."""
+    if is_paced(s):
+        s.window[flow, NEXT_AT] = max(s.window[flow, NEXT_AT], float(now)) + size * s.window[flow, PACE_OF]
+    if is_rated(s):
+        remember(s, flow, slot, size, now)
+    if has_telemetry(s):
+        s.notes[packet, 0] = 0
+    if is_secure(s):
+        s.secure[flow].sent += 1
+        s.answers[packet].received = s.secure[flow].sent
+
+
+@inlined
+def await_answer(s: State, flow: int, psn: int, now: int) -> None:
+    """See to it that a packet is missed if nobody answers; nobody answers datagrams."""
+    if is_datagram(s):
+        clear_bit(s.out, s.flows[flow].ring, s.flows[flow].ring_size, psn)
+        s.window[flow, IN_FLIGHT] = 0
+        s.flows[flow].lowest = psn + 1
+    elif s.flows[flow].timer == 0:
+        s.flows[flow].timer = 1
+        set_timer(s.run, s.heap, now + s.run[0].rto, RETRANSMIT << 32 | flow)
+
+
 @inlined
 def send(s: State, choose: Choose, flow: int, now: int) -> int:
     """Return the next packet of a flow: the lowest one that was lost, or a new one."""
@@ -161,6 +196,8 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
             kind |= ASKS
     s.sent_at[ring + (psn & mask)] = now
     packet = new_packet(s)
+    if has_more(s):
+        stamp(s, flow, packet, ring + (psn & mask), size, now)
     window_packets = int(s.window[flow, CWND]) // (s.run[0].full_bytes - s.run[0].header_bytes)
     entropy = choose(s.paths[flow], psn, window_packets, now)
     s.used[flow, entropy >> 6] |= 1 << (entropy & 63)
@@ -170,14 +207,10 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
     s.packets[packet].kind = kind
     s.packets[packet].entropy = entropy
     s.packets[packet].target = s.flows[flow].sink
-    if is_paced(s):
-        s.window[flow, NEXT_AT] = max(s.window[flow, NEXT_AT], float(now)) + size * s.window[flow, PACE_OF]
     if s.run[0].credited != 0:
         s.credits[flow].credit -= size
         s.answers[packet].base = pull_target(s, flow, s.hosts[s.flows[flow].source].ring_flows)
-    if s.flows[flow].timer == 0:
-        s.flows[flow].timer = 1
-        set_timer(s.run, s.heap, now + s.run[0].rto, RETRANSMIT << 32 | flow)
+    await_answer(s, flow, psn, now)
     return packet
 
 

@@ -1,8 +1,9 @@
 """Output ports of switches: data and control classes, trimming, ECN at dequeue.
 
 Data that finds the port full is trimmed to its header, or the newest data in the port is trimmed in its place, by a
-fair coin; headers and control go first (htsim's composite queue serves them 100000:1, so strictly). A mark is decided
-when a packet has left, on the data that stays behind.
+fair coin; headers and control go first (htsim's composite queue serves them 100000:1, so strictly). By the
+specification of Ultra Ethernet it is the arrival that is trimmed, and headers and control have a share of the port
+only. A mark is decided when a packet has left, on the data that stays behind.
 
 Nothing here is an event of its own: a port is brought up to date when somebody looks at it, and everything that
 happened since then follows from what arrived. What has the same time as an arrival has happened before it.
@@ -10,13 +11,21 @@ happened since then follows from what arrived. What has the same time as an arri
 
 from __future__ import annotations
 
-from orchestrator_network.packet.bits import advance, bits_of
 from orchestrator_network.packet.compiled import inlined, inner
-from orchestrator_network.packet.features import is_lossless
+from orchestrator_network.packet.features import (
+    has_errors,
+    has_telemetry,
+    is_lossless,
+    is_paced,
+    is_secure,
+    is_weighted,
+)
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import EMPTY, LAST_HOP, MARKED, TRIMMED
-from orchestrator_network.packet.lossless import is_open, leaving, let_go, note_wait
+from orchestrator_network.packet.lossless import is_open, leaving, let_go, note_wait, watch
+from orchestrator_network.packet.noise import cross, draw_port
 from orchestrator_network.packet.state import State
+from orchestrator_network.packet.telemetry import note, swap_notes
 
 _COIN = 1 << 30  # half of the 31 bits of a draw
 
@@ -26,6 +35,8 @@ def begin(s: State, link: int, packet: int, start: int) -> None:
     """Let a packet begin to leave at ``start``; from here on it is in flight."""
     size = s.packets[packet].size
     done = start + ((size * s.links[link].ps_per_byte + 128) >> 8)
+    if has_errors(s):
+        done = cross(s, link, packet, done)
     s.packets[packet].due = done + s.links[link].latency
     s.packets[packet].next = EMPTY
     s.links[link].done = done
@@ -37,6 +48,8 @@ def begin(s: State, link: int, packet: int, start: int) -> None:
     s.links[link].flight_tail = packet
     if is_lossless(s):
         leaving(s, link, packet, done)
+    if is_paced(s) and link < s.run[0].hosts:
+        watch(s, link, done)
 
 
 @inlined
@@ -72,14 +85,6 @@ def put_high(s: State, link: int, packet: int) -> None:
     s.links[link].high_bytes += s.packets[packet].size
 
 
-@inlined
-def draw_port(s: State, link: int) -> int:
-    """Return 31 random bits of a port."""
-    state = advance(s.counters[link].random)
-    s.counters[link].random = state
-    return bits_of(state)
-
-
 @inner
 def swap(s: State, one: int, other: int) -> None:
     """Exchange what two packet rows carry, but not their places in lists."""
@@ -91,6 +96,55 @@ def swap(s: State, one: int, other: int) -> None:
     a.entropy, b.entropy = b.entropy, a.entropy
     a.kind, b.kind = b.kind, a.kind
     s.answers[one].base, s.answers[other].base = s.answers[other].base, s.answers[one].base
+    if is_secure(s):
+        s.answers[one].received, s.answers[other].received = s.answers[other].received, s.answers[one].received
+    if has_telemetry(s):
+        swap_notes(s, one, other)
+
+
+@inner
+def is_turn_of_data(s: State, link: int) -> bool:
+    """Tell whether data goes first where both classes wait: the high one has had its share (deficit round robin)."""
+    high, low = s.links[link].high_head, s.links[link].low_head
+    if high < 0 or low < 0 or not is_open(s, link):
+        s.counters[link].owed = 0
+        return False
+    if s.counters[link].owed > 0:
+        s.counters[link].owed -= s.packets[low].size * s.run[0].high_share
+        return True
+    s.counters[link].owed += s.packets[high].size * (256 - s.run[0].high_share)
+    return False
+
+
+@inlined
+def has_left(s: State, link: int, packet: int, done: int) -> None:
+    """Take data that has left a port off what it holds, and mark it for what stays behind."""
+    size = s.packets[packet].size
+    behind = s.links[link].low_bytes - size
+    s.links[link].low_bytes = behind
+    s.counters[link].byte_ps += size * done
+    if behind > s.links[link].mark_from:
+        span = s.links[link].mark_all - s.links[link].mark_from
+        if behind > s.links[link].mark_all or draw_port(s, link) * span < ((behind - s.links[link].mark_from) << 31):
+            s.packets[packet].kind |= MARKED
+            s.counters[link].marks += 1
+    if has_telemetry(s):
+        note(s, link, packet, done, behind)
+    if is_lossless(s):
+        let_go(s, packet, done)
+
+
+@inlined
+def take_next(s: State, link: int, now: int) -> int:
+    """Remove the packet whose turn it is and return it, or EMPTY."""
+    packet = EMPTY
+    if is_weighted(s) and is_turn_of_data(s, link):
+        packet = take_low(s, link, now)
+    if packet < 0:
+        packet = take_high(s, link)
+    if packet < 0:
+        packet = take_low(s, link, now)
+    return packet
 
 
 @inlined
@@ -99,25 +153,11 @@ def serve(s: State, link: int, now: int) -> None:
     while 0 <= s.links[link].done <= now:
         done = s.links[link].done
         packet = s.links[link].flight_tail
-        size = s.packets[packet].size
         if is_data(s, packet):
-            behind = s.links[link].low_bytes - size
-            s.links[link].low_bytes = behind
-            s.counters[link].byte_ps += size * done
-            if behind > s.links[link].mark_from:
-                span = s.links[link].mark_all - s.links[link].mark_from
-                if behind > s.links[link].mark_all or draw_port(s, link) * span < (
-                    (behind - s.links[link].mark_from) << 31
-                ):
-                    s.packets[packet].kind |= MARKED
-                    s.counters[link].marks += 1
-            if is_lossless(s):
-                let_go(s, packet, done)
+            has_left(s, link, packet, done)
         else:
-            s.links[link].high_bytes -= size
-        packet = take_high(s, link)
-        if packet < 0:
-            packet = take_low(s, link, done)
+            s.links[link].high_bytes -= s.packets[packet].size
+        packet = take_next(s, link, done)
         if packet >= 0:
             begin(s, link, packet, done)
         else:
@@ -139,7 +179,7 @@ def arrive(s: State, link: int, packet: int, now: int) -> int:
             s.counters[link].drops += 1
             return packet
         s.counters[link].trims += 1
-        s.packets[packet].size = s.run[0].header_bytes
+        s.packets[packet].size = s.run[0].trimmed_bytes
         s.packets[packet].kind |= TRIMMED
         if s.links[link].to < s.run[0].hosts:
             s.packets[packet].kind |= LAST_HOP
@@ -178,6 +218,8 @@ def put_low(s: State, link: int, packet: int, now: int) -> None:
 @inner
 def give_way(s: State, link: int, packet: int, now: int) -> int:
     """Decide who loses its payload where data finds no room, and return its row: the arrival, or the newest in place."""
+    if is_weighted(s):  # by the specification it is the arrival
+        return packet
     size = s.packets[packet].size
     newest = s.links[link].low_tail if s.links[link].low_head >= 0 else EMPTY
     fair = draw_port(s, link) < _COIN

@@ -11,8 +11,19 @@ from orchestrator_network.packet.bits import clear_bit, has_bit, set_bit, window
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import want
-from orchestrator_network.packet.features import is_ordered
-from orchestrator_network.packet.layout import ACK, ASKS, LAST_HOP, MARKED, NACK, RESENT, START_FLOW, TRIMMED
+from orchestrator_network.packet.features import has_more, is_datagram, is_ordered, is_secure, is_stateless
+from orchestrator_network.packet.layout import (
+    ACK,
+    ASKS,
+    DATA,
+    KIND_MASK,
+    LAST_HOP,
+    MARKED,
+    NACK,
+    RESENT,
+    START_FLOW,
+    TRIMMED,
+)
 from orchestrator_network.packet.nic import Choose, free_packet, send_control
 from orchestrator_network.packet.state import State
 
@@ -23,8 +34,7 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
     flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
     ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
     expected = s.flows[flow].expected
-    if is_ordered(s) and (psn > expected or (kind & TRIMMED and psn == expected)):
-        ask_again(s, choose, host, packet, now)
+    if has_more(s) and is_otherwise(s, choose, host, packet, now):
         return
     known = psn < expected or has_bit(s.seen, ring, ring_size, psn)
     marked = kind & MARKED != 0
@@ -35,7 +45,7 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
     exact = marked  # whether the bitmap begins at this packet
     if kind & TRIMMED:
         s.flows[flow].trims += 1
-        if known:
+        if known and not is_stateless(s):
             reply = ACK | (kind & RESENT)
             exact = False
         else:
@@ -61,6 +71,25 @@ def receive(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
         answer(s, choose, host, packet, psn if exact else max(psn - 63, expected + 1), reply, now)
     else:
         free_packet(s, packet)
+
+
+@inner
+def is_otherwise(s: State, choose: Choose, host: int, packet: int, now: int) -> bool:
+    """Take a packet where delivery is not what it mostly is; False if the usual rules go for it all the same."""
+    flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
+    expected = s.flows[flow].expected
+    if is_datagram(s):
+        s.flows[flow].got_bytes += s.packets[packet].size
+        s.flows[flow].marks += 1 if kind & MARKED else 0
+        discard(s, packet, now)
+        return True
+    if is_secure(s) and kind & TRIMMED == 0 and not is_fresh(s, flow, packet):
+        free_packet(s, packet)
+        return True
+    if is_ordered(s) and (psn > expected or (kind & TRIMMED and psn == expected)):
+        ask_again(s, choose, host, packet, now)
+        return True
+    return False
 
 
 @inner
@@ -125,11 +154,48 @@ def answer(s: State, choose: Choose, host: int, packet: int, base: int, kind: in
     s.packets[packet].size = s.run[0].header_bytes
     s.packets[packet].kind = kind
     s.packets[packet].target = s.flows[flow].source
+    if is_stateless(s):  # it speaks of this packet only
+        s.answers[packet].cumulative = 0
+        s.answers[packet].base = s.packets[packet].psn
+        s.answers[packet].bitmap = 1 if kind & KIND_MASK == ACK else 0
+        s.answers[packet].received = 0
+        send_control(s, choose, host, packet, now)
+        return
     s.answers[packet].cumulative = s.flows[flow].expected
     s.answers[packet].base = base
     s.answers[packet].bitmap = window_bits(s.seen, s.flows[flow].ring, s.flows[flow].ring_size, base)
     s.answers[packet].received = s.flows[flow].got_bytes
     send_control(s, choose, host, packet, now)
+
+
+@inlined
+def discard(s: State, packet: int, now: int) -> None:
+    """Free a packet that goes no further; of a datagram this settles what became of it."""
+    if is_datagram(s) and s.packets[packet].kind & KIND_MASK == DATA:
+        settle(s, s.packets[packet].flow, now)
+    free_packet(s, packet)
+
+
+@inner
+def settle(s: State, flow: int, now: int) -> None:
+    """Note that one packet more of a flow of datagrams has arrived or is lost; the last one ends the flow."""
+    s.flows[flow].expected += 1
+    if s.flows[flow].expected == s.flows[flow].packets:
+        s.flows[flow].arrived = now
+        s.flows[flow].finished = now
+        s.run[0].unfinished -= 1
+        release(s, flow, now)
+
+
+@inner
+def is_fresh(s: State, flow: int, packet: int) -> bool:
+    """Tell whether security lets a packet pass: it is no further behind the newest than the window."""
+    number = s.answers[packet].received
+    if number + s.run[0].replay_window <= s.secure[flow].newest:
+        s.secure[flow].refused += 1
+        return False
+    s.secure[flow].newest = max(s.secure[flow].newest, number)
+    return True
 
 
 @inner

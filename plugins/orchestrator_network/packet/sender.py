@@ -15,7 +15,7 @@ from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import ask, stop_speculating
-from orchestrator_network.packet.features import is_ordered, is_ticking
+from orchestrator_network.packet.features import has_more, has_telemetry, is_ordered, is_rated, is_stateless, is_ticking
 from orchestrator_network.packet.layout import (
     AT_LAST_HOP,
     BASE_RTT,
@@ -26,7 +26,9 @@ from orchestrator_network.packet.layout import (
     GOOD,
     IN_FLIGHT,
     LAST_HOP,
+    LOWEST,
     MARKED,
+    NEXT,
     NOW,
     REASON,
     RESENT,
@@ -39,7 +41,9 @@ from orchestrator_network.packet.layout import (
     TRIMMED_PATH,
 )
 from orchestrator_network.packet.nic import Choose, oldest_out, serve_host, size_of, try_send
+from orchestrator_network.packet.rate import sample as measure_rate
 from orchestrator_network.packet.state import State
+from orchestrator_network.packet.telemetry import measure
 
 React = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 Learn = Callable[[np.ndarray, int, int, int], None]
@@ -87,28 +91,29 @@ def is_flying(s: State, flow: int, psn: int) -> bool:
 
 
 @inlined
-def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
-    """Take an acknowledgement at a host that is up to date."""
-    flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
-    if s.flows[flow].finished >= 0:
-        return
-    ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
-    mask = ring_size - 1
+def newly_arrived(s: State, flow: int, packet: int) -> int:
+    """Return how many bytes an acknowledgement tells of that were not known to have arrived, and count them."""
     newly = max(s.answers[packet].received - s.flows[flow].seen_bytes, 0)
+    if is_stateless(s):
+        ring, ring_size, psn = s.flows[flow].ring, s.flows[flow].ring_size, s.packets[packet].psn
+        is_new = psn >= s.flows[flow].lowest and has_bit(s.out, ring, ring_size, psn)
+        newly = size_of(s, flow, psn) if is_new else 0
     s.flows[flow].seen_bytes += newly
     if not is_ordered(s):
         s.window[flow, IN_FLIGHT] -= newly
-    # A sample counts if it is clear which copy of the packet it belongs to.
-    sample = -1.0
-    if is_flying(s, flow, psn) and s.tries[ring + (psn & mask)] == (1 if kind & RESENT else 0):
-        sample = float(now - s.sent_at[ring + (psn & mask)])
+    return newly
+
+
+@inlined
+def cover_all(s: State, flow: int, packet: int) -> int:
+    """Note all packets that an acknowledgement names; return the first that is not known to have arrived."""
+    ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
     cumulative = s.answers[packet].cumulative
     lowest = s.flows[flow].lowest
     while lowest < cumulative:
         if has_bit(s.out, ring, ring_size, lowest):
             cover(s, flow, lowest)
         lowest += 1
-    s.flows[flow].lowest = lowest
     s.flows[flow].next_psn = max(s.flows[flow].next_psn, lowest)  # it may have gone back too far
     told = s.answers[packet].bitmap
     base = s.answers[packet].base
@@ -117,7 +122,30 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
         told &= told - 1
         if base + bit >= lowest and has_bit(s.out, ring, ring_size, base + bit):
             cover(s, flow, base + bit)
+    if is_stateless(s):
+        while lowest < s.flows[flow].next_psn and not has_bit(s.out, ring, ring_size, lowest):
+            lowest += 1
+    s.flows[flow].lowest = lowest
+    return lowest
+
+
+@inlined
+def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: int, now: int) -> None:
+    """Take an acknowledgement at a host that is up to date."""
+    flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
+    if s.flows[flow].finished >= 0:
+        return
+    ring, ring_size = s.flows[flow].ring, s.flows[flow].ring_size
+    mask = ring_size - 1
+    newly = newly_arrived(s, flow, packet)
+    # A sample counts if it is clear which copy of the packet it belongs to.
+    sample = -1.0
+    if is_flying(s, flow, psn) and s.tries[ring + (psn & mask)] == (1 if kind & RESENT else 0):
+        sample = float(now - s.sent_at[ring + (psn & mask)])
+    lowest = cover_all(s, flow, packet)
     learn(s.paths[flow], s.packets[packet].entropy, CONGESTED if kind & MARKED else GOOD, now)
+    if has_more(s):
+        tell_more(s, flow, packet, sample >= 0, now)
     s.event[NOW] = now
     s.event[BYTES] = newly
     s.event[ECHO] = 1.0 if kind & MARKED else 0.0
@@ -129,6 +157,18 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
         s.run[0].unfinished -= 1
         return
     try_send(s, choose, flow, now)
+
+
+@inner
+def tell_more(s: State, flow: int, packet: int, valid: bool, now: int) -> None:
+    """Put into the event what only some transports ask for."""
+    s.event[LOWEST] = s.flows[flow].lowest
+    s.event[NEXT] = s.flows[flow].next_psn
+    if has_telemetry(s):
+        measure(s, flow, packet)
+    if is_rated(s):
+        slot = s.flows[flow].ring + (s.packets[packet].psn & (s.flows[flow].ring_size - 1))
+        measure_rate(s, flow, slot, valid, now)
 
 
 @inner

@@ -19,6 +19,11 @@ class State(NamedTuple):
     links: np.ndarray  # LINK [links]
     counters: np.ndarray  # COUNTER [links]
     gates: np.ndarray  # GATE [links], [1] without flow control of links
+    notes: np.ndarray  # int64 [packets, 1 + 4 * ports on a path]: what telemetry noted, see `telemetry`; [1, 1] without
+    heard: np.ndarray  # int64 [flows, as above]: what a sender was told last
+    secure: np.ndarray  # SECURE [flows], [1] without
+    delivery: np.ndarray  # DELIVERY [flows], [1] where senders do not measure it
+    then: np.ndarray  # DELIVERED_THEN [slots], or [1]
     packets: np.ndarray  # PACKET [packets]
     answers: np.ndarray  # ANSWER [packets]
     flows: np.ndarray  # FLOW [flows]
@@ -83,6 +88,11 @@ def blank(more: bool) -> State:
         links=rows(1, at.LINK),
         counters=rows(1, at.COUNTER),
         gates=rows(1, at.GATE),
+        notes=np.zeros((1, 1), np.int64),
+        heard=np.zeros((1, 1), np.int64),
+        secure=rows(1, at.SECURE),
+        delivery=rows(1, at.DELIVERY),
+        then=rows(1, at.DELIVERED_THEN),
         packets=rows(1, at.PACKET),
         answers=rows(1, at.ANSWER),
         flows=rows(1, at.FLOW),

@@ -20,6 +20,18 @@ def flow_columns(trace: Trace, planes: int) -> dict[str, np.ndarray]:
     return columns
 
 
+def lost_packets(trace: Trace, planes: int) -> np.ndarray:
+    """Return how many packets of every flow of datagrams never arrived, over all planes, int64 [flows]."""
+    flows, run = trace.state.flows, trace.state.run[0]
+    wire = flows["size_bytes"] + flows["packets"].astype(np.int64) * run["header_bytes"]
+    return np.asarray(_packets_in(wire - flows["got_bytes"], flows, int(run["full_bytes"])) * planes)
+
+
+def _packets_in(missing: np.ndarray, flows: np.ndarray, full: int) -> np.ndarray:
+    """Return of how many packets so many wire bytes are: full ones, and perhaps the last one."""
+    return np.where(missing % full == 0, missing // full, (missing - flows["last_size"]) // full + 1)
+
+
 def link_columns(trace: Trace, network: Network) -> dict[str, np.ndarray]:
     """Return what a packet run knows of every link, in the network's order; bytes of data held in the port."""
     counters = trace.state.counters
@@ -49,4 +61,6 @@ def totals(trace: Trace) -> dict[str, Any]:
         "marks": int(counters["marks"].sum()),
         "drops": int(counters["drops"].sum()),
         "timeouts": int(flows["timeouts"].sum()),
+        "link_retries": int(counters["replays"].sum()),
+        "refused_as_replays": int(trace.state.secure["refused"].sum()),
     }

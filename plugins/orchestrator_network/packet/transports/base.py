@@ -70,6 +70,8 @@ class Transport:
     credit: Credit | None = None  # the receiver's credit limits the sender
     columns: int = 0  # of its own in a window
     ack_every_bytes: int = 16384  # the receiver acknowledges at least so often
+    telemetry: bool = False  # packets note the ports on their way; on_ack gets BUSIEST and OVER
+    rated: bool = False  # senders measure how fast they are delivered; on_ack gets SPAN, GAINED, BEFORE and DELIVERED
     ordered: bool = False  # the receiver takes packets in order only, and the sender goes back to what is missing
     paced: bool = False  # window[PACE_OF] limits the sender
     lossless: str = "none"  # flow control of the links that it is meant for

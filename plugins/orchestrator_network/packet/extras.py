@@ -1,0 +1,77 @@
+"""The part of a state that most runs do without: flow control of links, telemetry, measured rates, security, bit errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from orchestrator_network.graph import Network
+from orchestrator_network.packet import layout as at
+from orchestrator_network.packet.fabric import Wiring
+from orchestrator_network.packet.noise import LINK_TRIES
+from orchestrator_network.packet.options import LONGEST, LOSSLESS, Options
+from orchestrator_network.packet.state import rows
+from orchestrator_network.packet.telemetry import FIELDS
+from orchestrator_network.packet.transports.base import Fabric, Transport
+
+
+class Sizes(NamedTuple):
+    """How many packets, flows, and slots of their rings there are."""
+
+    packets: int
+    flows: int
+    slots: int
+
+
+def prepare_more(
+    network: Network,
+    wiring: Wiring,
+    transport: Transport,
+    options: Options,
+    fabric: Fabric,
+    run: np.ndarray,
+    sizes: Sizes,
+) -> dict[str, Any]:
+    """Fill in the flags of `features`, and return the arrays behind them and whether any of them is set."""
+    run["trimmed_bytes"] = options.trimmed_bytes
+    run["high_share"] = round(256 * options.high_share) if options.trimming_mode == "spec" else 0
+    run["ordered"], run["paced"] = transport.ordered or options.delivery == "rod", transport.paced
+    run["stateless"], run["datagrams"] = options.delivery == "rudi", options.delivery == "uud"
+    run["tick"] = transport.tick_ps
+    run["telemetry"], run["rated"] = transport.telemetry, transport.rated
+    run["replay_window"] = options.replay_window
+    run["errors"] = options.bit_error_rate > 0
+    run["retries"] = LINK_TRIES - 1 if options.link_retry else 0
+    run["log_whole"] = 8 * math.log1p(-options.bit_error_rate)
+    gates = rows(network.links if transport.paced else 1, at.GATE)
+    if options.lossless != "none":
+        gates = _gates(network, wiring, options, run)
+    width = 1 + FIELDS * max(fabric.hops - 1, 1) if transport.telemetry else 1
+    flags = ("high_share", "ordered", "paced", "stateless", "datagrams", "tick", "telemetry", "rated", "lossless")
+    wanted = any(run[name][0] != 0 for name in (*flags, "replay_window", "errors"))
+    return {
+        "gates": gates,
+        "notes": np.zeros((sizes.packets if transport.telemetry else 1, width), np.int64),
+        "heard": np.zeros((sizes.flows if transport.telemetry else 1, width), np.int64),
+        "secure": rows(sizes.flows if options.replay_window else 1, at.SECURE),
+        "delivery": rows(sizes.flows if transport.rated else 1, at.DELIVERY),
+        "then": rows(sizes.slots if transport.rated else 1, at.DELIVERED_THEN),
+        "more": (1,) if wanted else (),
+    }
+
+
+def _gates(network: Network, wiring: Wiring, options: Options, run: np.ndarray) -> np.ndarray:
+    """Return the accounts of links that never drop, with room for what is on its way when a switch says stop."""
+    run["lossless"] = LOSSLESS[options.lossless]
+    run["xoff"] = options.stop_packets * options.packet_bytes
+    run["xon"] = options.go_packets * options.packet_bytes
+    gates = rows(network.links, at.GATE)
+    per_ps = 256 / wiring.links["ps_per_byte"]
+    headroom = np.ceil(2 * wiring.links["latency"] * per_ps) + 2 * options.packet_bytes
+    gates["room"] = run["xoff"][0] + headroom
+    into_switch = wiring.links["to"] >= network.hosts
+    by_credit = (options.lossless == "credit") & into_switch
+    gates["credit"] = np.where(by_credit, gates["room"], LONGEST)
+    return gates
