@@ -18,6 +18,34 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+_PACKETS = ("network", "e2e", "examples", "benchmarks")  # folders of tests that simulate packets
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile the packet simulator beside the tests that do not need it yet; those that do wait for it, or find it."""
+    folders = {item.path.relative_to(REPOSITORY / "tests").parts[0] for item in session.items}
+    if session.config.option.collectonly or not folders.intersection(_PACKETS) or len(folders) == 1:
+        return
+    code = "from orchestrator_network.packet import kernel; kernel.load(False); kernel.load(True)"
+    command = [sys.executable, "-c", code]
+    session.config.stash[_COMPILER] = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=_be_nice)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave nothing running behind a session that ended early."""
+    compiler = session.config.stash.get(_COMPILER, None)
+    if compiler is not None:
+        compiler.terminate()
+        compiler.wait()
+
+
+_COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
+
+
+def _be_nice() -> None:
+    os.nice(5)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh ORCHESTRATOR_HOME, with the working directory beside it."""

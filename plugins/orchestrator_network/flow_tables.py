@@ -15,7 +15,10 @@ import pyarrow as pa
 from orchestrator_network.topology import Topology
 
 _TEXT = ("topology", "workload", "transport", "load_balancer", "fidelity")
-_COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts", "packet_hops", "events", "max_queue_bytes")
+_COUNTS = (
+    *("retransmissions", "trims", "marks", "drops", "timeouts", "link_retries", "refused_as_replays"),
+    *("packet_hops", "events", "max_queue_bytes"),
+)
 
 # ``end_us``: when the last flow finished, from 0; ``bound_us``: before which it cannot; ``over_bound``: their quotient.
 # ``goodput_share``: payload that the busiest receiver got, over what it could have received until the end.
@@ -32,9 +35,9 @@ FLOW_RESULT = pa.schema(
     ]
 )
 
-_FLOW_COUNTS = ("packets", "retransmissions", "trims", "marks", "entropies")
+_FLOW_COUNTS = ("packets", "retransmissions", "trims", "marks", "entropies", "lost")
 
-# Times in picoseconds; ``ideal_ps`` of the flow alone in the network.
+# Times in picoseconds; ``ideal_ps`` of the flow alone in the network; ``lost`` packets are those of datagrams only.
 FLOWS = pa.schema(
     [
         *((name, pa.int64()) for name in ("seed", "flow", "src", "dst", "bytes", "start_ps", "finish_ps", "ideal_ps")),
@@ -51,6 +54,8 @@ def with_seed(table: pa.Table, seed: int) -> pa.Table:
 
 def flow_rows(table: pa.Table, seed: int) -> pa.Table:
     """Return the flows of one seed in the columns of FLOWS."""
+    if "lost" not in table.schema.names:
+        table = table.append_column("lost", pa.nulls(len(table), pa.int64()))
     return with_seed(table, seed).select(FLOWS.names).cast(FLOWS)
 
 
@@ -100,7 +105,10 @@ def result_row(
 
 
 def _goodput_share(topology: Topology, flows: pa.Table, end_us: float) -> float:
-    received = np.bincount(flows["dst"].to_numpy(), flows["bytes"].to_numpy())
+    got = flows["bytes"].to_numpy().astype(float)
+    if flows["lost"].null_count == 0:
+        got *= 1 - flows["lost"].to_numpy() / flows["packets"].to_numpy()
+    received = np.bincount(flows["dst"].to_numpy(), got)
     return float(received.max() * 8 / (end_us / 1e6 * topology.injection_bps * topology.planes))
 
 

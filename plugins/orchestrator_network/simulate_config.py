@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from orchestrator import Ref
 from orchestrator_network.cost import Prices
-from orchestrator_network.packet.catalog_names import CREDITED
+from orchestrator_network.packet.catalog_names import CREDITED, ORDERED
 from orchestrator_network.workload_components import SIZED, UNSIZED
 
 #: Fields that say something of a workload, and nothing of a training step.
@@ -22,9 +22,17 @@ _OF_WORKLOADS = (
     "entropies",
     "delivery",
     "lossless",
+    "trimming_mode",
+    "bit_error_rate",
+    "link_retry",
+    "security_bytes",
+    "replay_window",
 )
+#: Of these, those that need single links and packets.
+_OF_PACKETS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :])
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "collectives")
+_MOST_BIT_ERRORS = 1e-4
 _WIDEST = 65_536  # entropy values have 16 bits
 
 
@@ -62,8 +70,11 @@ class SimulateConfig:
     that of the stage, the one after it, and so on. Fidelity ``packet`` simulates every packet, with ``transport``,
     ``load_balancer``, ``entropies`` (paths a flow tells apart) and ``trimming``; only there have links a life of their
     own: ``slow_links`` from the top of a fat tree have a quarter of their speed, ``link_changes`` come in time.
-    ``delivery`` rod: in order, a sender goes back to what is missing. ``lossless``: links that never drop, by priority flow
-    control or credit. ``load_balancer`` and ``lossless`` null: what the transport is meant for.
+    ``delivery`` rod: in order, a sender goes back to what is missing; rudi: every packet answered by a receiver that remembers
+    none; uud: datagrams, which nobody answers. ``trimming_mode`` spec: the arrival is trimmed, to 24 bytes, and headers have
+    half of a busy port. ``bit_error_rate`` of wires, hidden by ``link_retry``; ``security_bytes`` more a header (28 for Ultra
+    Ethernet's), and refusal of what is sent ``replay_window`` packets before the newest (0: none). ``lossless``: links that
+    never drop, by priority flow control or credit. ``load_balancer`` and ``lossless`` null: what the transport is meant for.
     ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
     """
 
@@ -89,8 +100,13 @@ class SimulateConfig:
     link_changes: tuple[LinkChange, ...] = ()
     entropies: int = 64
     trimming: bool = True
-    delivery: Literal["rud", "rod"] = "rud"
+    trimming_mode: Literal["htsim", "spec"] = "htsim"
+    delivery: Literal["rud", "rod", "rudi", "uud"] = "rud"
     lossless: Literal["none", "pfc", "credit"] | None = None
+    bit_error_rate: float = 0.0
+    link_retry: bool = False
+    security_bytes: int = 0
+    replay_window: int = 0
     figures: bool = field(default=True, metadata={"identity": False})  # kept beside the result, no part of it
 
     def __post_init__(self) -> None:
@@ -161,15 +177,36 @@ class SimulateConfig:
         self._check_links()
 
     def _check_links(self) -> None:
-        said = _changed(self, ("slow_links", "link_changes", "delivery", "lossless"))
+        said = _changed(self, _OF_PACKETS)
         if self.fidelity != "packet" and said:
             raise ValueError(
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links; set fidelity: packet"
             )
+        self._check_wires()
         if self.delivery == "rod" and str(self.transport) in CREDITED:
             raise ValueError(
                 f"delivery is rod, but the receivers of transport {self.transport} give no credit for what is sent again; "
                 "use delivery: rud, or a transport without receiver credit, nscc for example"
+            )
+
+    def _check_wires(self) -> None:
+        if self.delivery in ("rudi", "uud") and str(self.transport) in {*CREDITED, *ORDERED}:
+            raise ValueError(
+                f"delivery is {self.delivery}, which has no order and no credit, and transport {self.transport} is made of "
+                "them; use a transport with a window, nscc for example"
+            )
+        if not 0 <= self.bit_error_rate < _MOST_BIT_ERRORS:
+            raise ValueError(
+                f"bit_error_rate is {self.bit_error_rate}, it must be 0 or more and below {_MOST_BIT_ERRORS}; 1e-12 is a "
+                "good wire, 1e-8 a bad one"
+            )
+        for name in ("security_bytes", "replay_window"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be 0 (none) or more")
+        if self.security_bytes + self.header_bytes >= self.packet_bytes:
+            raise ValueError(
+                f"security_bytes is {self.security_bytes} beside header_bytes {self.header_bytes}; together they must be below "
+                f"packet_bytes, {self.packet_bytes}"
             )
 
     def _check_bytes(self, name: str) -> None:

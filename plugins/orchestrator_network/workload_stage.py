@@ -119,6 +119,11 @@ def _carrier(
             trimming=config.trimming,
             delivery=config.delivery,
             lossless=config.lossless,
+            trimming_mode=config.trimming_mode,
+            bit_error_rate=config.bit_error_rate,
+            link_retry=config.link_retry,
+            security_bytes=config.security_bytes,
+            replay_window=config.replay_window,
             progress=progress,
             **parts,
         )

@@ -10,7 +10,7 @@ import pytest
 from orchestrator import component
 from orchestrator_network import FatTree, simulate, workloads
 from orchestrator_network.packet.balancing.base import Balancer
-from orchestrator_network.packet.catalog_names import CREDITED, LOAD_BALANCERS, TRANSPORTS
+from orchestrator_network.packet.catalog_names import CREDITED, LOAD_BALANCERS, ORDERED, TRANSPORTS
 from orchestrator_network.packet.transports.base import Fabric, Transport
 
 FABRIC = Fabric(
@@ -66,3 +66,4 @@ def test_objects_may_take_the_place_of_names():
 def test_transports_with_credit_are_known_without_loading_them():
     """A recipe is checked by name, before anything is compiled."""
     assert {name for name in TRANSPORTS if component("transport", name).credit is not None} == CREDITED
+    assert {name for name in TRANSPORTS if component("transport", name).ordered} == ORDERED

@@ -33,3 +33,5 @@ LOAD_BALANCERS: Mapping[str, str] = {
 }
 #: Those whose receivers give credit.
 CREDITED = frozenset({"rccc", "nscc+rccc", "eqds", "ndp"})
+#: Those whose receivers take packets in order only.
+ORDERED = frozenset({"dcqcn", "hpcc"})
