@@ -27,8 +27,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly or not folders.intersection(_PACKETS) or len(folders) == 1:
         return
     code = "from orchestrator_network.packet import kernel; kernel.load(False); kernel.load(True)"
-    command = [sys.executable, "-c", code]
-    session.config.stash[_COMPILER] = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=_be_nice)
+    command = ["nice", sys.executable, "-c", code]
+    session.config.stash[_COMPILER] = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -40,10 +40,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 _COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
-
-
-def _be_nice() -> None:
-    os.nice(5)
 
 
 @pytest.fixture

@@ -43,16 +43,22 @@ class DctcpConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SwiftConfig:
-    """``base_target_us`` of a path without hops; a hop adds 1/6.55 of it, a small window up to five times it."""
+    """``base_target_us`` of a path without hops; a hop adds 1/6.55 of it, a small window up to five times it.
+
+    ``least_window`` in packets: what is below one is kept by a pace.
+    """
 
     base_target_us: float = 20.0
     additive_increase: float = 1.0
     beta: float = 0.8
     max_cut: float = 0.5
+    least_window: float = 0.1
 
     def __post_init__(self) -> None:
         if self.base_target_us <= 0:
             raise ValueError(f"base_target_us is {self.base_target_us}, it must be above 0")
+        if not 0 < self.least_window <= 1:
+            raise ValueError(f"least_window is {self.least_window}, it must be above 0 and at most 1 packet")
         if not (0 < self.beta <= 1 and 0 < self.max_cut < 1):
             raise ValueError(f"beta is {self.beta} and max_cut is {self.max_cut}, both must be between 0 and 1")
 
