@@ -127,7 +127,8 @@ def on_ack_v4(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
 
 @react
 def on_loss(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
-    """Take a trim or a timeout."""
+    """Take a trim or a timeout; it counts as feedback that is ignored after a quick adapt (as the authors' code counts)."""
+    w[IGNORED] += e[BYTES]
     w[CWND] -= e[BYTES]
     w[ADAPT_ARMED] = 1
     if w[IGNORED] >= w[TO_IGNORE] and e[REASON] != TIMEOUT_LOSS:
