@@ -8,7 +8,7 @@ import pytest
 from orchestrator.cli import invoke
 from orchestrator.plugins import installed
 from orchestrator.recipe import compose
-from orchestrator_network.packet.catalog_names import LOAD_BALANCERS, TRANSPORTS
+from orchestrator_network.packet.catalog_names import LOAD_BALANCERS, ORDERED, TRANSPORTS
 from tests.conftest import REPOSITORY
 
 ARXIV = {"hammingmesh": "arXiv:2209.01346", "smartt": "arXiv:2404.01630", "uet": "arXiv:2508.08906"}
@@ -42,7 +42,7 @@ def test_the_recipe_of_smartt_and_reps_names_all_that_the_catalog_has():
     """Every transport and load balancer, at both sizes."""
     (recipe,) = compose("paper/smartt_reps", [], installed())
     each = recipe.tree["stages"]["fct"]["each"]
-    assert {one["transport"] for one in each["transport"].values()} == set(TRANSPORTS) - {"dcqcn"}  # not made to spray
+    assert {one["transport"] for one in each["transport"].values()} == set(TRANSPORTS) - ORDERED  # not made to spray
     assert set(each["load_balancer"]) == set(LOAD_BALANCERS)
     assert each["devices"] == [128, 1024]
 
