@@ -109,7 +109,8 @@ RUN = _record(
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
     "grant_quanta idle_credit most_credit round_trip "
     "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
-    "links lossless xoff xon",  # flow control of links, and when to stop and to go on, in bytes
+    "links lossless xoff xon "  # flow control of links, and when to stop and to go on, in bytes
+    "pause_at",  # the loop comes back before the first event that is not before this time
     f8="quantum_ps least_rate",
 )
 
