@@ -56,11 +56,13 @@ class Samples:
     """``queues`` as QUEUES, ``windows`` as WINDOWS, ``received`` as RECEIVED, ``ports`` as PORTS.
 
     ``every_ps``: the interval, after doubling where there were too many samples; the last sample is of the end.
-    ``bdp_bytes``: bandwidth-delay product of the longest path, a full packet out and a header back.
+    ``bdp_bytes``: bandwidth-delay product of the longest path, a full packet out and a header back; ``packet_bytes`` of a
+    full packet.
     """
 
     every_ps: int
     bdp_bytes: int
+    packet_bytes: int
     queues: pa.Table
     windows: pa.Table
     received: pa.Table
@@ -124,6 +126,7 @@ def samples_of(sampler: Sampler, trace: Trace, *, windowed: bool) -> Samples:
     return Samples(
         every_ps=sampler.every_ps,
         bdp_bytes=trace.fabric.bdp_bytes,
+        packet_bytes=trace.fabric.packet_bytes,
         queues=_table(QUEUES, times[sample], sampler.links[place], queues[sample, place]),
         windows=_table(
             WINDOWS,

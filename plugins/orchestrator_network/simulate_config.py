@@ -22,6 +22,8 @@ _OF_WORKLOADS = (
     "entropies",
     "delivery",
     "lossless",
+    "sample_us",
+    "trace_flows",
 )
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "collectives")
@@ -64,6 +66,8 @@ class SimulateConfig:
     own: ``slow_links`` from the top of a fat tree have a quarter of their speed, ``link_changes`` come in time.
     ``delivery`` rod: in order, a sender goes back to what is missing. ``lossless``: links that never drop, by priority flow
     control or credit. ``load_balancer`` and ``lossless`` null: what the transport is meant for.
+    ``sample_us`` and ``trace_flows`` (numbers of flows, or how many) keep what the first seed looked like over time, as the
+    outputs ``queues`` and ``windows``; null: 200 samples until the bound where figures are drawn, and no windows.
     ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
     """
 
@@ -91,6 +95,8 @@ class SimulateConfig:
     trimming: bool = True
     delivery: Literal["rud", "rod"] = "rud"
     lossless: Literal["none", "pfc", "credit"] | None = None
+    sample_us: float | None = None
+    trace_flows: int | tuple[int, ...] | None = None
     figures: bool = field(default=True, metadata={"identity": False})  # kept beside the result, no part of it
 
     def __post_init__(self) -> None:
@@ -159,9 +165,10 @@ class SimulateConfig:
         if not 1 <= self.entropies <= _WIDEST:
             raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
         self._check_links()
+        self._check_looks()
 
     def _check_links(self) -> None:
-        said = _changed(self, ("slow_links", "link_changes", "delivery", "lossless"))
+        said = _changed(self, ("slow_links", "link_changes", "delivery", "lossless", "sample_us", "trace_flows"))
         if self.fidelity != "packet" and said:
             raise ValueError(
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links; set fidelity: packet"
@@ -170,6 +177,15 @@ class SimulateConfig:
             raise ValueError(
                 f"delivery is rod, but the receivers of transport {self.transport} give no credit for what is sent again; "
                 "use delivery: rud, or a transport without receiver credit, nscc for example"
+            )
+
+    def _check_looks(self) -> None:
+        if self.sample_us is not None and self.sample_us <= 0:
+            raise ValueError(f"sample_us is {self.sample_us:g}, it must be above 0: microseconds between two samples")
+        wanted = self.trace_flows
+        if (isinstance(wanted, int) and wanted < 1) or (isinstance(wanted, tuple) and min(wanted, default=-1) < 0):
+            raise ValueError(
+                f"trace_flows is {wanted}; it must be how many flows, at least 1, or a list of their numbers"
             )
 
     def _check_bytes(self, name: str) -> None:
