@@ -17,7 +17,7 @@ from orchestrator_network.torus import Torus
 _MOST_SWITCHES = 48  # of a level above the ToRs, with a mark of their own
 _MOST_CORES = 16
 _MOST_LINES = 600  # between two levels
-_MOST_A_SIDE = 40  # of a grid
+_MOST_A_SIDE = 24  # of a grid
 _MOST_ROUTERS = 200
 _BUS = 0.32  # from accelerators to the network of their row
 

@@ -90,7 +90,7 @@ def draw_topology(topology: Topology, links: pa.Table, title: str) -> Figure:
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     axes.set_title(f"Link utilization: {title}", fontsize=10)
-    caption = textwrap.fill(_caption(drawing, lines), round(15 * drawing.size[0]))
+    caption = textwrap.fill(_caption(drawing, lines, topology.hosts), round(15 * drawing.size[0]))
     figure.supxlabel(caption, fontsize=7.5, color="#444444")
     return figure
 
@@ -99,7 +99,7 @@ def _draw_lines(axes: Axes, lines: Lines, norm: Normalize) -> None:
     """Draw idle lines first, so that busy ones are seen where many cross."""
     order = np.argsort(lines.busy, kind="stable")
     share = lines.busy[order] / norm.vmax
-    widest = float(np.clip(45 / np.sqrt(len(order)), 0.9, 4.5))
+    widest = float(np.clip(45 / np.sqrt(len(order)), 1.6, 4.5))
     made = LineCollection(
         list(lines.ends[order]), cmap=BUSY, norm=norm, linewidths=0.3 + widest * share, capstyle="round", zorder=2
     )
@@ -118,9 +118,9 @@ def _draw_marks(axes: Axes, drawing: Sketch, hosts: int) -> None:
             axes.scatter(places[:, 0], places[:, 1], s=area, marker=marker, color=colour, linewidths=0, zorder=3)
 
 
-def _caption(drawing: Sketch, lines: Lines) -> str:
+def _caption(drawing: Sketch, lines: Lines, hosts: int) -> str:
     """Say what marks and lines stand for."""
     most = int(lines.links.max())
     joined = f"a line is the mean of up to {most} links of one direction, " if most > 1 else "of a cable, "
-    parts = ["dots: hosts", "squares: switches"] if not drawing.bars else ["dots: accelerators"]
+    parts = ["dots: hosts", "squares: switches"] if drawing.drawn[hosts:].any() else ["dots: accelerators"]
     return "; ".join([*parts, *drawing.notes, f"{joined}the busier direction"])
