@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from orchestrator.cli._output import duration, number, print_table
-from orchestrator.headline import reading_order
+from orchestrator.observers.words import reading_order
 
 LOG_TAIL_LINES = 20
 #: Columns of a headline that people read first, in this order; stored JSON keeps none.

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.headline import reading_order
 from orchestrator.observers.record import RunRecord
-from orchestrator.observers.words import number, size
+from orchestrator.observers.words import number, reading_order, size
 from orchestrator.report.markup import Markup, join, table, tag, without_empty
 from orchestrator.report.plots import interval
 
