@@ -41,7 +41,7 @@ def draw_fct(flows: pa.Table, rows: Sequence[Mapping[str, Any]], title: str) -> 
     )
     axes.set_ylabel("flows finished (%)")
     axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

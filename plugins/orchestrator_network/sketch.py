@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import laplacian, shortest_path
 
 from orchestrator_network.graph import Network
 
-MOST_HOSTS = 64  # with a mark of their own; beyond, one stands for the hosts of a switch
+MOST_HOSTS = 128  # with a mark of their own; beyond, one stands for the hosts of a switch
 MOST_WIDE = 128  # marks beside each other
 MOST_SPECTRAL = 2000  # switches of which all eigenvectors are computed
 

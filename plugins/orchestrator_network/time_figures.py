@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from orchestrator_network.flow_figures import BOUND, OURS, SOFT, tiers
 from orchestrator_network.graph import Network
 from orchestrator_network.samples import Samples, goodput_bps
+from orchestrator_network.wire import PS_PER_S
 
 FULL = LinearSegmentedColormap.from_list("full", ["#ffffff", "#f0cf9c", "#e08b3e", "#b9443f", "#611a2c"])
 _MOST_ROWS = 64
 _NAMED_ROWS = 24  # rows that have a label each
 _MOST_COLUMNS = 400
-_MOST_BINS = 80
+_BINS = (10, 80)  # fewest and most
+_PACKETS_A_BIN = 50  # at line rate, so that one more or less does not matter
 _MOST_PANELS = 8
 _PS_PER_US = 1e6
 
@@ -132,13 +134,14 @@ def draw_goodput(
 ) -> Figure:
     """Draw the payload that arrives over time at all hosts against what the links of the receivers carry."""
     times, rate = goodput_bps(samples.received)
-    width = -(-len(rate) // _MOST_BINS)
-    edges = np.unique(np.append(np.arange(0, len(rate), width), len(rate)))
-    arrived = np.append(0, np.cumsum(rate * np.diff(times)))[edges]
-    rate, times = np.diff(arrived) / np.diff(times[edges]), times[edges]
     receivers = np.unique(flows["dst"].to_numpy())
     into = np.isin(network.target, receivers)
     line = float(network.capacity_bps[into].sum())
+    packets = line * times[-1] / PS_PER_S / (8 * samples.packet_bytes)
+    width = -(-len(rate) // int(np.clip(packets / _PACKETS_A_BIN, *_BINS)))
+    edges = np.unique(np.append(np.arange(0, len(rate), width), len(rate)))
+    arrived = np.append(0, np.cumsum(rate * np.diff(times)))[edges]
+    rate, times = np.diff(arrived) / np.diff(times[edges]), times[edges]
     unit, name = (1e12, "Tb/s") if line >= 2e12 else (1e9, "Gb/s")
     figure = Figure(figsize=(6.6, 3.3))
     axes = figure.add_subplot()
