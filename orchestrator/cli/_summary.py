@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from orchestrator.cli._output import duration, number, print_table
+from orchestrator.observers.words import reading_order
 
 LOG_TAIL_LINES = 20
 #: Columns of a headline that people read first, in this order; stored JSON keeps none.
@@ -69,7 +70,7 @@ def headline_cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
     """Lay out headline rows; ``low`` and ``high`` (or ``x_low``, ``x_high``) become an interval beside the value that they bound."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     if "variant" in names:  # a ledger's headline
-        names = [name for name in FIRST if name in names] + sorted(set(names).difference(FIRST))
+        names = [name for name in FIRST if name in names] + sorted(set(names).difference(FIRST), key=reading_order)
         # The text is the cost, or its bound where there is none; the verdict says what `matched` says.
         replaced = {"cost_text": "cost", "verdict": "matched"}
         names = [name for name in names if name not in {replaced[one] for one in replaced if one in names}]

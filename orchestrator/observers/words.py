@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 #: What a reader looks for first; other metrics follow in the order in which they were logged.
 _TELLING = ("accuracy", "loss", "perplexity", "objective", "bits", "step_ms", "tokens")
 
+#: Begins of the names of a comparison: what is known, what came out, how far apart they are, what is possible at all.
+_COMPARED = ("published", "our", "recomputed", "difference", "vs_published", "bound", "vs_bound")
+
 
 def number(value: float) -> str:
     """Write a number with four telling digits: 12,345 · 3.142 · 0.05 · 1.2e-06."""
@@ -72,3 +75,9 @@ def metrics_text(metrics: Mapping[str, float], limit: int = 3) -> str:
 def _without_ends(metrics: Mapping[str, float]) -> dict[str, float]:
     ends = {f"{name}_{end}" for name in metrics for end in ("low", "high")}
     return {name: value for name, value in metrics.items() if name not in ends}
+
+
+def reading_order(name: str) -> tuple[int, str]:
+    """Return a key to sort the columns of a headline by, as stored JSON has names sorted: those of a comparison first."""
+    place = next((at for at, begin in enumerate(_COMPARED) if name.startswith(begin)), len(_COMPARED))
+    return place, name

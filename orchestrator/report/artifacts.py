@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.observers.record import RunRecord
-from orchestrator.observers.words import number, size
+from orchestrator.observers.words import number, reading_order, size
 from orchestrator.report.markup import Markup, join, table, tag, without_empty
 from orchestrator.report.plots import interval
 
@@ -100,7 +100,8 @@ def _headline_names(rows: list[dict[str, Any]]) -> list[str]:
         name: place
         for place, name in enumerate(("variant", "accuracy", "value", "cost", "cost_text", "basis", "verdict"))
     }
-    return sorted((name for name in known if name not in hidden), key=lambda name: order.get(name, len(order)))
+    shown = (name for name in known if name not in hidden)
+    return sorted(shown, key=lambda name: (order.get(name, len(order)), *reading_order(name)))
 
 
 def _headline_titles(name: str, measured: bool, units: set[str]) -> list[str]:

@@ -24,6 +24,8 @@ _LINES = (
     "#3d3d3d",
     "#8f8f8f",
 )
+_LEGEND = ("published", "ours", "mean", "99 %", "last flow", "bound")
+_WIDTHS = (2.8, 1.1)  # of the first line and of the last, so that those below others are seen
 _MOST_LINES = 11  # more colours cannot be told apart
 _GRID_FROM = 13  # variants that make a grid rather than a list
 _DARK_FROM = 0.6  # of the colour scale; text on it is white
@@ -137,7 +139,18 @@ def _mark_bound(axes: Axes, value: float, place: int, named: bool) -> None:
 def _finish_list(axes: Axes, members: Sequence[Variant]) -> None:
     axes.set_yticks(range(len(members)), [one.name for one in members], fontsize=8)
     axes.set_ylim(len(members) - 0.4, -0.6)
-    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0)
+    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    order = [label for label in _LEGEND if label in named]
+    axes.legend(
+        [named[label] for label in order],
+        order,
+        frameon=False,
+        fontsize=8,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=5,
+        borderaxespad=0,
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -145,11 +158,12 @@ def _draw_cdfs(axes: Axes, members: Sequence[Variant], metric: Metric) -> None:
     """Draw how the flows of every variant finish; of too many, those like the best in colour and all others grey."""
     chosen = _coloured(members, metric)
     share = np.arange(101)
-    for one in members:
-        if one not in chosen:
-            axes.plot(one.member.quantiles_us, share, color="#dddddd", linewidth=0.8, zorder=1)
-    for colour, one in zip(_LINES, chosen, strict=False):
-        axes.plot(one.member.quantiles_us, share, color=colour, linewidth=1.5, label=one.name, zorder=2)
+    others = [one for one in members if one not in chosen]
+    for place, one in enumerate(others):
+        label = "all others" if place == len(others) - 1 else None
+        axes.plot(one.member.quantiles_us, share, color="#d4d4d4", linewidth=0.8, zorder=1, label=label)
+    for colour, width, one in zip(_LINES, np.linspace(*_WIDTHS, len(chosen)), chosen, strict=False):
+        axes.plot(one.member.quantiles_us, share, color=colour, linewidth=width, label=one.name, zorder=2)
     least = sorted({round(bound(one, "end_us"), 3) for one in members})
     axes.axvline(least[0], color=BOUND, linestyle="--", linewidth=1.2, label="bound of the last", zorder=3)
     # One far straggler must not press all others together; its line leaves the picture.

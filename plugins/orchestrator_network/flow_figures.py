@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 OURS, BOUND, SOFT = "#4878a8", "#b65d60", "#b9c7d6"
+_DIGITS = re.compile(r"\d+")
 TIERS = ("#4878a8", "#6aa56a", "#e08b3e", "#b65d60", "#8e7cb0", "#a08060", "#5fb3bd", "#8f8f8f")
 
 
@@ -39,7 +41,7 @@ def draw_fct(flows: pa.Table, rows: Sequence[Mapping[str, Any]], title: str) -> 
     )
     axes.set_ylabel("flows finished (%)")
     axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -52,8 +54,8 @@ def _cdf(axes: Axes, values: np.ndarray, **style: Any) -> None:
 
 def tiers(links: pa.Table) -> dict[str, np.ndarray]:
     """Return the rows of every tier of links, by the kinds of their ends, in the order of the table: `host to tor`."""
-    ends = [np.char.rstrip(links[name].to_numpy().astype(str), "0123456789") for name in ("src", "dst")]
-    names = np.char.add(np.char.add(ends[0], " to "), ends[1])
+    columns = (links[name].to_pylist() for name in ("src", "dst"))
+    names = np.array([_DIGITS.sub("", f"{source} to {target}") for source, target in zip(*columns, strict=True)])
     order = list(dict.fromkeys(names.tolist()))
     if len(order) > len(TIERS):  # names of a network of its own say nothing of tiers
         return {"all links": np.arange(len(names))}

@@ -27,6 +27,8 @@ _OF_WORKLOADS = (
     "link_retry",
     "security_bytes",
     "replay_window",
+    "sample_us",
+    "trace_flows",
 )
 #: Of these, those that need single links and packets.
 _OF_PACKETS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :])
@@ -75,6 +77,8 @@ class SimulateConfig:
     half of a busy port. ``bit_error_rate`` of wires, hidden by ``link_retry``; ``security_bytes`` more a header (28 for Ultra
     Ethernet's), and refusal of what is sent ``replay_window`` packets before the newest (0: none). ``lossless``: links that
     never drop, by priority flow control or credit. ``load_balancer`` and ``lossless`` null: what the transport is meant for.
+    ``sample_us`` and ``trace_flows`` (numbers of flows, or how many) keep what the first seed looked like over time, as the
+    outputs ``queues`` and ``windows``; null: 200 samples until the bound where figures are drawn, and no windows.
     ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
     """
 
@@ -107,6 +111,8 @@ class SimulateConfig:
     link_retry: bool = False
     security_bytes: int = 0
     replay_window: int = 0
+    sample_us: float | None = None
+    trace_flows: int | tuple[int, ...] | None = None
     figures: bool = field(default=True, metadata={"identity": False})  # kept beside the result, no part of it
 
     def __post_init__(self) -> None:
@@ -175,6 +181,7 @@ class SimulateConfig:
         if not 1 <= self.entropies <= _WIDEST:
             raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
         self._check_links()
+        self._check_looks()
 
     def _check_links(self) -> None:
         said = _changed(self, _OF_PACKETS)
@@ -207,6 +214,15 @@ class SimulateConfig:
             raise ValueError(
                 f"security_bytes is {self.security_bytes} beside header_bytes {self.header_bytes}; together they must be below "
                 f"packet_bytes, {self.packet_bytes}"
+            )
+
+    def _check_looks(self) -> None:
+        if self.sample_us is not None and self.sample_us <= 0:
+            raise ValueError(f"sample_us is {self.sample_us:g}, it must be above 0: microseconds between two samples")
+        wanted = self.trace_flows
+        if (isinstance(wanted, int) and wanted < 1) or (isinstance(wanted, tuple) and min(wanted, default=-1) < 0):
+            raise ValueError(
+                f"trace_flows is {wanted}; it must be how many flows, at least 1, or a list of their numbers"
             )
 
     def _check_bytes(self, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from orchestrator_network.fairness import alone_rates
 from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
 from orchestrator_network.lowering import LoweredFlows, lower_flows
+from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
@@ -34,11 +35,15 @@ TrimmingMode = Literal["htsim", "spec"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """``flows``: a row a flow; ``links``: a row a directed link of the simulated plane; ``summary``: what to print."""
+    """``flows``: a row a flow; ``links``: a row a directed link of the simulated plane; ``summary``: what to print.
+
+    ``samples``: what the run looked like over time, if that was asked for.
+    """
 
     flows: pa.Table
     links: pa.Table
     summary: dict[str, Any]
+    samples: Samples | None = None
 
 
 def simulate(
@@ -62,6 +67,8 @@ def simulate(
     security_bytes: int = 0,
     replay_window: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    sample_us: float | Literal["auto"] | None = None,
+    trace_flows: int | Sequence[int] | None = None,
 ) -> Result:
     """Simulate a workload.
 
@@ -78,10 +85,14 @@ def simulate(
     many were ``lost``. ``trimming_mode`` `spec`: the arrival is trimmed, to 24 bytes, and headers and control have half of a
     busy port and not all they want. ``bit_error_rate`` of the wires, which ``link_retry`` hides. ``security_bytes`` more a
     header (28 for Ultra Ethernet's: 12 and a tag of 16), and a receiver that refuses packets sent more than
-    ``replay_window`` packets before the newest (0: none). Raises TopologyError and WorkloadError (both ValueError) for what cannot be carried.
+    ``replay_window`` packets before the newest (0: none). ``sample_us``: at fidelity
+    ``packet``, look at queues and arrivals so often (``auto``: 200 times until the bound), and at
+    windows of ``trace_flows`` (numbers, or how many); what is simulated stays the same to the bit. Raises TopologyError and
+    WorkloadError (both ValueError) for what cannot be carried.
     """
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
+    looks = looks_of(sample_us, trace_flows, len(workload))
     if fidelity == "packet":
         if wire.packet_bytes == 0:
             raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
@@ -110,11 +121,13 @@ def simulate(
             taper=float(getattr(topology, "oversubscription", 1.0)),
         )
         balancer = find_balancer(load_balancer or chosen.load_balancer)
-        return _packets(topology, workload, chosen, balancer, options, wire, progress)
+        return _packets(topology, workload, chosen, balancer, options, wire, progress, looks)
     if slow_links or list(link_changes) or bit_error_rate:
         raise ValueError(
             "slow_links, link_changes or bit_error_rate are given, but only fidelity `packet` knows single links"
         )
+    if looks is not None:
+        raise ValueError("sample_us or trace_flows is given, but only fidelity `packet` has queues and windows")
     began = time.perf_counter()
     lowered = lower_flows(topology, workload, wire)
     capacity = topology.network.trunk_bps
@@ -156,33 +169,37 @@ def _packets(
     options: Options,
     wire: Wire,
     progress: Callable[[int, int], None] | None,
+    looks: Looks | None,
 ) -> Result:
     from orchestrator_network.packet import engine, tables
+    from orchestrator_network.packet.sampling import Sampler
 
     network, planes = topology.network, topology.planes
     engine.warm_up()
     began = time.perf_counter()
     lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
-    trace = engine.run(network, one_plane, transport, balancer, options, progress)
     # A flow that spreads over paths may be a little faster than one that does not.
     back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
     back_ps -= wire.overtaking_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
     if options.delivery == "uud":
         back_ps = np.zeros_like(back_ps)  # nobody answers
     ideal_ps = alone_ps(lowered, network.trunk_bps) + back_ps
+    shortest_ps = wire.shortest_arrival_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
+    bound = bound_ps(lowered, workload, network.trunk_bps, back_ps, shortest_ps)
+    sampler = None if looks is None else Sampler(network, looks.flows, looks.every_ps(bound))
+    trace = engine.run(network, one_plane, transport, balancer, options, progress, sampler)
     flows = flow_table(workload, ideal_ps, tables.flow_columns(trace, planes))
     if options.delivery == "uud":
         flows = flows.append_column("lost", pa.array(tables.lost_packets(trace, planes)))
     summary = {"fidelity": "packet", "seed": options.seed}
-    shortest_ps = wire.shortest_arrival_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
-    bound = bound_ps(lowered, workload, network.trunk_bps, back_ps, shortest_ps)
     summary |= summarize(flows, bound) | tables.totals(trace)
     links = named_links(network, tables.link_columns(trace, network), int(trace.state.run["clock"][0]))
     cost = cost_of(began)
     summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
     summary["packet_hops_per_s"] = trace.packet_hops / trace.wall_s
-    return Result(flows=flows, links=links, summary=summary)
+    samples = None if sampler is None else samples_of(sampler, trace, windowed=transport.windowed)
+    return Result(flows=flows, links=links, summary=summary, samples=samples)
 
 
 def _slow(topology: Topology, count: int) -> tuple[int, ...]:

@@ -20,12 +20,15 @@ class SimulateOutputs(NamedTuple):
 
     ``result``: a row for the step, or a row a seed of the workload; ``links``: a row a directed link (and seed);
     ``cost``: this and the published machines; ``flows``: a row a flow and seed, or a message from rank to rank.
+    ``queues``: what ports held over time; ``windows``: windows of traced flows over time; both empty unless asked for.
     """
 
     result: Table
     links: Table
     cost: Table
     flows: Table
+    queues: Table
+    windows: Table
 
 
 @stage("network.simulate", version="3", cites=["arXiv:2209.01346", "arXiv:2404.01630"], seeded=True)
@@ -54,9 +57,11 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic | None = Non
 
 def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> SimulateOutputs:
     from orchestrator_network.figures import draw_step, draw_utilization
-    from orchestrator_network.flow_tables import message_rows
+    from orchestrator_network.flow_tables import message_rows, with_seed
+    from orchestrator_network.samples import QUEUES, WINDOWS
     from orchestrator_network.step import simulate_step
     from orchestrator_network.tables import cost_table, step_row, step_table
+    from orchestrator_network.topology_figure import draw_topology
     from orchestrator_network.wire import Wire
 
     began_s = time.perf_counter()
@@ -93,12 +98,15 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
         title = f"{topology.name}, {devices} devices"
         ctx.log_figure("step_timeline", draw_step(step, title))
         ctx.log_figure("link_utilization", draw_utilization(step, title))
+        ctx.log_figure("topology_utilization", draw_topology(topology, step.links, title))
     timeline = [asdict(interval) for interval in step.timeline]
     return SimulateOutputs(
         result=ctx.table(step_table(row), data={"timeline": timeline}),
         links=ctx.table(step.links, "links"),
         cost=ctx.table(cost_table(topology, cost, config.prices), "cost"),
         flows=ctx.table(message_rows(step.messages), "flows"),
+        queues=ctx.table(with_seed(QUEUES.empty_table(), ctx.seed), "queues"),
+        windows=ctx.table(with_seed(WINDOWS.empty_table(), ctx.seed), "windows"),
     )
 
 

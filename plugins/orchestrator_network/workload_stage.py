@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from orchestrator import Context, StageError
 from orchestrator_network.cost import topology_cost
-from orchestrator_network.flow_tables import median_of, quantiles_us, result_row, result_table
+from orchestrator_network.flow_tables import median_of, quantiles_us, result_row, result_table, with_seed
+from orchestrator_network.samples import QUEUES, WINDOWS
 from orchestrator_network.seed_runs import SeedRun, run_seeds
 from orchestrator_network.simulate_config import SimulateConfig
 from orchestrator_network.simulation import Result, simulate
@@ -43,7 +44,9 @@ def carry_workload(
     described = _described(config) | {"network_capex_usd": cost["network_capex_usd"]}
     runs, rows = [], []
     try:
-        for number, run in enumerate(run_seeds(ctx.scratch, _seeds(ctx, config), carry, progress)):
+        for number, run in enumerate(
+            run_seeds(ctx.scratch, _seeds(ctx, config), carry, progress, ctx.seed if _looks(config) else None)
+        ):
             runs.append(run)
             rows.append(result_row(topology, run.summary, run.flows, run.links, described | {"seed": run.seed}))
             ctx.log_metrics({name: rows[-1][name] for name in _TIMES[:6]}, step=number)
@@ -55,31 +58,36 @@ def carry_workload(
     flows = pa.concat_tables([run.flows for run in runs])
     links = pa.concat_tables([run.links for run in runs])
     if config.figures:
-        _draw(ctx, config, f"{config.workload} on {topology.name}, {topology.hosts} hosts", flows, links, rows)
+        from orchestrator_network.workload_figures import draw_all
+
+        title = f"{config.workload} on {topology.name}, {topology.hosts} hosts, {_name(config)}"
+        draw_all(ctx, topology, title, runs, rows, sorted({one.at_us for one in config.link_changes}))
     data = {"fct_quantiles_us": quantiles_us(flows), "headline": [_headline(config, medians)]}
     return {
         "result": (result_table(rows), data),
         "links": (links, None),
         "flows": (flows, None),
         "cost": (cost_table(topology, cost, config.prices), None),
+        **_over_time(config, runs[0]),
     }
 
 
-def _draw(
-    ctx: Context,
-    config: SimulateConfig,
-    title: str,
-    flows: pa.Table,
-    links: pa.Table,
-    rows: Sequence[Mapping[str, Any]],
-) -> None:
-    from orchestrator_network import flow_figures
+def _over_time(config: SimulateConfig, first: SeedRun) -> dict[str, tuple[pa.Table, Any]]:
+    """Return the tables over time of the first seed; without a row unless asked for, whatever figures needed."""
+    asked = config.sample_us is not None or config.trace_flows is not None
+    tables = {"queues": QUEUES.empty_table(), "windows": WINDOWS.empty_table()}
+    if asked and first.samples is not None:
+        tables = {name: getattr(first.samples, name) for name in tables}
+    return {name: (with_seed(table, first.seed), None) for name, table in tables.items()}
 
-    title = f"{title}, {_name(config)}"
-    ctx.log_figure("fct_cdf", flow_figures.draw_fct(flows, rows, title))
-    ctx.log_figure("link_utilization", flow_figures.draw_utilization(links, title))
-    if config.fidelity == "packet":
-        ctx.log_figure("link_queues", flow_figures.draw_queues(links, title))
+
+def _looks(config: SimulateConfig) -> dict[str, Any]:
+    """Return what `simulate` is told to look at in the first seed; nothing if neither tables nor figures need it."""
+    if config.fidelity != "packet":
+        return {}
+    if config.sample_us is None and config.trace_flows is None and not config.figures:
+        return {}
+    return {"sample_us": config.sample_us or "auto", "trace_flows": config.trace_flows}
 
 
 def _seeds(ctx: Context, config: SimulateConfig) -> range:
@@ -126,6 +134,7 @@ def _carrier(
             replay_window=config.replay_window,
             progress=progress,
             **parts,
+            **(_looks(config) if seed == ctx.seed else {}),
         )
 
     return carry

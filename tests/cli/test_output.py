@@ -99,6 +99,25 @@ def test_bounds_become_an_interval_beside_their_value():
     assert cells == [["a", "0.5 [0.4, 0.6]", "modelled", "2 [1, 3]"]]
 
 
+def test_published_ours_and_difference_are_read_in_this_order():
+    """Whatever the names are sorted by in the file; then what is possible, then everything else."""
+    row = dict.fromkeys(
+        ["bound_us", "mean_us", "ours_us", "published_us", "variant", "vs_bound_percent", "vs_published_percent"], 1.0
+    )
+
+    columns, _ = headline_cells([row])
+
+    assert columns == [
+        "variant",
+        "published_us",
+        "ours_us",
+        "vs_published_percent",
+        "bound_us",
+        "vs_bound_percent",
+        "mean_us",
+    ]
+
+
 def test_a_missing_bound_hides_the_interval():
     """A number without an interval is shown as it is."""
     assert headline_cells([{"x": 1.0, "low": None, "high": None}]) == (["x"], [["1"]])

@@ -81,6 +81,7 @@ class Oracle:
     def to_end(self):
         while any(flow.finished < 0 for flow in self.flows):
             when, kind, number, _, _, packet = heapq.heappop(self.heap)
+            self.before(when, kind)
             if kind == LEAVES:
                 self.leave(self.links[number], when)
             elif kind == TIMER:
@@ -89,6 +90,9 @@ class Oracle:
                 self.events.append((when, number, packet.flow, packet.psn, packet.kind, packet.size))
                 self.arrive(self.links[number], packet, when)
         return self
+
+    def before(self, when, kind):
+        """Look at the state before an event; for tests that want to."""
 
     # ports
 

@@ -51,7 +51,7 @@ def test_a_step_is_carried_and_priced(traffic, tmp_path, topology):
     assert len(cost) == 17
     assert run.metrics["step_ms"] == row["step_ps"] / 1e9
     assert run.metrics["network_capex_usd"] == row["network_capex_usd"] > 0
-    assert set(run.figures) == {"step_timeline.svg", "link_utilization.svg"}
+    assert set(run.figures) == {"step_timeline.svg", "link_utilization.svg", "topology_utilization.svg"}
 
 
 def test_facts_carry_unit_basis_and_phase(traffic, tmp_path):

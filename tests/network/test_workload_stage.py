@@ -12,6 +12,7 @@ from orchestrator.testing import run_stage
 from orchestrator_network import FatTree, workloads
 from orchestrator_network import simulate as carry
 from orchestrator_network.flow_tables import FLOW_RESULT, FLOWS
+from orchestrator_network.seed_runs import run_seeds
 from orchestrator_network.stages import simulate
 from tests.network.test_stage import MB, MS, committed
 from tests.network.traffics import data_parallel, operation, tables
@@ -80,7 +81,49 @@ def test_metrics_are_medians_and_a_series_over_seeds(run):
     assert run.metrics["fct_max_us"] == sorted(row["fct_max_us"] for row in rows)[1]
     steps = [entry for entry in run.history if entry["step"] is not None]
     assert [entry["metrics"]["end_us"] for entry in steps] == [row["end_us"] for row in rows]
-    assert set(run.figures) == {"fct_cdf.svg", "link_utilization.svg", "link_queues.svg"}
+    assert set(run.figures) == {
+        "fct_cdf.svg",
+        "link_utilization.svg",
+        "link_queues.svg",
+        "topology_utilization.svg",
+        "queues_over_time.svg",
+        "goodput_over_time.svg",
+    }
+
+
+def test_tables_over_time_are_there_on_request_only(run, tmp_path):
+    """Figures alone leave no row; asked for, the first seed's samples are those of the library, and nothing else changes."""
+    assert [run.outputs[name].read().num_rows for name in ("queues", "windows")] == [0, 0]
+    seen = run_stage(simulate, settings(seeds=2, sample_us=2.0, trace_flows=[3, 5]), home=tmp_path, seed=5)
+    tree, load = FatTree(hosts=16, tiers=3, link_gbps=100), workloads.permutation(16, bytes=200_000, seed=5)
+    samples = carry(tree, load, fidelity="packet", seed=5, sample_us=2, trace_flows=(3, 5)).samples
+    for name in ("queues", "windows"):
+        table = seen.outputs[name].read()
+        assert set(table["seed"].to_pylist()) == {5}
+        assert table.drop_columns("seed").equals(getattr(samples, name))
+    assert seen.outputs["flows"].read().equals(run.outputs["flows"].read().slice(0, 32))
+
+
+def test_figures_of_an_interrupted_run_find_the_samples_that_they_need(tmp_path):
+    """A seed that was kept without samples is simulated again where figures are drawn."""
+    tree, load = FatTree(hosts=16, tiers=3, link_gbps=100), workloads.permutation(16, bytes=20_000, seed=1)
+    asked = []
+
+    def carrier(**looks):
+        def one(seed, progress):
+            asked.append(seed)
+            return carry(tree, load, fidelity="packet", seed=seed, **looks)
+
+        return one
+
+    (plain,) = run_seeds(tmp_path, range(1, 2), carrier(), lambda *_: None)
+    (seen,) = run_seeds(tmp_path, range(1, 2), carrier(sample_us="auto"), lambda *_: None, sampled=1)
+    (again,) = run_seeds(tmp_path, range(1, 2), carrier(), lambda *_: None, sampled=1)
+    assert asked == [1, 1]
+    assert plain.samples is None
+    assert seen.flows.equals(plain.flows)
+    assert again.samples.received.equals(seen.samples.received)
+    assert again.samples.every_ps == seen.samples.every_ps > 0
 
 
 def test_what_the_simulator_took_are_facts_and_nothing_else(run):
@@ -231,6 +274,7 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
         (settings(workload={"name": "incast", "fan_in": 16}), "16 devices leave 15 senders"),
         (settings(workload={"name": "hierarchical_allreduce", "per_server": 5}), "do not fill servers of 5"),
         (settings(workload={"name": "full_bisection_permutation", "group": 9}), "at most half of them"),
+        (settings(trace_flows=[16]), "trace_flows names flow 16, but the workload has flows 0 to 15"),
         (settings(slow_links=1000), "slow_links is 1000; this tree has 16 links"),
         (
             settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
@@ -261,6 +305,11 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(injection_gbps=10), "set one"),
         (settings(header_bytes=0), "takes headers from 1 byte on"),
         (settings(fidelity="flow", slow_links=1), "slow_links is set .* knows no single links; set fidelity: packet"),
+        (settings(fidelity="flow", sample_us=1), "sample_us is set .* knows no single links"),
+        (settings(sample_us=0), "sample_us is 0, it must be above 0"),
+        (settings(trace_flows=0), "trace_flows is 0; it must be how many flows, at least 1"),
+        (settings(trace_flows=[-1]), r"trace_flows is \(-1,\); it must be"),
+        ({"trace_flows": 2}, "trace_flows is set, but no workload is named"),
         (settings(fidelity="flow", lossless="pfc"), "lossless is set .* knows no single links"),
         (settings(transport="eqds", delivery="rod"), "delivery is rod, but the receivers of transport eqds"),
         (settings(allreduce="ring"), "allreduce is ring, but workload permutation is no training step"),

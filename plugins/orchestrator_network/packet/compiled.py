@@ -30,7 +30,9 @@ LEARN = types.void(types.int64[::1], types.int64, types.int64, types.int64)
 
 
 #: Modules of this folder that are never compiled.
-INTERPRETED = frozenset({"catalog", "catalog_names", "configs", "engine", "extras", "fabric", "options", "tables"})
+INTERPRETED = frozenset(
+    {"catalog", "catalog_names", "configs", "engine", "extras", "fabric", "options", "sampling", "tables"}
+)
 
 
 def _sources(everything: bool) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,11 +24,15 @@ from orchestrator_network.packet.transports.base import Credit, Fabric, Transpor
 from orchestrator_network.wire import PS_PER_S
 from orchestrator_network.workloads import Workload
 
+if TYPE_CHECKING:
+    from orchestrator_network.packet.sampling import Sampler
+
 SLICE = 200_000  # events between two reports of progress
 PATIENCE = 10  # slices without a byte delivered before the run is given up
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
 RTO_LOSSLESS_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
+FOREVER = 2**63 - 1  # later than NEVER, so that a run that is stuck comes back as stuck
 TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it is taken down
 
 
@@ -63,8 +68,12 @@ def run(
     balancer: Balancer,
     options: Options,
     progress: Callable[[int, int], None] | None = None,
+    sampler: Sampler | None = None,
 ) -> Trace:
-    """Run to the last acknowledgement; ``progress(finished, flows)`` is called now and then and may raise to stop."""
+    """Run to the last acknowledgement; ``progress(finished, flows)`` is called now and then and may raise to stop.
+
+    ``sampler`` looks at the run from time to time, and changes nothing.
+    """
     fabric = describe(
         network,
         packet_bytes=options.packet_bytes,
@@ -74,11 +83,18 @@ def run(
     state, order = prepare(network, workload, transport, balancer, options, fabric)
     began = time.perf_counter()
     delivered, idle = -1, 0
+    if sampler is not None:
+        sampler.begin(state, order)
     while True:
         why = kernel.step(state, transport, balancer, SLICE)
+        if sampler is not None and why == kernel.SAMPLE:
+            sampler.take(state)
+            continue
         if progress is not None:
             progress(len(workload) - int(state.run[0]["unfinished"]), len(workload))
         if why == kernel.DONE_ALL:
+            if sampler is not None:
+                sampler.end(state)
             return Trace(state=state, fabric=fabric, order=order, wall_s=time.perf_counter() - began)
         if why == kernel.POOL_LOW:
             state = with_more_packets(state)
@@ -133,6 +149,7 @@ def prepare(
     run["timers"] = len(ready)
     run["hosts"] = network.hosts
     run["links"] = network.links
+    run["pause_at"] = FOREVER
     run["full_bytes"] = options.packet_bytes
     run["header_bytes"] = options.header_bytes
     queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / fabric.rate_bps * PS_PER_S

@@ -56,7 +56,7 @@ from orchestrator_network.packet.state import State, blank
 from orchestrator_network.packet.transports.base import Transport
 
 # Why the loop came back.
-DONE_ALL, PAUSED, POOL_LOW, STUCK, HEAP_LOW = 0, 1, 2, 3, 4
+DONE_ALL, PAUSED, POOL_LOW, STUCK, HEAP_LOW, SAMPLE = 0, 1, 2, 3, 4, 5
 #: The loop stops for a larger pool with fewer free rows than this; an event takes one at most, per flow and timer.
 SPARE_PACKETS = 64
 
@@ -282,7 +282,7 @@ def look(s: State, choose: Choose, link: int, now: int) -> None:
 
 
 def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Choose, learn: Learn, events: int) -> int:
-    """Run for about that many events and return why it came back."""
+    """Run for about that many events, or to the time `pause_at`, and return why it came back."""
     run = s.run
     until = run[0].events + events
     while run[0].unfinished > 0:
@@ -294,6 +294,8 @@ def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Cho
             return PAUSED
         timer = next_timer(run, s.heap)
         arrival = next_arrival(s, timer)
+        if arrival >= run[0].pause_at and timer >= run[0].pause_at:
+            return SAMPLE
         run[0].events += 1
         if timer < arrival or (timer == arrival and is_next_an_arrival(s, timer)):
             if timer == NEVER:
@@ -333,7 +335,7 @@ def load(more: bool) -> Any:
 
 
 def step(state: State, transport: Transport, balancer: Balancer, events: int) -> int:
-    """Advance a run by about ``events`` events; return DONE_ALL, PAUSED, POOL_LOW, HEAP_LOW or STUCK."""
+    """Advance a run by about ``events`` events; return DONE_ALL, PAUSED, POOL_LOW, HEAP_LOW, SAMPLE or STUCK."""
     loop = load(len(state.more) > 0)
     return int(
         loop(state, transport.on_ack, transport.on_loss, transport.on_tick, balancer.choose, balancer.learn, events)

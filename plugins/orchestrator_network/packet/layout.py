@@ -120,7 +120,8 @@ RUN = _record(
     "datagrams stateless "  # nobody answers; receivers answer every packet and know nothing of those before
     "errors retries "  # whether wires change bits; how often a link sends a packet again
     "telemetry rated "  # whether packets note the ports on their way; whether senders measure their delivery
-    "replay_window",  # numbers behind the newest that security lets pass, 0: all
+    "replay_window "  # numbers behind the newest that security lets pass, 0: all
+    "pause_at",  # the loop comes back before the first event that is not before this time
     f8="quantum_ps least_rate log_whole",  # log_whole: logarithm of the chance that a byte arrives as it was sent
 )
 

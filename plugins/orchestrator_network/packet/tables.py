@@ -41,7 +41,8 @@ def link_columns(trace: Trace, network: Network) -> dict[str, np.ndarray]:
     columns = {
         "bytes": counters["sent_bytes"],
         "max_queue_bytes": counters["max_bytes"],
-        "mean_queue_bytes": counters["byte_ps"] / span_ps,
+        # What still waits when the last flow has finished (copies of what had arrived) waits until the end.
+        "mean_queue_bytes": (counters["byte_ps"] + trace.state.links["low_bytes"] * span_ps) / span_ps,
         "marks": counters["marks"].astype(np.int64),
         "trims": counters["trims"].astype(np.int64),
         "drops": counters["drops"].astype(np.int64),
