@@ -23,6 +23,7 @@ from orchestrator_network.workloads import Workload
 
 if TYPE_CHECKING:
     from orchestrator_network.packet.balancing.base import Balancer
+    from orchestrator_network.packet.bounds import Bounds
     from orchestrator_network.packet.engine import Options
     from orchestrator_network.packet.transports.base import Transport
 
@@ -71,28 +72,20 @@ def simulate(
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
     if fidelity == "packet":
-        if wire.packet_bytes == 0:
-            raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
-        from orchestrator_network.packet.catalog import load_balancer as find_balancer
-        from orchestrator_network.packet.catalog import transport as find_transport
-        from orchestrator_network.packet.engine import Options
-
-        chosen = find_transport(transport)
-        _check_policies(delivery, lossless, chosen)
-        options = Options(
-            ordered=delivery == "rod",
-            lossless=lossless or chosen.lossless,
-            packet_bytes=wire.packet_bytes,
-            header_bytes=wire.header_bytes,
-            entropies=entropies,
-            trimming=trimming,
+        parts = packet_parts(
+            topology,
+            wire,
+            transport=transport,
+            load_balancer=load_balancer,
             seed=seed,
-            slow=_slow(topology, slow_links),
-            changes=_changes(topology.network, link_changes),
-            taper=float(getattr(topology, "oversubscription", 1.0)),
+            slow_links=slow_links,
+            link_changes=link_changes,
+            entropies=entropies,
+            delivery=delivery,
+            lossless=lossless,
+            trimming=trimming,
         )
-        balancer = find_balancer(load_balancer or chosen.load_balancer)
-        return _packets(topology, workload, chosen, balancer, options, wire, progress)
+        return _packets(topology, workload, *parts, wire, progress)
     if slow_links or list(link_changes):
         raise ValueError("slow_links and link_changes are given, but only fidelity `packet` knows single links")
     began = time.perf_counter()
@@ -109,6 +102,44 @@ def simulate(
     trunk_bits = lowered.bits @ lowered.routes.share
     links = link_table(topology.network, trunk_bits, int(flows["finish_ps"].to_numpy().max()))
     return Result(flows=flows, links=links, summary=summary | {"events": trace.events} | cost_of(began))
+
+
+def packet_parts(
+    topology: Topology,
+    wire: Wire,
+    *,
+    transport: str | Transport = "nscc",
+    load_balancer: str | Balancer | None = None,
+    seed: int = 0,
+    slow_links: int = 0,
+    link_changes: Iterable[tuple[int, str, str, float]] = (),
+    entropies: int = 64,
+    delivery: Delivery = "rud",
+    lossless: Lossless | None = None,
+    trimming: bool = True,
+) -> tuple[Transport, Balancer, Options]:
+    """Return what the packet engine needs beside a network and flows; arguments and errors are those of `simulate`."""
+    if wire.packet_bytes == 0:
+        raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
+    from orchestrator_network.packet.catalog import load_balancer as find_balancer
+    from orchestrator_network.packet.catalog import transport as find_transport
+    from orchestrator_network.packet.engine import Options
+
+    chosen = find_transport(transport)
+    _check_policies(delivery, lossless, chosen)
+    options = Options(
+        ordered=delivery == "rod",
+        lossless=lossless or chosen.lossless,
+        packet_bytes=wire.packet_bytes,
+        header_bytes=wire.header_bytes,
+        entropies=entropies,
+        trimming=trimming,
+        seed=seed,
+        slow=_slow(topology, slow_links),
+        changes=_changes(topology.network, link_changes),
+        taper=float(getattr(topology, "oversubscription", 1.0)),
+    )
+    return chosen, find_balancer(load_balancer or chosen.load_balancer), options
 
 
 def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:
@@ -133,27 +164,38 @@ def _packets(
     progress: Callable[[int, int], None] | None,
 ) -> Result:
     from orchestrator_network.packet import engine, tables
+    from orchestrator_network.packet.routers import behind_routers
 
     network, planes = topology.network, topology.planes
     engine.warm_up()
     began = time.perf_counter()
     lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
-    trace = engine.run(network, one_plane, transport, balancer, options, progress)
-    # A flow that spreads over paths may be a little faster than one that does not.
-    back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
-    back_ps -= wire.overtaking_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
-    ideal_ps = alone_ps(lowered, network.trunk_bps) + back_ps
-    flows = flow_table(workload, ideal_ps, tables.flow_columns(trace, planes))
-    summary = {"fidelity": "packet", "seed": options.seed}
-    shortest_ps = wire.shortest_arrival_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
-    bound = bound_ps(lowered, workload, network.trunk_bps, back_ps, shortest_ps)
-    summary |= summarize(flows, bound) | tables.totals(trace)
-    links = named_links(network, tables.link_columns(trace, network), int(trace.state.run["clock"][0]))
+    trace = engine.run(behind_routers(network), one_plane, transport, balancer, options, progress)
+    least = packet_bounds(topology, lowered, one_plane, wire)
+    flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
+    summary = {"fidelity": "packet", "seed": options.seed} | summarize(flows, least.end_ps) | tables.totals(trace)
+    links = named_links(network, tables.link_columns(trace), int(trace.state.run["clock"][0]))
     cost = cost_of(began)
     summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
     summary["packet_hops_per_s"] = trace.packet_hops / trace.wall_s
     return Result(flows=flows, links=links, summary=summary)
+
+
+def packet_bounds(topology: Topology, lowered: LoweredFlows, one_plane: Workload, wire: Wire) -> Bounds:
+    """Return what every flow takes alone at least, and when all are over at the soonest, packet by packet."""
+    from orchestrator_network.packet.bounds import Bounds, forwarding_bounds
+
+    network, routes, link_bps = topology.network, lowered.routes, topology.link_bps
+    if np.any(network.degree()[: network.hosts] > 1):
+        return forwarding_bounds(network, routes, one_plane, wire)
+    # A flow that spreads over paths may be a little faster than one that does not.
+    back_ps = wire.acknowledge_ps(routes, link_bps)
+    sooner_ps = back_ps - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
+    shortest_ps = wire.shortest_arrival_ps(routes, one_plane.size_bytes, link_bps)
+    alone = alone_ps(lowered, network.trunk_bps) + sooner_ps
+    end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, shortest_ps)
+    return Bounds(alone_ps=alone, back_ps=back_ps, end_ps=end_ps)
 
 
 def _slow(topology: Topology, count: int) -> tuple[int, ...]:

@@ -29,7 +29,9 @@ LEARN = types.void(types.int64[::1], types.int64, types.int64, types.int64)
 
 
 #: Modules of this folder that are never compiled.
-INTERPRETED = frozenset({"catalog", "catalog_names", "configs", "engine", "fabric", "tables"})
+INTERPRETED = frozenset(
+    {"__init__", "bounds", "catalog", "catalog_names", "configs", "engine", "fabric", "routers", "tables"}
+)
 
 
 def _sources(everything: bool) -> Iterator[Path]:

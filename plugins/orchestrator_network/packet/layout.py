@@ -32,8 +32,8 @@ LINK = _record(
 #: What a port has done, and its generator: trims and marks do not depend on what other ports draw.
 COUNTER = _record(
     i8="random sent_bytes max_bytes byte_ps "  # what left; most data held; integral of data held over time
-    "paused_ps spare",
-    i4="marks trims drops spare_too",
+    "paused_ps packets",  # packets that began to leave
+    i4="marks trims drops spare",
 )
 PACKET = _record(
     i8="due",  # when it arrives at the other end of the link
@@ -72,7 +72,11 @@ FLOW = _record(
     "waking",  # a timer is set for when its pace lets it send
 )
 #: What is needed once of a flow.
-START = _record(i8="earliest waits")  # waits: flows that must arrive before it starts
+START = _record(
+    i8="earliest "
+    "waits "  # flows that must arrive before it starts, and what else must happen
+    "watched"  # the loop comes back when it has arrived
+)
 #: The credit of a flow, in bytes at the sender and in quanta since its start.
 CREDIT = _record(
     i8="asked_at",  # when the sender sent a request last, 0: never
@@ -109,7 +113,8 @@ RUN = _record(
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
     "grant_quanta idle_credit most_credit round_trip "
     "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
-    "links lossless xoff xon",  # flow control of links, and when to stop and to go on, in bytes
+    "links lossless xoff xon "  # flow control of links, and when to stop and to go on, in bytes
+    "until told",  # the loop comes back at that number of events; the watched flow that has arrived, or -1
     f8="quantum_ps least_rate",
 )
 
@@ -140,7 +145,7 @@ PATHS_OWN = 2  # first column of the balancer
 GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
 
 # Timers are kind << 32 | number.
-START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK = range(8)
+START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK, COME_BACK = range(9)
 CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
 
 # Flow control of links, beside 0 for none.

@@ -16,11 +16,12 @@ from orchestrator_network.wire import PS_PER_S
 class Fabric:
     """What a transport may know before it starts.
 
-    ``rate_bps`` of a host; ``rtt_ps`` of the longest path without load, a full packet out and a header back;
-    ``credited``: the receiver's credit limits the sender too.
+    ``rate_bps`` of the fastest link; ``rtt_ps`` of the longest path without load, a full packet out and a header back;
+    ``host_bps`` of all links of a host together, the fastest one; ``credited``: the receiver's credit limits the sender too.
     """
 
     rate_bps: float
+    host_bps: float
     rtt_ps: int
     packet_bytes: int
     header_bytes: int
