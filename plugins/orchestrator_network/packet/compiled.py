@@ -30,7 +30,7 @@ LEARN = types.void(types.int64[::1], types.int64, types.int64, types.int64)
 
 #: Modules of this folder that are never compiled.
 INTERPRETED = frozenset(
-    {"__init__", "bounds", "catalog", "catalog_names", "configs", "engine", "fabric", "routers", "tables"}
+    {"__init__", "bounds", "catalog", "catalog_names", "configs", "engine", "fabric", "operations", "routers", "tables"}
 )
 
 
