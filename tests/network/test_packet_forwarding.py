@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_network import FatTree, GraphTopology, HammingMesh, HyperX, Torus, simulate, workloads
-from orchestrator_network.errors import TopologyError
+from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.graph_topology import Cable
 from orchestrator_network.packet.catalog import LOAD_BALANCERS, TRANSPORTS, load_balancer, transport
 from orchestrator_network.packet.engine import Options, run
@@ -188,3 +188,13 @@ def test_too_many_hosts_that_forward_are_refused():
         behind_routers(Torus(sides=(65, 64), board=1).network)
     tree = FatTree(hosts=16, tiers=3).network
     assert behind_routers(tree) is tree
+
+
+def test_a_link_between_hosts_may_go_down():
+    """What waits for it is lost; a flow with another way arrives, one without is named."""
+    down = [(2_000_000, "host0", "host1", 0.0)]
+    result = packets(TORUS, workloads.flows([(0, 5, 1_000_000, 0)]), link_changes=down, load_balancer="reps")
+    assert result.summary["drops"] > 0
+    assert result.flows["slowdown"][0].as_py() > 1
+    with pytest.raises(WorkloadError, match="flow 0 from host 0 to 1; is every path of it down"):
+        packets(TORUS, workloads.flows([(0, 1, 1_000_000, 0)]), link_changes=down)

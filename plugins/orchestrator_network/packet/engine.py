@@ -318,7 +318,7 @@ def _give_credit(
     run["idle_credit"] = credit.idle
     run["most_credit"] = most
     run["round_trip"] = fabric.rtt_ps
-    run["quantum_ps"] = int(8 * QUANTUM * PS_PER_S / fabric.host_bps / credit.rate)
+    run["quantum_ps"] = int(8 * QUANTUM * PS_PER_S / (fabric.host_bps or fabric.rate_bps) / credit.rate)
     run["least_rate"] = max(0.9 / options.taper, 0.01)
     givers["credit"] = most
     givers["speculating"] = 1

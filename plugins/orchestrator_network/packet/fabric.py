@@ -60,7 +60,7 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
         hops = max(hops, dijkstra(counted, indices=part)[:, : network.hosts].max())
     return Fabric(
         rate_bps=rate_bps,
-        host_bps=float(network.capacity_bps[up].max()) if len(inner) > real else rate_bps,
+        host_bps=float(network.capacity_bps[up].max()) if len(inner) > real else 0.0,
         rtt_ps=round(float(longest_ps)),
         packet_bytes=packet_bytes,
         header_bytes=header_bytes,

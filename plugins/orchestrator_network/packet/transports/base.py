@@ -17,17 +17,18 @@ class Fabric:
     """What a transport may know before it starts.
 
     ``rate_bps`` of the fastest link; ``rtt_ps`` of the longest path without load, a full packet out and a header back;
-    ``host_bps`` of all links of a host together, the fastest one; ``credited``: the receiver's credit limits the sender too.
+    ``host_bps`` of all links of the fastest host together, 0 for one link a host; ``credited``: the receiver's credit
+    limits the sender too.
     """
 
     rate_bps: float
-    host_bps: float
     rtt_ps: int
     packet_bytes: int
     header_bytes: int
     trimming: bool
     hops: int
     credited: bool = False
+    host_bps: float = 0.0
 
     @property
     def payload_bytes(self) -> int:
