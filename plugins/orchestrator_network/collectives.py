@@ -35,12 +35,16 @@ _SPELLINGS = {name.replace("_", ""): name for name in COLLECTIVES}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Phase:
-    """Flows ``source[i]`` -> ``target[i]`` in lockstep: each moves ``step_bytes`` payload, ``steps`` times in a row."""
+    """Flows ``source[i]`` -> ``target[i]`` in lockstep: each moves ``step_bytes`` payload, ``steps`` times in a row.
+
+    They are ``lanes`` equal parts, one after the other, of which each passes on its own bytes only: a ring's directions.
+    """
 
     source: np.ndarray
     target: np.ndarray
     step_bytes: float
     steps: int
+    lanes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,7 +116,7 @@ def _part(kind: str, scatter: Chain, gather: Chain) -> Chain:
 def _rings(size_bytes: float, cycles: list[np.ndarray]) -> tuple[Chain, Chain]:
     p = len(cycles[0])
     source, target = np.concatenate([(cycle, np.roll(cycle, -1)) for cycle in cycles], axis=1)
-    phase = Phase(source=source, target=target, step_bytes=size_bytes / p / len(cycles), steps=p - 1)
+    phase = Phase(source=source, target=target, step_bytes=size_bytes / p / len(cycles), steps=p - 1, lanes=len(cycles))
     return [phase], [phase]
 
 
@@ -150,8 +154,8 @@ def _rows_first(size_bytes: float, grid: np.ndarray) -> tuple[Chain, Chain]:
     rows, columns = grid.shape
     (source, target), (across_source, across_target) = _both_ways(grid), _both_ways(grid.T)
     chunk = size_bytes / 2 / columns
-    along = Phase(source=source, target=target, step_bytes=chunk, steps=columns - 1)
-    across = Phase(source=across_source, target=across_target, step_bytes=chunk / rows, steps=rows - 1)
+    along = Phase(source=source, target=target, step_bytes=chunk, steps=columns - 1, lanes=2)
+    across = Phase(source=across_source, target=across_target, step_bytes=chunk / rows, steps=rows - 1, lanes=2)
     return [along, across], [across, along]
 
 

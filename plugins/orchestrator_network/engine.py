@@ -51,10 +51,12 @@ def run(
     (analytic); or ``infinite`` bandwidth and zero latency. ``progress(finished, total)`` is called every so often
     and may raise to stop. Raises WorkloadError when operations wait for one another.
     """
-    return _Run(program, capacity_bps, sharing).to_end(progress)
+    return Run(program, capacity_bps, sharing).to_end(progress)
 
 
-class _Run:
+class Run:
+    """A program between two events: what waits, what is ready, what is on the network."""
+
     def __init__(self, program: Program, capacity_bps: np.ndarray, sharing: Sharing) -> None:
         self.program, self.capacity_bps, self.sharing = program, capacity_bps, sharing
         count = len(program)
@@ -85,9 +87,8 @@ class _Run:
         self.finished = 0
 
     def to_end(self, progress: Callable[[int, int], None] | None) -> Trace:
-        for operation, missing in enumerate(self.missing):
-            if missing == 0:
-                heapq.heappush(self.heap, (self.earliest[operation], operation, False))
+        """Run to the end; as `run`."""
+        self._begin()
         events = 0
         while self.heap or len(self.active):
             head = self.heap[0][0] if self.heap else _NEVER
@@ -102,6 +103,14 @@ class _Run:
             events += 1
             if progress is not None and events % 64 == 0:
                 progress(self.finished, len(self.program))
+        return self._ended(events)
+
+    def _begin(self) -> None:
+        for operation, missing in enumerate(self.missing):
+            if missing == 0:
+                heapq.heappush(self.heap, (self.earliest[operation], operation, False))
+
+    def _ended(self, events: int) -> Trace:
         if self.finished < len(self.program):
             stuck = np.flatnonzero(self.finish < 0)
             raise WorkloadError(f"{len(stuck)} operations wait for one another, the first is operation {stuck[0]}")

@@ -32,18 +32,26 @@ class CollectiveLowering:
     def __init__(self, builder: ProgramBuilder, topology: Topology, wire: Wire, allreduce: AllReduce) -> None:
         self._builder, self._topology, self._wire, self._allreduce = builder, topology, wire, allreduce
         self._rows: dict[tuple[bytes, ...], tuple[int, float, Routes]] = {}
-        self._chosen: dict[tuple[str, int, bytes], list[list[Move]]] = {}
+        self._chosen: dict[tuple[str, int, bytes], tuple[Algorithm, list[list[Move]]]] = {}
 
     def moves(self, name: str, size_bytes: int, ranks: np.ndarray) -> list[list[Move]]:
         """Return concurrent chains of consecutive transfers that carry out a collective over ``ranks``.
 
         ``auto`` takes the algorithm that is quickest when alone, of those that the topology can lay out.
         """
+        return self._choice(name, size_bytes, ranks)[1]
+
+    def algorithm(self, name: str, size_bytes: int, ranks: np.ndarray) -> Algorithm:
+        """Return the algorithm of a collective: the one that is named, or the one that ``auto`` takes."""
+        return self._choice(name, size_bytes, ranks)[0] if self._allreduce == "auto" else self._allreduce
+
+    def _choice(self, name: str, size_bytes: int, ranks: np.ndarray) -> tuple[Algorithm, list[list[Move]]]:
         key = (name, size_bytes, ranks.tobytes())
         if key not in self._chosen:
             named = self._allreduce
             found = candidates(name, ranks, self._topology) if named == "auto" else (named,)
-            self._chosen[key] = min((self._lower(name, size_bytes, ranks, one) for one in found), key=self._alone_s)
+            lowered = ((one, self._lower(name, size_bytes, ranks, one)) for one in found)
+            self._chosen[key] = min(lowered, key=lambda choice: self._alone_s(choice[1]))
         return self._chosen[key]
 
     def _lower(self, name: str, size_bytes: int, ranks: np.ndarray, algorithm: Algorithm) -> list[list[Move]]:

@@ -31,7 +31,9 @@ _OF_WORKLOADS = (
     "trace_flows",
 )
 #: Of these, those that need single links and packets.
-_OF_PACKETS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :])
+_OF_SINGLE_LINKS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :])
+#: Those of them that say something of a training step, too, at fidelity packet.
+_OF_PACKETS = ("entropies", "delivery", "lossless")
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "collectives")
 _MOST_BIT_ERRORS = 1e-4
@@ -64,7 +66,8 @@ class SimulateConfig:
     A device injects what its ``hardware`` says, or ``injection_gbps`` where that is set, over 16 equal links. A workload
     may say ``link_gbps`` instead, one link a device in each of ``planes`` (null: 1).
 
-    Steps: ``fidelity`` ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone.
+    Steps: ``fidelity`` ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone, ``packet``
+    sends every message of every collective as packets, with what follows for workloads.
     ``allreduce`` auto: the algorithm that is quickest when alone. ``collectives``: those of one group run in_order, or
     concurrent.
 
@@ -154,17 +157,16 @@ class SimulateConfig:
 
     def _check_step(self) -> None:
         """Refuse what a training step cannot be asked; that it is a step is known because no workload is named."""
-        said = _changed(self, _OF_WORKLOADS)
+        of_packets = _OF_PACKETS if self.fidelity == "packet" else ()
+        said = [name for name in _changed(self, _OF_WORKLOADS) if name not in of_packets]
         if said:
             raise ValueError(
                 f"{said[0]} is set, but no workload is named; set workload, for example workload: permutation, or leave "
                 f"{said[0]} out for the training step of the input traffic"
             )
-        if self.fidelity == "packet":
-            raise ValueError(
-                "fidelity is packet, but no workload is named; a training step is carried at fidelity flow or analytic, "
-                "packets need workload, for example workload: permutation"
-            )
+        if self.delivery == "uud":
+            raise ValueError("delivery is uud, which loses data that a training step waits for; use rud, rod or rudi")
+        self._check_links()
 
     def _check_workload(self, name: str) -> None:
         said = _changed(self, _OF_STEPS)
@@ -178,13 +180,13 @@ class SimulateConfig:
         for field_name, least in (("seeds", 1), ("slow_links", 0)):
             if getattr(self, field_name) < least:
                 raise ValueError(f"{field_name} is {getattr(self, field_name)}, it must be at least {least}")
-        if not 1 <= self.entropies <= _WIDEST:
-            raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
         self._check_links()
         self._check_looks()
 
     def _check_links(self) -> None:
-        said = _changed(self, _OF_PACKETS)
+        if not 1 <= self.entropies <= _WIDEST:
+            raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
+        said = _changed(self, _OF_SINGLE_LINKS)
         if self.fidelity != "packet" and said:
             raise ValueError(
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links; set fidelity: packet"

@@ -24,6 +24,7 @@ from orchestrator_network.workloads import Workload
 
 if TYPE_CHECKING:
     from orchestrator_network.packet.balancing.base import Balancer
+    from orchestrator_network.packet.bounds import Bounds
     from orchestrator_network.packet.options import Options
     from orchestrator_network.packet.transports.base import Transport
 
@@ -94,34 +95,26 @@ def simulate(
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
     looks = looks_of(sample_us, trace_flows, len(workload))
     if fidelity == "packet":
-        if wire.packet_bytes == 0:
-            raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
-        from orchestrator_network.packet.catalog import load_balancer as find_balancer
-        from orchestrator_network.packet.catalog import transport as find_transport
-        from orchestrator_network.packet.options import Options
-
-        chosen = find_transport(transport)
-        _check_policies(delivery, lossless, chosen)
         wire = replace(wire, header_bytes=wire.header_bytes + security_bytes)
-        options = Options(
+        parts = packet_parts(
+            topology,
+            wire,
+            transport=transport,
+            load_balancer=load_balancer,
+            seed=seed,
+            slow_links=slow_links,
+            link_changes=link_changes,
+            entropies=entropies,
             delivery=delivery,
-            lossless=lossless or chosen.lossless,
+            lossless=lossless,
+            trimming=trimming,
             trimming_mode=trimming_mode,
             bit_error_rate=bit_error_rate,
             link_retry=link_retry,
             security_bytes=security_bytes,
             replay_window=replay_window,
-            packet_bytes=wire.packet_bytes,
-            header_bytes=wire.header_bytes,
-            entropies=entropies,
-            trimming=trimming and delivery != "uud",
-            seed=seed,
-            slow=_slow(topology, slow_links),
-            changes=_changes(topology.network, link_changes),
-            taper=float(getattr(topology, "oversubscription", 1.0)),
         )
-        balancer = find_balancer(load_balancer or chosen.load_balancer)
-        return _packets(topology, workload, chosen, balancer, options, wire, progress, looks)
+        return _packets(topology, workload, *parts, wire, progress, looks)
     if slow_links or list(link_changes) or bit_error_rate:
         raise ValueError(
             "slow_links, link_changes or bit_error_rate are given, but only fidelity `packet` knows single links"
@@ -142,6 +135,57 @@ def simulate(
     trunk_bits = lowered.bits @ lowered.routes.share
     links = link_table(topology.network, trunk_bits, int(flows["finish_ps"].to_numpy().max()))
     return Result(flows=flows, links=links, summary=summary | {"events": trace.events} | cost_of(began))
+
+
+def packet_parts(
+    topology: Topology,
+    wire: Wire,
+    *,
+    transport: str | Transport = "nscc",
+    load_balancer: str | Balancer | None = None,
+    seed: int = 0,
+    slow_links: int = 0,
+    link_changes: Iterable[tuple[int, str, str, float]] = (),
+    entropies: int = 64,
+    delivery: Delivery = "rud",
+    lossless: Lossless | None = None,
+    trimming: bool = True,
+    trimming_mode: TrimmingMode = "htsim",
+    bit_error_rate: float = 0.0,
+    link_retry: bool = False,
+    security_bytes: int = 0,
+    replay_window: int = 0,
+) -> tuple[Transport, Balancer, Options]:
+    """Return what the packet engine needs beside a network and flows; arguments and errors are those of `simulate`.
+
+    ``security_bytes`` are a part of the header of ``wire``.
+    """
+    if wire.packet_bytes == 0:
+        raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
+    from orchestrator_network.packet.catalog import load_balancer as find_balancer
+    from orchestrator_network.packet.catalog import transport as find_transport
+    from orchestrator_network.packet.options import Options
+
+    chosen = find_transport(transport)
+    _check_policies(delivery, lossless, chosen)
+    options = Options(
+        delivery=delivery,
+        lossless=lossless or chosen.lossless,
+        trimming_mode=trimming_mode,
+        bit_error_rate=bit_error_rate,
+        link_retry=link_retry,
+        security_bytes=security_bytes,
+        replay_window=replay_window,
+        packet_bytes=wire.packet_bytes,
+        header_bytes=wire.header_bytes,
+        entropies=entropies,
+        trimming=trimming and delivery != "uud",
+        seed=seed,
+        slow=_slow(topology, slow_links),
+        changes=_changes(topology.network, link_changes),
+        taper=float(getattr(topology, "oversubscription", 1.0)),
+    )
+    return chosen, find_balancer(load_balancer or chosen.load_balancer), options
 
 
 def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:
@@ -172,6 +216,7 @@ def _packets(
     looks: Looks | None,
 ) -> Result:
     from orchestrator_network.packet import engine, tables
+    from orchestrator_network.packet.routers import behind_routers
     from orchestrator_network.packet.sampling import Sampler
 
     network, planes = topology.network, topology.planes
@@ -179,27 +224,42 @@ def _packets(
     began = time.perf_counter()
     lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
-    # A flow that spreads over paths may be a little faster than one that does not.
-    back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
-    back_ps -= wire.overtaking_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
-    if options.delivery == "uud":
-        back_ps = np.zeros_like(back_ps)  # nobody answers
-    ideal_ps = alone_ps(lowered, network.trunk_bps) + back_ps
-    shortest_ps = wire.shortest_arrival_ps(lowered.routes, one_plane.size_bytes, topology.link_bps)
-    bound = bound_ps(lowered, workload, network.trunk_bps, back_ps, shortest_ps)
-    sampler = None if looks is None else Sampler(network, looks.flows, looks.every_ps(bound))
-    trace = engine.run(network, one_plane, transport, balancer, options, progress, sampler)
-    flows = flow_table(workload, ideal_ps, tables.flow_columns(trace, planes))
+    least = packet_bounds(topology, lowered, one_plane, wire, answered=options.delivery != "uud")
+    sampler = None if looks is None else Sampler(network, looks.flows, looks.every_ps(least.end_ps))
+    trace = engine.run(behind_routers(network), one_plane, transport, balancer, options, progress, sampler)
+    flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
     if options.delivery == "uud":
         flows = flows.append_column("lost", pa.array(tables.lost_packets(trace, planes)))
-    summary = {"fidelity": "packet", "seed": options.seed}
-    summary |= summarize(flows, bound) | tables.totals(trace)
-    links = named_links(network, tables.link_columns(trace, network), int(trace.state.run["clock"][0]))
+    summary = {"fidelity": "packet", "seed": options.seed} | summarize(flows, least.end_ps) | tables.totals(trace)
+    links = named_links(network, tables.link_columns(trace), int(trace.state.run["clock"][0]))
     cost = cost_of(began)
     summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
     summary["packet_hops_per_s"] = trace.packet_hops / trace.wall_s
     samples = None if sampler is None else samples_of(sampler, trace, windowed=transport.windowed)
     return Result(flows=flows, links=links, summary=summary, samples=samples)
+
+
+def packet_bounds(
+    topology: Topology, lowered: LoweredFlows, one_plane: Workload, wire: Wire, *, answered: bool = True
+) -> Bounds:
+    """Return what every flow takes alone at least, and when all are over at the soonest, packet by packet.
+
+    Flows that are not ``answered`` are over when their last packet arrives.
+    """
+    from orchestrator_network.packet.bounds import Bounds, forwarding_bounds
+
+    network, routes, link_bps = topology.network, lowered.routes, topology.link_bps
+    if np.any(network.degree()[: network.hosts] > 1):
+        return forwarding_bounds(network, routes, one_plane, wire, answered=answered)
+    # A flow that spreads over paths may be a little faster than one that does not.
+    back_ps = wire.acknowledge_ps(routes, link_bps)
+    sooner_ps = back_ps - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
+    if not answered:
+        sooner_ps = np.zeros_like(back_ps)
+    shortest_ps = wire.shortest_arrival_ps(routes, one_plane.size_bytes, link_bps)
+    alone = alone_ps(lowered, network.trunk_bps) + sooner_ps
+    end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, shortest_ps)
+    return Bounds(alone_ps=alone, back_ps=back_ps, end_ps=end_ps)
 
 
 def _slow(topology: Topology, count: int) -> tuple[int, ...]:

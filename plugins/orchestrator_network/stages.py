@@ -84,6 +84,7 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
             in_order=config.collectives == "in_order",
             wire=Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes),
             progress=progress,
+            **_packets(ctx, config),
         )
     except ValueError as error:
         raise StageError(f"network.simulate on {config.topology}: {error}") from error
@@ -92,6 +93,7 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
     described = {"fidelity": config.fidelity, "allreduce": config.allreduce, "hardware": hardware}
     row = step_row(topology, step, cost, described | traffic.meta)
     _report(ctx, config, row, hardware)
+    ctx.log_metrics({"step_bound_ms": step.bound_ps / 1e9})
     ctx.fact("simulate_s", simulated_s, "s", "measured", phase="simulate")
     ctx.fact("simulate_events", step.events, "1", "counted", phase="simulate")
     if config.figures:
@@ -108,6 +110,14 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
         queues=ctx.table(with_seed(QUEUES.empty_table(), ctx.seed), "queues"),
         windows=ctx.table(with_seed(WINDOWS.empty_table(), ctx.seed), "windows"),
     )
+
+
+def _packets(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
+    if config.fidelity != "packet":
+        return {}
+    from orchestrator_network.workload_stage import packet_settings
+
+    return packet_settings(ctx, config) | {"seed": ctx.seed}
 
 
 def _links(ctx: Context, config: SimulateConfig) -> tuple[str, float, int | None]:

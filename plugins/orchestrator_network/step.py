@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,14 +43,16 @@ class StepResult:
 
     ``step_ps`` with this network, ``step_ps_infinite`` with infinite bandwidth and zero latency;
     ``exposed_communication_ps`` is their difference; ``communication_ps`` is the step with no computation;
-    ``compute_ps`` is that of the busiest rank, whose ``timeline`` is kept. ``links`` as in `simulate`, utilization
-    over the step. ``messages``: a row a send in order of ids, from the first bit to its arrival, and what it takes alone.
+    ``compute_ps`` is that of the busiest rank, whose ``timeline`` is kept. ``bound_ps``: no step is shorter, whatever
+    order it is carried in: the longest chain of computations, the busiest rank, and the bytes of the fullest trunk (at
+    fidelity packet, of the busiest host); only fidelity analytic, where nothing shares a link, may say less. ``links`` as in `simulate`, utilization over the step. ``messages``: a row a send in order of ids, from the first bit to its arrival, and what it takes alone.
     """
 
     step_ps: int
     step_ps_infinite: int
     compute_ps: int
     communication_ps: int
+    bound_ps: int
     events: int
     links: pa.Table
     messages: pa.Table
@@ -71,11 +74,24 @@ def simulate_step(
     in_order: bool = True,
     wire: Wire = Wire(),  # noqa: B008 - frozen
     progress: Callable[[int, int], None] | None = None,
+    **packets: Any,
 ) -> StepResult:
-    """Simulate the operations of one step; raise WorkloadError for traffic that cannot be carried."""
+    """Simulate the operations of one step; raise WorkloadError for traffic that cannot be carried.
+
+    ``packets``: transport, load_balancer and so on as `simulate` takes them, for fidelity packet, which sends the
+    messages of every collective as flows; a send is over when it has arrived there.
+    """
     traffic = read_traffic(operations, groups)
     if traffic.ranks > topology.hosts:
         raise WorkloadError(f"the traffic has {traffic.ranks} ranks, {topology.name} has {topology.hosts} hosts")
+    if fidelity == "packet":
+        from orchestrator_network.step_packets import simulate_packet_step
+
+        return simulate_packet_step(
+            topology, traffic, allreduce=allreduce, in_order=in_order, wire=wire, progress=progress, **packets
+        )
+    if packets:
+        raise ValueError(f"{min(packets)} is given at fidelity `{fidelity}`, but only fidelity `packet` sends packets")
     lowered = lower_traffic(traffic, topology, allreduce=allreduce, in_order=in_order, wire=wire)
     program, capacity = lowered.program, topology.network.trunk_bps
     sharing: Sharing = "max_min" if fidelity == "flow" else "alone"
@@ -83,24 +99,31 @@ def simulate_step(
     runs: tuple[tuple[Program, Sharing], ...] = (
         (program, sharing),
         (program, "infinite"),
-        (_without_compute(program), sharing),
+        (without_compute(program), sharing),
     )
     for number, (variant, how) in enumerate(runs):
-        report = None if progress is None else _part(progress, number, len(runs))
+        report = None if progress is None else part_of(progress, number, len(runs))
         traces.append(run(variant, capacity, sharing=how, progress=report))
     moves = program.row >= 0
     trunk_bits = np.asarray(program.bits[moves] @ program.loads[program.row[moves]])
-    busiest = int(traffic.compute_ps.argmax())
     return StepResult(
         step_ps=traces[0].end_ps,
         step_ps_infinite=traces[1].end_ps,
         compute_ps=int(traffic.compute_ps.max()),
         communication_ps=traces[2].end_ps,
+        bound_ps=max(shortest_ps(traffic, program), int((trunk_bits / capacity).max() * PS_PER_S)),
         events=sum(trace.events for trace in traces),
         links=link_table(topology.network, trunk_bits, traces[0].end_ps),
-        messages=_messages(traffic, lowered, traces[0]),
-        timeline=tuple(_timeline(traffic, lowered, traces[0], busiest)),
+        messages=message_table(traffic, lowered, traces[0]),
+        timeline=timeline_of(traffic, lowered, traces[0]),
     )
+
+
+def shortest_ps(traffic: StepTraffic, program: Program) -> int:
+    """Return what the computations of a step take at least, in whatever order: the longest chain, the busiest rank."""
+    none = np.full(len(program), -1)
+    free = run(replace(program, acquire=none, release=none), np.zeros(0), sharing="infinite")
+    return max(free.end_ps, int(traffic.compute_ps.max()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +153,12 @@ def lower_traffic(
         first[row] = builder.add(delay_ps=int(traffic.duration_ps[row]), acquire=stream, release=stream)
     last = first.copy()
     arrival, alone_ps = np.full(len(traffic.id), -1), np.full(len(traffic.id), -1)
-    _lower_messages(traffic, builder, lowering, (first, last, arrival, alone_ps))
+    for row in traffic.of_kind("send").tolist():
+        move = lowering.message(int(traffic.rank[row]), int(traffic.peer[row]), int(traffic.size_bytes[row]))
+        first[row] = last[row] = builder.add(bits=move.bits, row=move.row)
+        arrival[row] = builder.add(delay_ps=move.delay_ps, on_network=True, after=[int(first[row])])
+        alone_ps[row] = math.ceil(move.bits / move.alone_bps * PS_PER_S) + move.delay_ps
+    meet(traffic, builder, first, last, arrival)
     for collective in traffic.collectives:
         stream = streams["group", collective.group] if in_order else -1
         begin = builder.add(acquire=stream)
@@ -149,27 +177,17 @@ def lower_traffic(
     return LoweredStep(program=builder.build(), first=first, last=last, arrival=arrival, alone_ps=alone_ps)
 
 
-def _lower_messages(
-    traffic: StepTraffic,
-    builder: ProgramBuilder,
-    lowering: CollectiveLowering,
-    columns: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+def meet(
+    traffic: StepTraffic, builder: ProgramBuilder, first: np.ndarray, last: np.ndarray, arrival: np.ndarray
 ) -> None:
-    """Lower sends and receives; the k-th send of a (source, target, tag) feeds the k-th receive.
+    """Lower receives, where the sends are: the k-th send of a (source, target, tag) feeds the k-th receive.
 
-    Fills ``first``, ``last``, ``arrival`` and ``alone_ps`` of a `LoweredStep` where the rows send or receive.
+    Fills ``first`` and ``last`` of a `LoweredStep` where rows receive. Raises WorkloadError where numbers differ.
     """
-    first, last, arrived, alone_ps = columns
     arrivals: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     receives: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for row in traffic.of_kind("send").tolist():
-        source, target = int(traffic.rank[row]), int(traffic.peer[row])
-        move = lowering.message(source, target, int(traffic.size_bytes[row]))
-        first[row] = last[row] = builder.add(bits=move.bits, row=move.row)
-        arrival = builder.add(delay_ps=move.delay_ps, on_network=True, after=[int(first[row])])
-        arrived[row] = arrival
-        alone_ps[row] = math.ceil(move.bits / move.alone_bps * PS_PER_S) + move.delay_ps
-        arrivals[source, target, int(traffic.tag[row])].append(arrival)
+        arrivals[int(traffic.rank[row]), int(traffic.peer[row]), int(traffic.tag[row])].append(int(arrival[row]))
     for row in traffic.of_kind("recv").tolist():
         first[row] = last[row] = builder.add()
         receives[int(traffic.peer[row]), int(traffic.rank[row]), int(traffic.tag[row])].append(row)
@@ -182,11 +200,11 @@ def _lower_messages(
                 f"{len(received)} receives; they must match"
             )
         # Posting a receive late must not lose the message, so arrival gates its end: a row of its own after both.
-        for arrival, row in zip(sent, received, strict=True):
-            last[row] = builder.add(after=[arrival, int(first[row])])
+        for arrived, row in zip(sent, received, strict=True):
+            last[row] = builder.add(after=[arrived, int(first[row])])
 
 
-def _messages(traffic: StepTraffic, lowered: LoweredStep, trace: Trace) -> pa.Table:
+def message_table(traffic: StepTraffic, lowered: LoweredStep, trace: Trace) -> pa.Table:
     """Return a row a send; rank r is host r."""
     sends = traffic.of_kind("send")
     return pa.table(
@@ -202,17 +220,19 @@ def _messages(traffic: StepTraffic, lowered: LoweredStep, trace: Trace) -> pa.Ta
     )
 
 
-def _without_compute(program: Program) -> Program:
+def without_compute(program: Program) -> Program:
+    """Return the program with computations that take no time."""
     return replace(program, delay_ps=np.where(program.on_network, program.delay_ps, 0))
 
 
-def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Callable[[int, int], None]:
+def part_of(progress: Callable[[int, int], None], number: int, parts: int) -> Callable[[int, int], None]:
+    """Return what reports the progress of one of several runs as that of all."""
     return lambda done, total: progress(number * total + done, parts * total)
 
 
-def _timeline(traffic: StepTraffic, lowered: LoweredStep, trace: Trace, rank: int) -> list[Interval]:
-    """Return what one rank computes, sends and takes part in, in the order of time."""
-    intervals = []
+def timeline_of(traffic: StepTraffic, lowered: LoweredStep, trace: Trace) -> tuple[Interval, ...]:
+    """Return what the busiest rank computes, sends and takes part in, in the order of time."""
+    rank, intervals = int(traffic.compute_ps.argmax()), []
     for row in np.flatnonzero(traffic.rank == rank).tolist():
         start_ps, end_ps = int(trace.start_ps[lowered.first[row]]), int(trace.finish_ps[lowered.last[row]])
         kind = traffic.kind[row]
@@ -223,4 +243,4 @@ def _timeline(traffic: StepTraffic, lowered: LoweredStep, trace: Trace, rank: in
                     lane=lane, label=f"{traffic.label[row] or kind} {traffic.id[row]}", start_ps=start_ps, end_ps=end_ps
                 )
             )
-    return sorted(intervals, key=lambda interval: (interval.start_ps, interval.lane, interval.label))
+    return tuple(sorted(intervals, key=lambda interval: (interval.start_ps, interval.lane, interval.label)))

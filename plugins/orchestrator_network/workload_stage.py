@@ -100,12 +100,7 @@ def _carrier(
     """Return what carries one seed."""
     builder = ctx.component("workload", config.workload)
     wire = Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes)
-    # Transports load the compiler, which the other fidelities do without.
-    parts = (
-        {kind: ctx.component(kind, ref) for kind in ("transport", "load_balancer") if (ref := getattr(config, kind))}
-        if config.fidelity == "packet"
-        else {}
-    )
+    parts = packet_settings(ctx, config)
     changes = [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in config.link_changes]
 
     def carry(seed: int, progress: Callable[[int, int], None]) -> Result:
@@ -123,21 +118,24 @@ def _carrier(
             slow_links=config.slow_links,
             link_changes=changes,
             wire=wire,
-            entropies=config.entropies,
-            trimming=config.trimming,
-            delivery=config.delivery,
-            lossless=config.lossless,
-            trimming_mode=config.trimming_mode,
-            bit_error_rate=config.bit_error_rate,
-            link_retry=config.link_retry,
-            security_bytes=config.security_bytes,
-            replay_window=config.replay_window,
             progress=progress,
             **parts,
             **(_looks(config) if seed == ctx.seed else {}),
         )
 
     return carry
+
+
+def packet_settings(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
+    """Return what a recipe says of packets, as arguments; none at other fidelities."""
+    if config.fidelity != "packet":
+        return {}
+    # Transports load the compiler, which the other fidelities do without.
+    parts = {
+        kind: ctx.component(kind, ref) for kind in ("transport", "load_balancer") if (ref := getattr(config, kind))
+    }
+    said = {name: getattr(config, name) for name in ("entropies", "trimming", "delivery", "lossless")}
+    return parts | said
 
 
 def _described(config: SimulateConfig) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Oracle:
                 int(network.latency_ps[original]),
                 Random(seeds[number]),
             )
-            link.base, link.up = link.ps_per_byte, True
+            link.base, link.up, link.cost = link.ps_per_byte, True, int(network.route_cost[original])
             link.limit = int(queue * options.packet_bytes * share)
             link.mark_from = int(math.ceil(queue * 0.2) * options.packet_bytes * share)
             link.mark_all = int(math.ceil(queue * 0.8) * options.packet_bytes * share)
@@ -228,7 +228,11 @@ class Oracle:
     def route(self, node, packet):
         if (node, packet.target) not in self.ways:
             distance = self.distance_to(packet.target)
-            near = [link for link in self.links if link.source == node and distance[link.target] == distance[node] - 1]
+            near = [
+                link
+                for link in self.links
+                if link.source == node and distance.get(link.target, math.inf) + link.cost == distance[node]
+            ]
             self.ways[node, packet.target] = near
         out = self.ways[node, packet.target]
         if len(out) == 1:
@@ -238,16 +242,15 @@ class Oracle:
 
     def distance_to(self, target):
         if target not in self.distances:
-            distance, edge = {target: 0}, [target]
+            distance, edge = {}, [(0, target)]
             while edge:
-                edge = [
-                    link.source
-                    for node in edge
-                    for link in self.links
-                    if link.target == node
-                    and distance.setdefault(link.source, distance[node] + 1) == distance[node] + 1
-                ]
-                edge = sorted({node for node in edge if node >= self.hosts})
+                far, node = heapq.heappop(edge)
+                if node in distance:
+                    continue
+                distance[node] = far
+                if node == target or node >= self.hosts:
+                    edge += [(far + link.cost, link.source) for link in self.links if link.target == node]
+                    heapq.heapify(edge)
             self.distances[target] = distance
         return self.distances[target]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator_network import FatTree, HammingMesh, Wire, simulate, workloads
+from orchestrator_network import FatTree, Wire, simulate, workloads
 from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.packet import compiled
 from orchestrator_network.packet import layout as at
@@ -270,13 +270,6 @@ def test_what_cannot_be_is_refused_before_it_starts(topology, options, message):
     """Unknown names with the nearest known one; counts with the limit."""
     with pytest.raises((ValueError, TopologyError, WorkloadError), match=message):
         packets(topology, workloads.permutation(16, bytes=1000, seed=0), **options)
-
-
-def test_hosts_that_forward_are_refused():
-    """A HammingMesh has four links a host."""
-    mesh = HammingMesh(grid_rows=2, grid_columns=2)
-    with pytest.raises(TopologyError, match="one link each"):
-        packets(mesh, workloads.permutation(16, bytes=1000, seed=0))
 
 
 def test_the_tables_have_the_columns_of_every_fidelity():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numba import types
 
-from orchestrator_network import FatTree, workloads
+from orchestrator_network import FatTree, HammingMesh, Torus, workloads
 from orchestrator_network.packet import engine, kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.reps import Reps
@@ -17,6 +17,7 @@ from orchestrator_network.packet.configs import DcqcnConfig, SwiftConfig
 from orchestrator_network.packet.engine import prepare
 from orchestrator_network.packet.fabric import describe
 from orchestrator_network.packet.options import Options
+from orchestrator_network.packet.routers import behind_routers
 from orchestrator_network.packet.transports.bbr import Bbr
 from orchestrator_network.packet.transports.credited import Ndp, NsccRccc, Rccc
 from orchestrator_network.packet.transports.hpcc import Hpcc
@@ -76,7 +77,7 @@ def compiled_events(state, control, balancer):
 
 def compare(topology, workload, control, balancer, **options):
     options = Options(**options)
-    network = topology.network
+    network = behind_routers(topology.network)
     fabric = describe(
         network, packet_bytes=options.packet_bytes, header_bytes=options.header_bytes, trimming=options.trimming
     )
@@ -288,3 +289,12 @@ def test_hpcc_agrees():
     """An incast over ports that write down their load."""
     load = workloads.flows([(i, i % 2, 150_000, 1000 * i) for i in range(2, 8)] + [(15, 14, 50_000, 0)])
     compare(TREE, load, Hpcc(), Ecmp(), seed=19, lossless="pfc")
+
+
+@pytest.mark.parametrize("balancer", [Ecmp, Reps, Oblivious])
+@pytest.mark.parametrize("topology", [HammingMesh(grid_rows=2, grid_columns=2), Torus(sides=(4, 4), link_gbps=100)])
+def test_hosts_that_forward_agree(topology, balancer):
+    """Flows that cross each other at routers, odd sizes, an incast among them; route costs of traces and cables."""
+    rows = [(i, (5 * i + 3) % 16, 30_000 + 997 * i, 100_000 * (i % 3)) for i in range(16)]
+    rows = [row for row in rows if row[0] != row[1]] + [(i, 6, 40_000, 0) for i in (0, 1, 2, 9, 15)]
+    compare(topology, workloads.flows(rows), Nscc(), balancer(), seed=14)

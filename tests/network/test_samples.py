@@ -9,8 +9,9 @@ from orchestrator_network import FatTree, WorkloadError, simulate, workloads
 from orchestrator_network.packet import engine
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.reps import Reps
-from orchestrator_network.packet.engine import Options, prepare
+from orchestrator_network.packet.engine import prepare
 from orchestrator_network.packet.fabric import describe
+from orchestrator_network.packet.options import Options
 from orchestrator_network.packet.sampling import Sampler
 from orchestrator_network.packet.transports.nscc import Nscc
 from orchestrator_network.samples import PORTS, QUEUES, RECEIVED, WINDOWS, goodput_bps

@@ -54,6 +54,31 @@ def test_a_step_is_carried_and_priced(traffic, tmp_path, topology):
     assert set(run.figures) == {"step_timeline.svg", "link_utilization.svg", "topology_utilization.svg"}
 
 
+@pytest.mark.parametrize("topology", ["fat_tree", "hx2mesh"])
+def test_a_step_is_carried_packet_by_packet(traffic, tmp_path, topology):
+    """The same table and the same facts as from flows, a little later, and never before the bound."""
+    by_flow, by_packet = (
+        run_stage(
+            simulate,
+            settings(topology=topology, fidelity=fidelity, figures=False, injection_gbps=6400),
+            inputs={"traffic": traffic},
+            home=tmp_path / fidelity,
+        )
+        for fidelity in ("flow", "packet")
+    )
+    tables = [run.outputs["result"].read() for run in (by_flow, by_packet)]
+    assert tables[0].schema == tables[1].schema
+    (flow,), (packet,) = (table.to_pylist() for table in tables)
+    assert packet["fidelity"] == "packet"
+    assert packet["step_ps_infinite"] == flow["step_ps_infinite"]
+    assert flow["step_ps"] < packet["step_ps"] < 1.1 * flow["step_ps"]
+    assert by_packet.metrics["step_bound_ms"] < by_packet.metrics["step_ms"]
+    quantities = [sorted(fact["quantity"] for fact in run.facts) for run in (by_flow, by_packet)]
+    assert quantities[0] == quantities[1]
+    queues = by_packet.outputs["links"].read()["max_queue_bytes"]
+    assert queues.null_count == 0
+
+
 def test_facts_carry_unit_basis_and_phase(traffic, tmp_path):
     """What is modelled is called so; only the simulator's own time is measured."""
     run = run_stage(simulate, settings(), inputs={"traffic": traffic}, home=tmp_path)

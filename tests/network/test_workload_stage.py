@@ -280,7 +280,7 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
             settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
             "no link leads from `core0`",
         ),
-        (settings(topology="hx2mesh"), "packet"),
+        (settings(topology="hx2mesh", lossless="pfc"), "shown for trees only"),
     ],
 )
 def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
@@ -315,7 +315,10 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(allreduce="ring"), "allreduce is ring, but workload permutation is no training step"),
         (settings(link_changes=[{"at_us": 1, "src": "a", "dst": "b", "share": 2}]), "share is 2.0"),
         (settings(topology={"name": "fat_tree", "radix": None}), "set tiers: 3 or a radix"),
-        ({"fidelity": "packet"}, "fidelity is packet, but no workload is named"),
+        ({"delivery": "rod"}, "delivery is set, but no workload is named"),
+        ({"fidelity": "packet", "planes": 2}, "planes is"),
+        ({"fidelity": "packet", "seeds": 2}, "seeds is set, but no workload is named"),
+        ({"fidelity": "packet", "delivery": "rod", "transport": "rccc"}, "give no credit"),
         ({"devices": 16}, "devices is set, but no workload is named"),
         ({"seeds": 2}, "seeds is set, but no workload is named"),
     ],

@@ -3,6 +3,8 @@
     engine    what a user calls: a network, a workload and `Options` in, the state at the end out
     tables    from that state to columns of results
     fabric    from a network to arrays: ports, queue sizes, thresholds, routing tables
+    routers   hosts that forward, as a router with a host behind it; bounds: what no packet beats there
+    operations  computations beside the packets, for training steps
     kernel    the compiled event loop, one event for every packet that crosses a link
     calendar  the event list: a calendar of links, and a small heap of timers
     ports     output ports of switches: two classes, trimming, ECN at dequeue, links that change

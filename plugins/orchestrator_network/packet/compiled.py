@@ -31,7 +31,21 @@ LEARN = types.void(types.int64[::1], types.int64, types.int64, types.int64)
 
 #: Modules of this folder that are never compiled.
 INTERPRETED = frozenset(
-    {"catalog", "catalog_names", "configs", "engine", "extras", "fabric", "options", "sampling", "tables"}
+    [
+        "__init__",
+        "bounds",
+        "catalog",
+        "catalog_names",
+        "configs",
+        "engine",
+        "extras",
+        "fabric",
+        "operations",
+        "options",
+        "routers",
+        "sampling",
+        "tables",
+    ]
 )
 
 

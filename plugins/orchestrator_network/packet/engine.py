@@ -19,6 +19,7 @@ from orchestrator_network.packet.fabric import Wiring, describe, queue_packets, 
 from orchestrator_network.packet.nic import QUANTUM
 from orchestrator_network.packet.noise import LINK_TRIES
 from orchestrator_network.packet.options import LONGEST, Options
+from orchestrator_network.packet.routers import check_lossless, real_links
 from orchestrator_network.packet.state import State, rows, together
 from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
 from orchestrator_network.wire import PS_PER_S
@@ -38,11 +39,15 @@ TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """The state at the end, and what it took; ``order[i]`` is the network's number of link i of the state."""
+    """The state at the end, and what it took; ``order[i]`` is the network's number of link i of the state.
+
+    Links from ``real_links`` on are those of `routers`.
+    """
 
     state: State
     fabric: Fabric
     order: np.ndarray
+    real_links: int
     wall_s: float
 
     @property
@@ -52,8 +57,15 @@ class Trace:
 
     @property
     def packet_hops(self) -> int:
-        """Packets of all kinds that crossed a link, each link counted."""
-        return int(self.state.run[0]["hops"])
+        """Packets of all kinds that crossed a link, each link counted; links that are there only."""
+        state, inner = self.state, np.flatnonzero(self.order >= self.real_links)
+        crossed = int(state.counters["packets"][inner].sum())
+        for first in state.links["flight_head"][inner].tolist():
+            packet = first
+            while packet >= 0:  # it has begun to leave, and has not arrived
+                crossed -= 1
+                packet = int(state.packets["next"][packet])
+        return int(state.run[0]["hops"]) - crossed
 
 
 def warm_up() -> None:
@@ -82,40 +94,82 @@ def run(
     )
     state, order = prepare(network, workload, transport, balancer, options, fabric)
     began = time.perf_counter()
-    delivered, idle = -1, 0
     if sampler is not None:
         sampler.begin(state, order)
+    steps = Steps(state, transport, balancer, sampler)
     while True:
-        why = kernel.step(state, transport, balancer, SLICE)
-        if sampler is not None and why == kernel.SAMPLE:
-            sampler.take(state)
-            continue
+        done, state = steps.advance(), steps.state
         if progress is not None:
             progress(len(workload) - int(state.run[0]["unfinished"]), len(workload))
-        if why == kernel.DONE_ALL:
+        if done:
             if sampler is not None:
                 sampler.end(state)
-            return Trace(state=state, fabric=fabric, order=order, wall_s=time.perf_counter() - began)
-        if why == kernel.POOL_LOW:
-            state = with_more_packets(state)
-            continue
-        if why == kernel.HEAP_LOW:
-            state = with_more_timers(state)
-            continue
-        before, delivered = delivered, int(state.flows["got_bytes"].sum() + state.flows["lowest"].sum())
-        idle = idle + 1 if delivered == before else 0
-        if why == kernel.STUCK or idle == PATIENCE:
-            left = np.flatnonzero(state.flows["finished"] < 0)
+            wall_s = time.perf_counter() - began
+            return Trace(state=state, fabric=fabric, order=order, real_links=real_links(network), wall_s=wall_s)
+
+
+class Steps:
+    """A run that is advanced step by step; ``state`` is replaced where it becomes too small."""
+
+    def __init__(self, state: State, transport: Transport, balancer: Balancer, sampler: Sampler | None = None) -> None:
+        self.state, self._transport, self._balancer, self._sampler = state, transport, balancer, sampler
+        self._delivered, self._looked, self._moved = -1, 0, 0
+
+    def advance(self) -> bool:
+        """Advance to something that is watched, by `SLICE` events at most; return whether all flows have finished.
+
+        Raises WorkloadError when nothing moves any more.
+        """
+        while True:
+            why = kernel.step(self.state, self._transport, self._balancer, SLICE)
+            if why == kernel.POOL_LOW:
+                self.state = with_more_packets(self.state)
+            elif why == kernel.HEAP_LOW:
+                self.make_room()
+            elif why == kernel.SAMPLE and self._sampler is not None:
+                self._sampler.take(self.state)
+            if why not in {kernel.POOL_LOW, kernel.HEAP_LOW, kernel.SAMPLE} or self.state.run[0]["until"] == 0:
+                break
+        if why == kernel.STUCK or (why != kernel.DONE_ALL and self._rests()):
+            flows = self.state.flows
+            left = np.flatnonzero(flows["finished"] < 0)
+            first = left[np.argmax(flows["started"][left] >= 0)]
             raise WorkloadError(
-                f"{len(left)} flows make no progress any more, the first is flow {left[0]} from host "
-                f"{state.flows['source'][left[0]]} to {state.flows['sink'][left[0]]}; is every path of it down?"
+                f"{len(left)} flows make no progress any more, the first is flow {first} from host "
+                f"{flows['source'][first]} to {flows['sink'][first]}; is every path of it down?"
             )
+        return why == kernel.DONE_ALL
+
+    def make_room(self) -> None:
+        """Make room for twice the timers."""
+        self.state = with_more_timers(self.state)
+
+    def _rests(self) -> bool:
+        """Tell whether nothing was delivered in `PATIENCE` slices."""
+        events = int(self.state.run[0]["events"])
+        if events - self._looked < SLICE:
+            return False
+        delivered = int(self.state.flows["got_bytes"].sum() + self.state.flows["lowest"].sum())
+        if delivered != self._delivered:
+            self._moved = events
+        self._looked, self._delivered = events, delivered
+        return events - self._moved >= PATIENCE * SLICE
 
 
 def prepare(
-    network: Network, workload: Workload, transport: Transport, balancer: Balancer, options: Options, fabric: Fabric
+    network: Network,
+    workload: Workload,
+    transport: Transport,
+    balancer: Balancer,
+    options: Options,
+    fabric: Fabric,
+    held: np.ndarray | None = None,
 ) -> tuple[State, np.ndarray]:
-    """Return a state in which nothing has happened, and the network's numbers of its links."""
+    """Return a state in which nothing has happened, and the network's numbers of its links.
+
+    ``held`` bool [flows]: flows that wait for something beside other flows, which is no business of the kernel's.
+    """
+    check_lossless(network, options.lossless)
     fabric = replace(fabric, credited=transport.credit is not None)
     if int(network.latency_ps.max()) > LONGEST or queue_packets(fabric) * fabric.packet_bytes > LONGEST // 2:
         raise WorkloadError(
@@ -137,7 +191,7 @@ def prepare(
     paths = balancer.begin(fabric, options.entropies, random_states(options.seed, 2, count))
     starts = rows(count, at.START)
     starts["earliest"] = workload.start_ps
-    starts["waits"] = np.bincount(workload.after[:, 0], minlength=count)
+    starts["waits"] = np.bincount(workload.after[:, 0], minlength=count) + (0 if held is None else held)
     first_after, after = _successors(workload)
     ready = np.flatnonzero(starts["waits"] == 0)
     heap = np.zeros((4 * count + 2 * network.hosts + 2 * len(options.changes) + 64, 2), np.int64)
@@ -162,6 +216,7 @@ def prepare(
         # timer ends this soon, on links that never drop it is long.
         run["ack_every"] = 1
     run["trimming"] = options.trimming
+    run["told"] = at.EMPTY
     run["adaptive"] = balancer.in_switch
     run["windowed"] = transport.windowed and options.delivery != "uud"
     givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
@@ -240,7 +295,7 @@ def _give_credit(
     run["idle_credit"] = credit.idle
     run["most_credit"] = most
     run["round_trip"] = fabric.rtt_ps
-    run["quantum_ps"] = int(8 * QUANTUM * PS_PER_S / fabric.rate_bps / credit.rate)
+    run["quantum_ps"] = int(8 * QUANTUM * PS_PER_S / (fabric.host_bps or fabric.rate_bps) / credit.rate)
     run["least_rate"] = max(0.9 / options.taper, 0.01)
     givers["credit"] = most
     givers["speculating"] = 1

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from orchestrator_network.errors import WorkloadError
 from orchestrator_network.graph import Network
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.fabric import Wiring
 from orchestrator_network.packet.noise import LINK_TRIES
 from orchestrator_network.packet.options import LONGEST, LOSSLESS, Options
+from orchestrator_network.packet.routers import real_links
 from orchestrator_network.packet.state import rows
 from orchestrator_network.packet.telemetry import FIELDS
 from orchestrator_network.packet.transports.base import Fabric, Transport
@@ -43,6 +45,11 @@ def prepare_more(
     run["telemetry"], run["rated"] = transport.telemetry, transport.rated
     run["replay_window"] = options.replay_window
     run["errors"] = options.bit_error_rate > 0
+    if options.bit_error_rate > 0 and np.any(network.latency_ps[: real_links(network)] == 0):
+        raise WorkloadError(
+            f"bit_error_rate is {options.bit_error_rate:g}, and links have no latency; wires that change bits need one, "
+            "1 us is the default"
+        )
     run["retries"] = LINK_TRIES - 1 if options.link_retry else 0
     run["log_whole"] = 8 * math.log1p(-options.bit_error_rate)
     gates = rows(network.links if transport.paced else 1, at.GATE)

@@ -16,9 +16,13 @@ from scipy.sparse.csgraph import dijkstra
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Network
 from orchestrator_network.packet import layout as at
+from orchestrator_network.packet.routers import real_links
 from orchestrator_network.packet.state import rows
 from orchestrator_network.packet.transports.base import Fabric
 from orchestrator_network.wire import PS_PER_S
+
+_SOURCES = 512  # of paths that are looked at together
+_UNSEEN = 1e-9  # hops of a link that no result shows; 0 would be no link
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,11 +40,12 @@ class Wiring:
 
 def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming: bool) -> Fabric:
     """Return rate and unloaded round trip of the longest shortest path: a full packet out, a header back."""
-    rate_bps = float(network.capacity_bps.max())
-    per_link_ps = (packet_bytes + header_bytes) * 8 / rate_bps * PS_PER_S
-    weights = csr_array(
-        (2 * network.latency_ps + per_link_ps, (network.source, network.target)), shape=(network.nodes, network.nodes)
-    )
+    real = real_links(network)
+    rate_bps = float(network.capacity_bps[:real].max())
+    inner = np.arange(network.links) >= real
+    per_link_ps = (packet_bytes + header_bytes) * 8 / np.where(inner, network.capacity_bps, rate_bps) * PS_PER_S
+    weights = lightest(network, 2 * network.latency_ps + per_link_ps)
+    counted = lightest(network, np.where(inner, _UNSEEN, 1.0))
     # Hosts on one switch are alike, so the longest path is that between the first hosts of two switches.
     tor = np.full(network.hosts, -1)
     up = network.source < network.hosts
@@ -48,16 +53,28 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
     _, first = np.unique(tor, return_index=True)
     second = np.setdiff1d(np.arange(network.hosts), first)
     some = np.concatenate([first, second[:1]])
-    distance = dijkstra(weights, indices=some)[:, : network.hosts]
-    hops = dijkstra(network.adjacency(), unweighted=True, indices=some)[:, : network.hosts]
+    longest_ps = hops = 0.0
+    for begin in range(0, len(some), _SOURCES):
+        part = some[begin : begin + _SOURCES]
+        longest_ps = max(longest_ps, dijkstra(weights, indices=part)[:, : network.hosts].max())
+        hops = max(hops, dijkstra(counted, indices=part)[:, : network.hosts].max())
     return Fabric(
         rate_bps=rate_bps,
-        rtt_ps=round(float(distance.max())),
+        host_bps=float(network.capacity_bps[up].max()) if len(inner) > real else 0.0,
+        rtt_ps=round(float(longest_ps)),
         packet_bytes=packet_bytes,
         header_bytes=header_bytes,
         trimming=trimming,
-        hops=int(hops.max()),
+        hops=int(hops),
     )
+
+
+def lightest(network: Network, weight: np.ndarray) -> csr_array:
+    """Return the least ``weight`` [links] of the parallel links from node to node, [nodes, nodes]."""
+    order = np.lexsort((weight, network.target, network.source))
+    source, target = network.source[order], network.target[order]
+    first = np.flatnonzero(np.diff(source, prepend=-1) | np.diff(target, prepend=-1))
+    return csr_array((weight[order][first], (source[first], target[first])), shape=(network.nodes, network.nodes))
 
 
 def queue_packets(fabric: Fabric) -> int:
@@ -73,8 +90,8 @@ def wire_up(
     Ports to hosts have ``last_hop`` times the room of others.
     """
     hosts = network.hosts
-    if np.any(np.bincount(network.source[network.source < hosts], minlength=hosts) != 1):
-        raise TopologyError("packet fidelity needs hosts with one link each; this topology forwards through its hosts")
+    if np.any(network.degree()[:hosts] != 1):
+        raise TopologyError("the packet engine takes hosts with one link each; put `behind_routers` before it")
     uplink = np.full(hosts, -1)
     from_host = np.flatnonzero(network.source < hosts)
     uplink[network.source[from_host]] = from_host
@@ -122,28 +139,23 @@ def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarra
     between = np.flatnonzero((network.source >= hosts) & (network.target >= hosts))
     source, target = network.source[between] - hosts, network.target[between] - hosts
     cost = network.route_cost[between].astype(float)
-    reverse = csr_array((cost, (target, source)), shape=(switches, switches))
-    # Parallel links were summed up in `reverse`; the smallest counts.
-    reverse.data[:] = 1.0 if np.all(cost == 1) else reverse.data
-    distance = dijkstra(reverse, indices=homes)
+    reverse = lightest(network, network.route_cost.astype(float)).T.tocsr()[hosts:, hosts:]
+    distance = np.ascontiguousarray(dijkstra(reverse, indices=homes).T)  # from every switch to all homes
     by_source = np.lexsort((number[between], source))
     source, target, cost, links = source[by_source], target[by_source], cost[by_source], number[between][by_source]
-    near = np.isclose(distance[:, source], distance[:, target] + cost)
     routes = np.zeros((switches, len(homes)), np.int32)
     ports: list[int] = []
     bounds = np.searchsorted(source, np.arange(switches + 1))
     for switch in range(switches):
         # Few sets of ports lead to many groups of hosts: the way up, and the ways down.
         first, last = bounds[switch], bounds[switch + 1]
-        known: dict[bytes, int] = {}
-        chosen = near[:, first:last]
-        rows_of = np.packbits(chosen, axis=1)
-        for column, word in enumerate(rows_of):
-            key = word.tobytes()
-            if key not in known:
-                way = links[first:last][chosen[column]].tolist()
-                known[key] = len(ports) << 12 | len(way)
-                ports.extend(way)
-            routes[switch, column] = known[key]
+        near = np.isclose(distance[switch], distance[target[first:last]] + cost[first:last, None])
+        words, one_of, which = np.unique(np.packbits(near, axis=0), axis=1, return_index=True, return_inverse=True)
+        entries = np.zeros(words.shape[1], np.int32)
+        for word, column in enumerate(one_of.tolist()):
+            way = links[first:last][near[:, column]].tolist()
+            entries[word] = len(ports) << 12 | len(way)
+            ports.extend(way)
+        routes[switch] = entries[which.ravel()]
         routes[switch, homes == switch] = 0
     return routes, np.array(ports or [0], np.int32), group.astype(np.int32), down

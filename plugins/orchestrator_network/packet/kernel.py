@@ -29,6 +29,7 @@ from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ACK,
     CHANGE,
+    COME_BACK,
     CORRUPT,
     CREDIT_BACK,
     DATA,
@@ -242,6 +243,8 @@ def fire(s: State, on_loss: React, on_tick: React, choose: Choose, learn: Learn,
         wake(s, choose, number, now)
     elif kind == TICK:
         tick(s, on_tick, choose, number, now)
+    elif kind == COME_BACK:
+        s.run[0].until = 0
     elif kind == GATE_WORD:
         move_gate(s, choose, number >> 1, number & 1, 0, now)
     else:
@@ -282,15 +285,15 @@ def look(s: State, choose: Choose, link: int, now: int) -> None:
 
 
 def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Choose, learn: Learn, events: int) -> int:
-    """Run for about that many events, or to the time `pause_at`, and return why it came back."""
+    """Run for about that many events, to the time `pause_at`, or to what somebody watches, and return why it came back."""
     run = s.run
-    until = run[0].events + events
+    run[0].until = run[0].events + events
     while run[0].unfinished > 0:
         if run[0].free_packets < SPARE_PACKETS:
             return POOL_LOW
         if 2 * run[0].timers > len(s.heap):
             return HEAP_LOW
-        if run[0].events >= until:
+        if run[0].events >= run[0].until:
             return PAUSED
         timer = next_timer(run, s.heap)
         arrival = next_arrival(s, timer)

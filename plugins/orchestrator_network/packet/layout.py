@@ -31,9 +31,10 @@ LINK = _record(
 )
 #: What a port has done, and its generator: trims and marks do not depend on what other ports draw.
 COUNTER = _record(
-    i8="random sent_bytes max_bytes byte_ps "  # what left; most data held; integral of data held over time
-    "paused_ps owed",  # owed: how far the high class is ahead of its share, times 256, in bytes
-    i4="marks trims drops replays",  # replays: packets that the link had to send again
+    i8="random sent_bytes byte_ps "  # what left; integral of data held over time
+    "paused_ps packets",  # packets that began to leave
+    i4="max_bytes owed "  # most data held; how far the high class is ahead of its share, times 256, in bytes
+    "marks trims drops replays",  # replays: packets that the link had to send again
 )
 PACKET = _record(
     i8="due",  # when it arrives at the other end of the link
@@ -73,7 +74,11 @@ FLOW = _record(
     "waking",  # a timer is set for when its pace lets it send
 )
 #: What is needed once of a flow.
-START = _record(i8="earliest waits")  # waits: flows that must arrive before it starts
+START = _record(
+    i8="earliest "
+    "waits "  # flows that must arrive before it starts, and what else must happen
+    "watched"  # the loop comes back when it has arrived
+)
 #: The credit of a flow, in bytes at the sender and in quanta since its start.
 CREDIT = _record(
     i8="asked_at",  # when the sender sent a request last, 0: never
@@ -121,6 +126,7 @@ RUN = _record(
     "errors retries "  # whether wires change bits; how often a link sends a packet again
     "telemetry rated "  # whether packets note the ports on their way; whether senders measure their delivery
     "replay_window "  # numbers behind the newest that security lets pass, 0: all
+    "until told "  # the loop comes back at that number of events; the watched flow that has arrived, or -1
     "pause_at",  # the loop comes back before the first event that is not before this time
     f8="quantum_ps least_rate log_whole",  # log_whole: logarithm of the chance that a byte arrives as it was sent
 )
@@ -157,7 +163,7 @@ PATHS_OWN = 2  # first column of the balancer
 GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
 
 # Timers are kind << 32 | number.
-START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK = range(8)
+START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK, COME_BACK = range(9)
 CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
 
 # Flow control of links, beside 0 for none.

@@ -4,7 +4,7 @@ A packet of n bytes arrives as it was sent with probability (1 - bit error rate)
 discards what did not. With it the other end asks for the frame, and the sender goes back to it: from the end of the
 frame, one latency until the other end sees it, one for the word back, and the frame again. What was sent behind it
 meanwhile is discarded and sent again as well, so nothing else gets through before: the link is taken for all of that
-time. A link gives up after `LINK_TRIES`, and the packet is lost.
+time. A link gives up after `LINK_TRIES`, and the packet is lost. A link without latency is no wire, and changes nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def draw_port(s: State, link: int) -> int:
 @inner
 def cross(s: State, link: int, packet: int, done: int) -> int:
     """Return when a packet that has left by ``done`` has left for good; mark it if it never arrives whole."""
+    if s.links[link].latency == 0:  # inside a device that forwards: no wire
+        return done
     size = s.packets[packet].size
     bad = int(-np.expm1(size * s.run[0].log_whole) * 2147483648.0)
     again = 2 * s.links[link].latency + ((size * s.links[link].ps_per_byte + 128) >> 8)

@@ -200,7 +200,10 @@ def is_fresh(s: State, flow: int, packet: int) -> bool:
 
 @inner
 def release(s: State, flow: int, now: int) -> None:
-    """Start the flows that waited for this one to arrive."""
+    """Start the flows that waited for this one to arrive, and come back to whoever watches it."""
+    if s.starts[flow].watched != 0:
+        s.run[0].told = flow
+        s.run[0].until = 0
     for position in range(s.first_after[flow], s.first_after[flow + 1]):
         waiting = s.after[position]
         s.starts[waiting].waits -= 1

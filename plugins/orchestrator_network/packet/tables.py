@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator_network.graph import Network
 from orchestrator_network.packet.engine import Trace
 
 
@@ -32,11 +31,11 @@ def _packets_in(missing: np.ndarray, flows: np.ndarray, full: int) -> np.ndarray
     return np.where(missing % full == 0, missing // full, (missing - flows["last_size"]) // full + 1)
 
 
-def link_columns(trace: Trace, network: Network) -> dict[str, np.ndarray]:
-    """Return what a packet run knows of every link, in the network's order; bytes of data held in the port."""
+def link_columns(trace: Trace) -> dict[str, np.ndarray]:
+    """Return what a packet run knows of every link that is there, in the network's order; bytes of data held in the port."""
     counters = trace.state.counters
-    back = np.empty(network.links, np.int64)
-    back[trace.order] = np.arange(network.links)
+    back = np.empty(len(trace.order), np.int64)
+    back[trace.order] = np.arange(len(trace.order))
     span_ps = max(int(trace.state.run["clock"][0]), 1)
     columns = {
         "bytes": counters["sent_bytes"],
@@ -48,7 +47,7 @@ def link_columns(trace: Trace, network: Network) -> dict[str, np.ndarray]:
         "drops": counters["drops"].astype(np.int64),
         "pause_ps": counters["paused_ps"],
     }
-    return {name: column[back] for name, column in columns.items()}
+    return {name: column[back[: trace.real_links]] for name, column in columns.items()}
 
 
 def totals(trace: Trace) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from orchestrator_network.wire import PS_PER_S
 class Fabric:
     """What a transport may know before it starts.
 
-    ``rate_bps`` of a host; ``rtt_ps`` of the longest path without load, a full packet out and a header back;
-    ``credited``: the receiver's credit limits the sender too.
+    ``rate_bps`` of the fastest link; ``rtt_ps`` of the longest path without load, a full packet out and a header back;
+    ``host_bps`` of all links of the fastest host together, 0 for one link a host; ``credited``: the receiver's credit
+    limits the sender too.
     """
 
     rate_bps: float
@@ -27,6 +28,7 @@ class Fabric:
     trimming: bool
     hops: int
     credited: bool = False
+    host_bps: float = 0.0
 
     @property
     def payload_bytes(self) -> int:

@@ -1,0 +1,175 @@
+"""What no packet beats where hosts forward: a bound for every flow alone, and one for when the last of all is over.
+
+Switches split a flow among the next hops of its minimal paths, and a load balancer decides how, so nothing is known of
+its shares; what is certain is over which links it may leave its source and reach its target, how many links it crosses,
+and that every packet is stored at each of them, and at both of the inner links of `routers`. With s1 and sn the bytes of
+the first and of the last packet, w those of all n, h links of b ps a byte, i and e ps a byte of the injection and ejection
+links, and c the ps a byte of all links together over which it may leave (or reach its target), a flow arrives no sooner
+than its latency after the greatest of
+
+    s1 i + w c + (h - 1) sn b + sn e                                     all leave the source, the last one crosses
+    min(s1 i + (h - 1) s1 b, w i + (h - 1) sn b) + w c + sn e            one crosses, then all reach the target
+    (n - 1) s i + h s b + s e                                            the last full packet of s bytes, where n > 1
+
+and it is over when a header has come back. With one path the second is what happens (see `routers`). Of all flows
+together the first two hold for those of a source and of a target; every link that all minimal paths of some flows share
+carries all of them; and all links together carry every byte as often as it crosses a link.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse.csgraph import dijkstra
+
+from orchestrator_network.graph import Network
+from orchestrator_network.packet.fabric import lightest
+from orchestrator_network.routes import Routes
+from orchestrator_network.wire import PS_PER_S, Wire
+from orchestrator_network.workloads import Workload
+
+_COST = 2.0**40  # beyond any latency of a path, and exact in float64 up to a cost of 8192
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bounds:
+    """``alone_ps`` int64 [flows]: the least from start to the last acknowledgement; ``end_ps``: of all, from time 0.
+
+    ``back_ps`` int64 [flows]: the least from arrival to the acknowledgement.
+    """
+
+    alone_ps: np.ndarray
+    back_ps: np.ndarray
+    end_ps: int
+
+
+def forwarding_bounds(
+    network: Network, routes: Routes, workload: Workload, wire: Wire, *, answered: bool = True
+) -> Bounds:
+    """Return the bounds of flows over minimal paths of a network, not yet behind routers, whose hosts forward.
+
+    ``routes`` tell which trunks all paths of a flow share, and how many links a path has. Flows that are not ``answered``
+    are over when their last packet arrives.
+    """
+    source, target = workload.source, workload.target
+    first, last, latency_ps = _ways(network, source, target)
+    each = _ps_per_byte(network.capacity_bps)
+    inner = _ps_per_byte(np.bincount(network.source, network.capacity_bps, network.nodes)[: network.hosts])
+    link, hops = each.min(), np.floor(routes.hops + 1e-6)
+    packets = wire.packets(workload.size_bytes)
+    total = wire.bits(workload.size_bytes) / 8
+    short = total - (packets - 1) * wire.packet_bytes
+    begin = np.where(packets > 1, wire.packet_bytes, short)
+    out_ps, in_ps = inner[source], inner[target]
+    crossing_ps = (hops - 1) * short * link + short * in_ps + latency_ps
+    reach_ps = np.minimum(begin * out_ps + (hops - 1) * begin * link, total * out_ps + (hops - 1) * short * link)
+    reach_ps += latency_ps
+    full_ps = (packets - 1) * begin * out_ps + hops * begin * link + begin * in_ps + latency_ps
+    header = wire.header_bytes
+    back_ps = (header * (in_ps + out_ps) + hops * header * link + latency_ps) * answered
+    # A packet takes a whole number of ps, up to half of one less than these products where those are none.
+    rounded = 0.5 * (packets + 2 * hops + 4) if np.any(np.concatenate([each, inner]) % 1) else 0.0
+    arrive_ps = np.maximum(
+        begin * out_ps + total * _together(first, each) + crossing_ps,
+        reach_ps + total * _together(last, each) + short * in_ps,
+    )
+    arrive_ps = np.where(packets > 1, np.maximum(arrive_ps, full_ps), arrive_ps)
+    alone_ps = np.floor(arrive_ps + back_ps - rounded).astype(np.int64)
+
+    start_ps = workload.start_ps
+    ends = [
+        (start_ps + alone_ps).max(),
+        _ends(source, total, _union(source, first), each, start_ps, begin * out_ps, crossing_ps + back_ps),
+        _ends(target, total, _union(target, last), each, start_ps, reach_ps, short * in_ps + back_ps),
+        start_ps.min() + total @ hops / (1 / each).sum() + back_ps.min(),
+    ]
+    if network.route_weight is None:
+        ends.append(_through_shared(network, routes, total, start_ps, back_ps))
+    return Bounds(
+        alone_ps=alone_ps, back_ps=np.ceil(back_ps).astype(np.int64), end_ps=int(np.floor(max(ends) - np.sum(rounded)))
+    )
+
+
+def _ps_per_byte(capacity_bps: np.ndarray) -> np.ndarray:
+    """Return what the kernel takes for a byte, in ps."""
+    return np.asarray(np.rint(8 * PS_PER_S / capacity_bps * 256) / 256)
+
+
+def _ways(network: Network, source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the links over which flows may leave and arrive, [flows, ports] with -1 for none, and the least latency.
+
+    Every link has its reverse of the same cost, so a distance is that of the way back.
+    """
+    ends, place = np.unique(np.concatenate([source, target]), return_inverse=True)
+    weight = network.route_cost * _COST + network.latency_ps
+    distance = dijkstra(lightest(network, weight), indices=ends)
+    cost, at_source, at_target = distance // _COST, place[: len(source)], place[len(source) :]
+    ports = _ports(network)
+    first = _near(network, ports, cost, source, at_target)
+    last = _near(network, ports, cost, target, at_source)
+    return first, last, distance[at_target, source] % _COST
+
+
+def _ports(network: Network) -> np.ndarray:
+    """Return the links out of every host, [hosts, ports] with -1 for none."""
+    out = np.flatnonzero(network.source < network.hosts)
+    out = out[np.argsort(network.source[out], kind="stable")]
+    at = network.source[out]
+    ports = np.full((network.hosts, np.bincount(at).max()), -1)
+    ports[at, np.arange(len(out)) - np.searchsorted(at, at)] = out
+    return ports
+
+
+def _near(network: Network, ports: np.ndarray, cost: np.ndarray, here: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Return those ports of ``here`` that lie on a minimal path to the end ``to``, else -1."""
+    mine = ports[here]
+    left = cost[to[:, None], network.target[mine]] + network.route_cost[mine]
+    return np.where((mine >= 0) & (left == cost[to, here][:, None]), mine, -1)
+
+
+def _together(links: np.ndarray, each: np.ndarray) -> np.ndarray:
+    """Return the ps a byte of several links side by side."""
+    return np.asarray(1 / np.where(links >= 0, 1 / each[links], 0).sum(axis=1))
+
+
+def _union(host: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """Return, for every host that occurs, in order, the links that any of its flows may take, -1 for none."""
+    hosts, at = np.unique(host, return_inverse=True)
+    union = np.full((len(hosts), links.shape[1]), -1)
+    np.maximum.at(union, at, links)
+    return union
+
+
+def _ends(
+    host: np.ndarray,
+    total: np.ndarray,
+    links: np.ndarray,
+    each: np.ndarray,
+    start_ps: np.ndarray,
+    before_ps: np.ndarray,
+    after_ps: np.ndarray,
+) -> float:
+    """Return when the flows of the busiest host are over: one gets there, all go through, one gets away."""
+    hosts, at = np.unique(host, return_inverse=True)
+    least = np.full((2, len(hosts)), np.inf)
+    np.minimum.at(least[0], at, start_ps + before_ps)
+    np.minimum.at(least[1], at, after_ps)
+    return float((least.sum(axis=0) + np.bincount(at, total) * _together(links, each)).max())
+
+
+def _through_shared(
+    network: Network, routes: Routes, total: np.ndarray, start_ps: np.ndarray, back_ps: np.ndarray
+) -> float:
+    """Return when the flows are over of which all paths cross the busiest trunk."""
+    share = routes.share.tocoo()
+    certain = share.data > 1 - 1e-9
+    flow, trunk = (ends[certain] for ends in share.coords)
+    if not len(flow):
+        return 0.0
+    least = np.full((2, len(network.trunk_bps)), np.inf)
+    np.minimum.at(least[0], trunk, start_ps[flow])
+    np.minimum.at(least[1], trunk, back_ps[flow])
+    carried = np.bincount(trunk, total[flow], len(network.trunk_bps))
+    used = carried > 0
+    return float((least.sum(axis=0)[used] + carried[used] * 8 / network.trunk_bps[used] * PS_PER_S).max())

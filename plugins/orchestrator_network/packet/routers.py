@@ -1,0 +1,90 @@
+"""Hosts that forward, as a router each with a host behind it.
+
+The kernel knows hosts with one link. Where a host has several, all links of the network are moved to a router of its
+own, and the host hangs there by an injection and an ejection link without latency, which have the rate of all its links
+together, so that the host can use them all at once and neither link is ever a bottleneck. What a packet pays for it is to
+be stored once more at either end, at that rate. With B bits per second a link, R those of all links of a host, f and l
+the bits of the first and of the last packet, w those of all, h links on the path and L their latency, a flow alone on one
+path arrives after
+
+    f / R + w / B + (h - 1) f / B + h L + l / R      and max(0, f / R - l / B) more where it has several packets
+
+The links of the network keep their numbers and come first; the inner links follow, and no result shows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.graph import Network
+
+#: Every router has a row for every host in the table of routes; the table of this many takes 67 MB.
+MOST_HOSTS = 4096
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoutedNetwork(Network):
+    """A network behind routers: links from ``real_links`` on are the injection and ejection links of its hosts."""
+
+    real_links: int
+
+
+def real_links(network: Network) -> int:
+    """Return how many links the network has that are there."""
+    return network.real_links if isinstance(network, RoutedNetwork) else network.links
+
+
+def behind_routers(network: Network) -> Network:
+    """Return a network whose hosts have one link each: the same one, or where hosts have several, a `RoutedNetwork`.
+
+    Raises TopologyError for more than `MOST_HOSTS` hosts with several links.
+    """
+    hosts = network.hosts
+    if np.all(network.degree()[:hosts] == 1):
+        return network
+    if hosts > MOST_HOSTS:
+        raise TopologyError(
+            f"{hosts} hosts forward for each other, and every one needs routes to all others; packet fidelity takes "
+            f"{MOST_HOSTS} such hosts, use fidelity `flow` or a smaller network"
+        )
+    router, host = network.nodes + np.arange(hosts), np.arange(hosts)
+    rate_bps = np.bincount(network.source, network.capacity_bps, network.nodes)[:hosts]
+    trunks = int(network.trunk.max()) + 1
+    weight = network.route_weight
+
+    def joined(real: np.ndarray, injection: np.ndarray, ejection: np.ndarray) -> np.ndarray:
+        return np.concatenate([real, injection, ejection]).astype(real.dtype)
+
+    ends = np.concatenate([router, np.arange(hosts, network.nodes)])
+    zeros, ones = np.zeros(hosts), np.ones(hosts)
+    return RoutedNetwork(
+        hosts=hosts,
+        names=(*network.names, *(f"{name}.router" for name in network.names[:hosts])),
+        source=joined(ends[network.source].astype(network.source.dtype), host, router),
+        target=joined(ends[network.target].astype(network.target.dtype), router, host),
+        capacity_bps=joined(network.capacity_bps, rate_bps, rate_bps),
+        latency_ps=joined(network.latency_ps, zeros, zeros),
+        trunk=joined(network.trunk, trunks + host, trunks + hosts + host),
+        route_cost=joined(network.route_cost, ones, ones),
+        route_weight=None if weight is None else joined(weight, ones, ones),
+        real_links=network.links,
+    )
+
+
+def check_lossless(network: Network, lossless: str) -> None:
+    """Refuse links that never drop where hosts forward, unless the network is a tree; TopologyError says why."""
+    if lossless == "none" or not isinstance(network, RoutedNetwork):
+        return
+    cables = network.links // 2
+    pairs = csr_array((np.ones(network.links), (network.source, network.target)), shape=(network.nodes, network.nodes))
+    if cables == network.nodes - 1 and pairs.nnz == network.links:
+        return
+    raise TopologyError(
+        f"lossless is `{lossless}`, and hosts forward: links that wait for one another in a circle would stop the network "
+        "for ever, and that none do was shown for trees only, which this network is not; set lossless to `none`, "
+        "or take a topology whose hosts have one link"
+    )

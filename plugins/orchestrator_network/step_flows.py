@@ -1,0 +1,179 @@
+"""A training step as flows: every message one, every collective those of its algorithm, step by step and chunk by chunk.
+
+Within a collective a rank sends what belongs to step k when its own message of step k - 1 has arrived and it has what the
+others sent it in that step, in each direction of a ring by itself; a receiver that sends nothing must be free too. These
+are the chains that `collectives` moves in lockstep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from orchestrator_network.collectives import AllReduce, Chain, Phase, lower
+from orchestrator_network.errors import WorkloadError
+from orchestrator_network.lowering import CollectiveLowering
+from orchestrator_network.program import ProgramBuilder
+from orchestrator_network.topology import Topology
+from orchestrator_network.traffic import StepTraffic
+from orchestrator_network.wire import Wire
+from orchestrator_network.workloads import Workload
+
+#: Flows of a step; each takes about 1.5 KB of memory.
+MOST_FLOWS = 200_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Flows:
+    """Flows of one operation; ``after`` int64 [pairs, 2] as in `Workload`."""
+
+    source: np.ndarray
+    target: np.ndarray
+    size_bytes: np.ndarray
+    after: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+class FlowLowering:
+    """Lowers what operations carry to flows of one plane; equal collectives are worked out once."""
+
+    def __init__(self, topology: Topology, wire: Wire, allreduce: AllReduce) -> None:
+        self._topology = topology
+        self._choice = CollectiveLowering(ProgramBuilder(len(topology.network.trunk_bps)), topology, wire, allreduce)
+        self._known: dict[tuple[str, int, bytes], list[Chain]] = {}
+        self._expanded: dict[tuple[str, int, bytes], _Flows] = {}
+        self._parts: list[tuple[int, _Flows]] = []
+
+    def check(self, traffic: StepTraffic) -> None:
+        """Refuse a step of too many flows before any is made; WorkloadError names the largest collective."""
+        sends = len(traffic.of_kind("send"))
+        counts = [_count(self._chains(one.name, one.size_bytes, one.ranks)) for one in traffic.collectives]
+        total = sends + sum(counts)
+        if total <= MOST_FLOWS:
+            return
+        most = int(np.argmax(counts)) if counts else -1
+        largest = ""
+        if counts:
+            one = traffic.collectives[most]
+            largest = (
+                f"; the largest of {len(counts)} collectives, {one.name} over {len(one.ranks)} ranks by "
+                f"{self._choice.algorithm(one.name, one.size_bytes, one.ranks)}, is {counts[most]} of them"
+            )
+        raise WorkloadError(
+            f"packet by packet this step is {total} flows, and the most are {MOST_FLOWS}{largest}; use fewer devices, "
+            "fewer layers or larger buckets, an all-reduce of fewer messages (halving_doubling, torus2d), or fidelity flow"
+        )
+
+    def message(self, operation: int, source: int, target: int, size_bytes: int) -> None:
+        """Let an operation carry one message; an empty one is a packet of one byte."""
+        planes = self._topology.planes
+        self._parts.append(
+            (
+                operation,
+                _Flows(
+                    source=np.array([source]),
+                    target=np.array([target]),
+                    size_bytes=np.array([max(-(-size_bytes // planes), 1)]),
+                    after=np.zeros((0, 2), np.int64),
+                ),
+            )
+        )
+
+    def collective(self, operation: int, name: str, size_bytes: int, ranks: np.ndarray) -> None:
+        """Let an operation carry a collective."""
+        key = (name, size_bytes, ranks.tobytes())
+        if key not in self._expanded:
+            self._expanded[key] = _expand(self._chains(name, size_bytes, ranks), self._topology.planes)
+        self._parts.append((operation, self._expanded[key]))
+
+    def build(self) -> tuple[Workload | None, np.ndarray]:
+        """Return all flows, None if there are none, and the operation of each, int64 [flows], in order of operations."""
+        parts = [part for part in sorted(self._parts, key=lambda part: part[0]) if len(part[1])]
+        if not parts:
+            return None, np.zeros(0, np.int64)
+        sizes = np.array([len(flows) for _, flows in parts])
+        first = np.cumsum(sizes) - sizes
+        source, target, size_bytes = (
+            np.concatenate([getattr(flows, name) for _, flows in parts]) for name in ("source", "target", "size_bytes")
+        )
+        workload = Workload(
+            source=source,
+            target=target,
+            size_bytes=size_bytes,
+            start_ps=np.zeros(len(source), np.int64),
+            after=np.concatenate(
+                [flows.after + begin for begin, (_, flows) in zip(first.tolist(), parts, strict=True)]
+            ),
+        )
+        return workload, np.repeat([operation for operation, _ in parts], sizes)
+
+    def _chains(self, name: str, size_bytes: int, ranks: np.ndarray) -> list[Chain]:
+        key = (name, size_bytes, ranks.tobytes())
+        if key not in self._known:
+            algorithm = self._choice.algorithm(name, size_bytes, ranks)
+            self._known[key] = lower(name, size_bytes, ranks, self._topology, algorithm)
+        return self._known[key]
+
+
+def _count(chains: list[Chain]) -> int:
+    """Return how many flows concurrent chains are."""
+    return sum(
+        len(part.source) * part.steps if isinstance(part, Phase) else len(part.ranks) * (len(part.ranks) - 1)
+        for chain in chains
+        for part in chain
+    )
+
+
+def _expand(chains: list[Chain], planes: int) -> _Flows:
+    """Return the flows of one plane; chains are concurrent and independent of each other."""
+    rows: list[tuple[int, int, int]] = []
+    after: list[tuple[int, int]] = []
+    for chain in chains:
+        # By direction and rank, the latest messages in which it took part: whatever waits for them waits for all before.
+        latest: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for part in chain:
+            size = max(math.ceil(part.step_bytes / planes), 1)
+            if isinstance(part, Phase):
+                for _ in range(part.steps):
+                    for lane, ends in enumerate(_lanes(part)):
+                        _step(ends, lane, size, latest, rows, after)
+            else:
+                ranks = part.ranks.tolist()
+                rows += [(source, target, size) for source, target in product(ranks, ranks) if source != target]
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    pairs = np.array(after, np.int64).reshape(-1, 2)
+    return _Flows(source=table[:, 0], target=table[:, 1], size_bytes=table[:, 2], after=pairs)
+
+
+def _lanes(phase: Phase) -> list[list[tuple[int, int]]]:
+    ends = list(zip(phase.source.tolist(), phase.target.tolist(), strict=True))
+    each = len(ends) // phase.lanes
+    return [ends[lane * each : (lane + 1) * each] for lane in range(phase.lanes)]
+
+
+def _step(
+    ends: list[tuple[int, int]],
+    lane: int,
+    size: int,
+    latest: dict[tuple[int, int], list[int]],
+    rows: list[tuple[int, int, int]],
+    after: list[tuple[int, int]],
+) -> None:
+    """Add the messages of one step of one direction."""
+    senders = {source for source, _ in ends}
+    now: defaultdict[int, list[int]] = defaultdict(list)
+    for source, target in ends:
+        number = len(rows)
+        rows.append((source, target, size))
+        before = latest[lane, source] + ([] if target in senders else latest[lane, target])
+        after += [(number, earlier) for earlier in dict.fromkeys(before)]
+        now[source].append(number)
+        now[target].append(number)
+    for rank, numbers in now.items():
+        latest[lane, rank] = numbers
