@@ -128,10 +128,7 @@ def run(
     if sampler is not None:
         sampler.begin(state, order)
     while True:
-        why = kernel.step(state, transport, balancer, SLICE)
-        if sampler is not None and why == kernel.SAMPLE:
-            sampler.take(state)
-            continue
+        why = _one_slice(state, transport, balancer, sampler)
         if progress is not None:
             progress(len(workload) - int(state.run[0]["unfinished"]), len(workload))
         if why == kernel.DONE_ALL:
@@ -152,6 +149,16 @@ def run(
                 f"{len(left)} flows make no progress any more, the first is flow {left[0]} from host "
                 f"{state.flows['source'][left[0]]} to {state.flows['sink'][left[0]]}; is every path of it down?"
             )
+
+
+def _one_slice(state: State, transport: Transport, balancer: Balancer, sampler: Sampler | None) -> int:
+    """Run for a slice of events, however often it pauses for samples, and return why the loop came back."""
+    until = int(state.run[0]["events"]) + SLICE
+    while True:
+        why = kernel.step(state, transport, balancer, until - int(state.run[0]["events"]))
+        if sampler is None or why != kernel.SAMPLE:
+            return why
+        sampler.take(state)
 
 
 def prepare(
