@@ -69,8 +69,8 @@ def test_the_cost_table_is_printed_beside_the_published_one(run):
     assert all(title in lines[at] for title in ("PUBLISHED MUSD", "RECOMPUTED MUSD", "DIFFERENCE MUSD"))
     rows = {line.split()[0]: line.split()[1:] for line in lines[at + 1 : at + 17]}
     assert len(rows) == 16
-    assert rows["hx2mesh/small"][1:3] == ["5.4", "5.412"]
-    assert rows["fat_tree/large"][1:3] == ["679.9", "679.9"]
+    assert rows["hx2mesh/small"][:2] == ["5.4", "5.412"]
+    assert rows["fat_tree/large"][:2] == ["679.9", "679.9"]
 
 
 def test_the_allocation_runs_whole_and_with_failed_boards(run):
@@ -95,8 +95,8 @@ def test_the_bandwidths_are_printed_beside_the_published_ones(run):
     at = next(number for number, line in enumerate(lines) if "VARIANT" in line)
     assert all(title in lines[at] for title in ("PUBLISHED PERCENT", "OURS PERCENT", "DIFFERENCE PERCENT", "REASON"))
     rows = {line.split()[0]: line.split()[1:] for line in lines[at + 1 : at + 5]}
-    assert rows["hx2mesh/small/global"] == ["4.9", "26.64", "25.4"]
-    assert rows["hyperx/small/global"][:3] == ["-43.7", "51.56", "91.6"]
+    assert rows["hx2mesh/small/global"] == ["25.4", "26.64", "4.9"]
+    assert rows["hyperx/small/global"][:3] == ["91.6", "51.56", "-43.7"]
 
 
 def test_the_savings_are_printed_beside_the_published_ones(run):
@@ -108,9 +108,9 @@ def test_the_savings_are_printed_beside_the_published_ones(run):
     assert all(title in lines[at] for title in ("PUBLISHED SAVING", "OUR SAVING", "DIFFERENCE PERCENT"))
     rows = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines[at + 1 : at + 3]}
     assert list(rows) == ["dlrm/hx2mesh/fat_tree", "dlrm/hx2mesh/torus"]
-    for difference, ours, published in rows.values():
+    for published, ours, difference in rows.values():
         assert difference == pytest.approx(100 * (ours / published - 1), abs=0.2)
-    assert rows["dlrm/hx2mesh/fat_tree"][2] == 4
+    assert rows["dlrm/hx2mesh/fat_tree"][0] == 4
 
 
 def rows_of(lines):
@@ -130,7 +130,7 @@ def test_a_permutation_prints_the_best_balancer_of_every_transport(run):
     titles, rows = rows_of(run("recipe=paper/smartt_reps", NSCC_ALONE, *few))
     assert all(title in titles for title in ("BEST", "BOUND US", "OURS US", "VS BOUND PERCENT", "WORST US"))
     assert set(rows) == {"nscc,", "smartt_v1,"}
-    *_, best, bound_us, ours_us, percent, worst, worst_us = rows["nscc,"]
+    *_, ours_us, bound_us, percent, best, worst, worst_us = rows["nscc,"]
     assert (best, worst) == ("reps", "ecmp")
     assert float(bound_us) < float(ours_us) < float(worst_us)
     assert float(percent) == pytest.approx(100 * (float(ours_us) / float(bound_us) - 1), abs=0.2)
@@ -143,7 +143,7 @@ def test_an_incast_prints_published_ours_and_the_difference(run):
     titles, rows = rows_of(run("recipe=paper/smartt_incast", NSCC_ALONE, one, published))
     assert all(title in titles for title in ("BOUND GOODPUT", "OURS GOODPUT", "PUBLISHED GOODPUT", "VS PUBLISHED"))
     assert len(rows["nscc"]) == 3
-    _, ours, published_goodput, _, percent = map(float, rows["smartt_v1"])
+    published_goodput, ours, percent, _, _ = map(float, rows["smartt_v1"])
     assert published_goodput == 0.26
     assert percent == pytest.approx(100 * (ours / 0.26 - 1), abs=0.2)
 
@@ -154,5 +154,5 @@ def test_failures_make_panels_of_their_own(run):
     _, rows = rows_of(run("recipe=paper/smartt_failures", *few))
     faults = ("none", "slow", "down_200us", "down_3ms")
     assert list(rows) == [f"{fault}/{balancer}" for fault in faults for balancer in ("reps", "oblivious")]
-    assert len({words[0] for words in rows.values()}) == 1
-    assert float(rows["slow/reps"][1]) < float(rows["slow/oblivious"][1])
+    assert len({words[1] for words in rows.values()}) == 1
+    assert float(rows["slow/reps"][0]) < float(rows["slow/oblivious"][0])

@@ -80,6 +80,17 @@ def test_samples_are_what_the_plain_simulator_holds_at_that_time(oracle, lossles
     assert [window[0, 0] for window in sampler.windows[:-1]] == [cwnd for _, _, cwnd in seen]
 
 
+def test_the_wait_for_a_timeout_is_sampled_too():
+    """Where data is dropped and nothing moves until a timer, samples repeat what the plain simulator holds meanwhile."""
+    load = workloads.flows([(i, 0, 60_000, 0) for i in range(2, 16)])
+    sampler, seen = sampled(load, every_ps=500_000, trimming=False, seed=4)
+    assert len(seen) == len(sampler.times_ps) - 1
+    assert np.array_equal(np.stack(sampler.queues[:-1]), [held for held, _, _ in seen])
+    assert sampler.received[:-1] == [got for _, got, _ in seen]
+    idle = [held.sum() == 0 and got < 14 * 60_000 for held, got, _ in seen[40:]]
+    assert sum(idle) > 20
+
+
 def test_too_many_samples_double_the_interval():
     """Those that stay are the multiples of the new interval, and hold what they held."""
     load = workloads.permutation(16, bytes=60_000, seed=1)
@@ -147,3 +158,24 @@ def test_what_cannot_be_looked_at_is_refused(options, message):
         simulate(TREE, load, fidelity="packet", **options)
     with pytest.raises(ValueError, match="only fidelity `packet` has queues"):
         simulate(TREE, load, fidelity="flow", sample_us="auto")
+
+
+def test_a_run_with_samples_reports_as_often(monkeypatch):
+    """Progress is told, and cancelling possible, after as many events as without samples."""
+    monkeypatch.setattr(engine, "SLICE", 200)
+    load, told = workloads.permutation(16, bytes=60_000, seed=2), {}
+    for sample_us in (None, 0.05):
+        reports = told.setdefault(sample_us, [])
+        simulate(
+            TREE, load, fidelity="packet", sample_us=sample_us, progress=lambda done, _, to=reports: to.append(done)
+        )
+    assert told[None] == told[0.05]
+    assert len(told[None]) > 3
+
+
+def test_a_run_that_is_stuck_says_so_with_samples_too(monkeypatch):
+    """The only way to the receiver is down for good; slices are short, as a timeout is a long time."""
+    monkeypatch.setattr(engine, "SLICE", 100)
+    load = workloads.flows([(1, 0, 20_000, 0)])
+    with pytest.raises(WorkloadError, match="make no progress any more"):
+        simulate(TREE, load, fidelity="packet", link_changes=[(0, "tor0", "host0", 0.0)], sample_us="auto")

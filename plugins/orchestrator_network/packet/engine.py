@@ -34,6 +34,7 @@ LARGEST_RING = 16_384  # packets that a flow may have between its lowest unackno
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
 RTO_LOSSLESS_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
 FOREVER = 2**63 - 1  # later than NEVER, so that a run that is stuck comes back as stuck
+GO_ON = frozenset({kernel.POOL_LOW, kernel.HEAP_LOW, kernel.SAMPLE})  # why the loop comes back within a slice
 TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it is taken down
 
 
@@ -120,6 +121,7 @@ class Steps:
 
         Raises WorkloadError when nothing moves any more.
         """
+        last = int(self.state.run[0]["events"]) + SLICE
         while True:
             why = kernel.step(self.state, self._transport, self._balancer, SLICE)
             if why == kernel.POOL_LOW:
@@ -128,7 +130,8 @@ class Steps:
                 self.make_room()
             elif why == kernel.SAMPLE and self._sampler is not None:
                 self._sampler.take(self.state)
-            if why not in {kernel.POOL_LOW, kernel.HEAP_LOW, kernel.SAMPLE} or self.state.run[0]["until"] == 0:
+            run = self.state.run[0]
+            if why not in GO_ON or run["until"] == 0 or run["events"] >= last:
                 break
         if why == kernel.STUCK or (why != kernel.DONE_ALL and self._rests()):
             flows = self.state.flows

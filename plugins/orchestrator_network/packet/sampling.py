@@ -6,6 +6,8 @@ a run with samples and one without are the same to the bit. Ports are brought up
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from orchestrator_network.graph import Network
@@ -50,16 +52,30 @@ class Sampler:
     def take(self, state: State) -> None:
         """Keep a sample of the time at which the loop paused, and ask for the next pause."""
         self._keep(state, int(state.run["pause_at"][0]))
-        if len(self.times_ps) >= self._most:
-            self.every_ps *= 2
-            for samples in (self.times_ps, self.queues, self.windows, self.received):
-                del samples[1::2]
+        self._thin()
+        rest_ps = _rests_until(state)
+        while self.times_ps[-1] + self.every_ps <= rest_ps:
+            self.times_ps.append(self.times_ps[-1] + self.every_ps)
+            for samples in self._samples:
+                samples.append(samples[-1])
+            self._thin()
         state.run["pause_at"] = self.times_ps[-1] + self.every_ps
 
     def end(self, state: State) -> None:
         """Keep a last sample of the time at which the last flow finished."""
         state.run["pause_at"] = FOREVER
         self._keep(state, int(state.run["clock"][0]))
+
+    @property
+    def _samples(self) -> tuple[list[Any], ...]:
+        return self.queues, self.windows, self.received
+
+    def _thin(self) -> None:
+        """Drop every other sample and double the interval if there are too many."""
+        if len(self.times_ps) >= self._most:
+            self.every_ps *= 2
+            for samples in (self.times_ps, *self._samples):
+                del samples[1::2]
 
     def _keep(self, state: State, now_ps: int) -> None:
         got = payload_bytes(state)
@@ -68,6 +84,14 @@ class Sampler:
         self.received.append(int(got.sum()))
         columns = state.window[self.flows][:, [at.CWND, at.IN_FLIGHT]]
         self.windows.append(np.column_stack([columns, got[self.flows]]))
+
+
+def _rests_until(state: State) -> int:
+    """Return when the next timer fires if nothing is on its way till then, as in the wait for a timeout; else 0."""
+    run = state.run[0]
+    if run["scheduled"] > 0 or run["drain_at"] < run["drain_count"] or run["timers"] == 0:
+        return 0
+    return int(state.heap[0, 0])
 
 
 def payload_bytes(state: State) -> np.ndarray:
