@@ -137,7 +137,6 @@ def test_bytes_are_conserved(topology, rows, balancer_name):
     assert np.all(out <= into)
     inner = np.arange(network.links) >= real_links(network)
     assert np.all(np.bincount(network.target[inner], sent[inner], 16)[load.target] > 0)
-    assert trace.packet_hops <= int(trace.state.counters["packets"][~inner[trace.order]].sum())
 
 
 def test_every_hop_is_counted_and_no_inner_one():

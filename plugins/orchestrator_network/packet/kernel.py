@@ -120,6 +120,7 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
     """Let the first packet in flight on a link arrive."""
     hosts = s.run[0].hosts
     if link < hosts:
+        s.run[0].end_hops += 1
         serve_host(s, choose, link, now)
     else:
         serve(s, link, now)
@@ -132,6 +133,7 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
     if node >= hosts:
         forward(s, link, node, packet, now)
         return
+    s.run[0].end_hops += 1
     serve_host(s, choose, node, now)
     kind = s.packets[packet].kind & KIND_MASK
     if kind == DATA:

@@ -32,8 +32,8 @@ LINK = _record(
 #: What a port has done, and its generator: trims and marks do not depend on what other ports draw.
 COUNTER = _record(
     i8="random sent_bytes max_bytes byte_ps "  # what left; most data held; integral of data held over time
-    "paused_ps packets",  # packets that began to leave
-    i4="marks trims drops spare",
+    "paused_ps spare",
+    i4="marks trims drops spare_too",
 )
 PACKET = _record(
     i8="due",  # when it arrives at the other end of the link
@@ -114,6 +114,7 @@ RUN = _record(
     "grant_quanta idle_credit most_credit round_trip "
     "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
     "links lossless xoff xon "  # flow control of links, and when to stop and to go on, in bytes
+    "end_hops "  # of the hops, those over the link of a host
     "until told",  # the loop comes back at that number of events; the watched flow that has arrived, or -1
     f8="quantum_ps least_rate",
 )

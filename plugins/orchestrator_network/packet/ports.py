@@ -30,7 +30,6 @@ def begin(s: State, link: int, packet: int, start: int) -> None:
     s.packets[packet].next = EMPTY
     s.links[link].done = done
     s.counters[link].sent_bytes += size
-    s.counters[link].packets += 1
     if s.links[link].flight_head < 0:
         s.links[link].flight_head = packet
     else:
