@@ -88,7 +88,7 @@ class CreditOracle(Oracle):
         wanted = min(wanted, self.most) - flow.credit
         if flow.speculating and unsent:
             wanted = max(wanted, full)
-        if competing:
+        if competing and self.idle_credit:
             wanted = int(wanted / (competing + 1))
         return flow.pulled - (-wanted // QUANTUM)
 

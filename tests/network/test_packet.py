@@ -294,6 +294,14 @@ def test_a_short_packet_between_others_does_not_beat_the_bound():
     assert summary["end_us"] >= summary["bound_us"]
 
 
+def test_what_waits_at_the_end_is_held_until_then():
+    """Go-back-N leaves copies in the ports when the last flow is over; a mean is no less than 0 for it."""
+    load = workloads.flows([(0, 1, 1, 0), (0, 4, 53_119, 0)])
+    options = {"transport": "dcqcn", "load_balancer": "bitmap", "trimming": False, "lossless": "none", "slow_links": 5}
+    links = packets(SMALL, load, **options).links.to_pylist()
+    assert all(0 <= link["mean_queue_bytes"] <= link["max_queue_bytes"] for link in links)
+
+
 def test_modules_that_are_left_out_of_the_cache_key_compile_nothing():
     folder = Path(compiled.__file__).parent
     words = ("@compiled", "@inner", "@inlined", "@react", "@choose", "@learn", "njit")

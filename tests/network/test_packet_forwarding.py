@@ -138,7 +138,6 @@ def test_bytes_are_conserved(topology, rows, balancer_name):
     assert np.all(out <= into)
     inner = np.arange(network.links) >= real_links(network)
     assert np.all(np.bincount(network.target[inner], sent[inner], 16)[load.target] > 0)
-    assert trace.packet_hops <= int(trace.state.counters["packets"][~inner[trace.order]].sum())
 
 
 def test_every_hop_is_counted_and_no_inner_one():
@@ -199,3 +198,11 @@ def test_a_link_between_hosts_may_go_down():
     assert result.flows["slowdown"][0].as_py() > 1
     with pytest.raises(WorkloadError, match="flow 0 from host 0 to 1; is every path of it down"):
         packets(TORUS, workloads.flows([(0, 1, 1_000_000, 0)]), link_changes=down)
+
+
+def test_a_receiver_that_gives_no_idle_credit_is_asked_for_all_that_is_wanted():
+    """Three flows of one host over routers that pick the emptiest way: none is left without credit and without a request."""
+    topology = Torus(sides=(2, 4, 2), link_gbps=100)
+    load = workloads.flows([(1, 0, 73549, 0), (1, 2, 54183, 0), (1, 2, 73549, 0)])
+    result = packets(topology, load, transport="ndp", load_balancer="adaptive", trimming=False)
+    assert result.summary["fct_us"]["max"] < 2 * result.summary["bound_us"]

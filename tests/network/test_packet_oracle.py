@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-from numba import types
 
 from orchestrator_network import FatTree, HammingMesh, Torus, workloads
 from orchestrator_network.packet import engine, kernel
@@ -34,33 +31,13 @@ from tests.network.packet_oracle_roce import RoceOracle
 NAMES = {at.PULL: "pull", at.RTS: "rts", at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
 
 
-class Address(types.WrapperAddressProtocol):
-    """A compiled function by its address: numba looks up a dispatcher anew at every call, which takes a millisecond."""
-
-    def __init__(self, function):
-        (signature,) = function.nopython_signatures
-        self._signature = signature
-        compiled = function.get_compile_result(signature)
-        self._address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
-
-    def __wrapper_address__(self):
-        return self._address
-
-    def signature(self):
-        return self._signature
-
-
 def compiled_events(state, control, balancer):
     """Step the kernel one event at a time and return the arrivals, as the oracle writes them."""
     events = []
-    quick_control = SimpleNamespace(
-        **{name: Address(getattr(control, name)) for name in ("on_ack", "on_loss", "on_tick")}
-    )
-    quick_balancer = SimpleNamespace(choose=Address(balancer.choose), learn=Address(balancer.learn))
     while True:
         heads, hops = state.links["flight_head"], state.run["hops"][0]
         packets = state.packets[heads]  # a row for every link; what it is for those without a packet does not matter
-        why = kernel.step(state, quick_control, quick_balancer, 1)
+        why = kernel.step(state, control, balancer, 1)
         if state.run["hops"][0] > hops:
             link = int(state.drain[state.run["drain_at"][0] - 1] & (2**24 - 1))
             packet = packets[link]

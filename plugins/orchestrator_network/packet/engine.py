@@ -59,14 +59,8 @@ class Trace:
     @property
     def packet_hops(self) -> int:
         """Packets of all kinds that crossed a link, each link counted; links that are there only."""
-        state, inner = self.state, np.flatnonzero(self.order >= self.real_links)
-        crossed = int(state.counters["packets"][inner].sum())
-        for first in state.links["flight_head"][inner].tolist():
-            packet = first
-            while packet >= 0:  # it has begun to leave, and has not arrived
-                crossed -= 1
-                packet = int(state.packets["next"][packet])
-        return int(state.run[0]["hops"]) - crossed
+        run = self.state.run[0]
+        return int(run["hops"]) - (int(run["end_hops"]) if len(self.order) > self.real_links else 0)
 
 
 def warm_up() -> None:
@@ -123,7 +117,8 @@ class Steps:
         """
         last = int(self.state.run[0]["events"]) + SLICE
         while True:
-            why = kernel.step(self.state, self._transport, self._balancer, SLICE)
+            events = max(last - int(self.state.run[0]["events"]), 1)
+            why = kernel.step(self.state, self._transport, self._balancer, events)
             if why == kernel.POOL_LOW:
                 self.state = with_more_packets(self.state)
             elif why == kernel.HEAP_LOW:

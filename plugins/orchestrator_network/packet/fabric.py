@@ -22,7 +22,7 @@ from orchestrator_network.packet.transports.base import Fabric
 from orchestrator_network.wire import PS_PER_S
 
 _SOURCES = 512  # of paths that are looked at together
-_UNSEEN = 1e-9  # hops of a link that no result shows; 0 would be no link
+_UNSEEN = 1e-9  # hops of a link that no result shows; 0 would be no link.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,9 +149,12 @@ def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarra
     for switch in range(switches):
         # Few sets of ports lead to many groups of hosts: the way up, and the ways down.
         first, last = bounds[switch], bounds[switch + 1]
-        near = np.isclose(distance[switch], distance[target[first:last]] + cost[first:last, None])
-        words, one_of, which = np.unique(np.packbits(near, axis=0), axis=1, return_index=True, return_inverse=True)
-        entries = np.zeros(words.shape[1], np.int32)
+        if first == last:  # all hosts hang here
+            continue
+        near = distance[switch] == distance[target[first:last]] + cost[first:last, None]  # costs are whole numbers
+        words = np.ascontiguousarray(np.packbits(near, axis=0).T)
+        _, one_of, which = np.unique(words.view(f"V{words.shape[1]}").ravel(), return_index=True, return_inverse=True)
+        entries = np.zeros(len(one_of), np.int32)
         for word, column in enumerate(one_of.tolist()):
             way = links[first:last][near[:, column]].tolist()
             entries[word] = len(ports) << 12 | len(way)

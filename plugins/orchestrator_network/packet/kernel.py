@@ -49,7 +49,7 @@ from orchestrator_network.packet.layout import (
 from orchestrator_network.packet.lossless import admit, give_back, let_go, note_end_of_wait, watch
 from orchestrator_network.packet.nic import Choose, free_packet, kick, serve_host
 from orchestrator_network.packet.noise import draw_port
-from orchestrator_network.packet.ports import arrive, change, go_on, serve
+from orchestrator_network.packet.ports import arrive, catch_up, change, go_on, serve
 from orchestrator_network.packet.prefetch import prefetch
 from orchestrator_network.packet.receiver import discard, receive
 from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, tick, time_out, wake
@@ -68,7 +68,7 @@ def emptiest(s: State, first: int, count: int, now: int) -> int:
     best, least, equals = EMPTY, NEVER, 0
     for i in range(first, first + count):
         port = s.ports[i]
-        serve(s, port, now)
+        catch_up(s, port, now)
         held = s.links[port].low_bytes
         if held < least:
             best, least, equals = port, held, 1
@@ -131,6 +131,7 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
     """Let the first packet in flight on a link arrive."""
     hosts = s.run[0].hosts
     if link < hosts:
+        s.run[0].end_hops += 1
         serve_host(s, choose, link, now)
     else:
         serve(s, link, now)
@@ -146,6 +147,7 @@ def deliver(s: State, on_ack: React, on_loss: React, choose: Choose, learn: Lear
     if node >= hosts:
         forward(s, link, node, packet, now)
         return
+    s.run[0].end_hops += 1
     serve_host(s, choose, node, now)
     kind = s.packets[packet].kind & KIND_MASK
     if kind == DATA:
@@ -257,7 +259,7 @@ def move_gate(s: State, choose: Choose, link: int, closed: int, credit: int, now
     if link < s.run[0].hosts:
         serve_host(s, choose, link, now)
     else:
-        serve(s, link, now)
+        catch_up(s, link, now)
     s.gates[link].closed = closed
     s.gates[link].credit += credit
     if closed != 0 or s.gates[link].credit < s.run[0].full_bytes:
@@ -279,7 +281,7 @@ def look(s: State, choose: Choose, link: int, now: int) -> None:
     if link < s.run[0].hosts:
         serve_host(s, choose, link, now)
     else:
-        serve(s, link, now)
+        catch_up(s, link, now)
     if s.links[link].done >= 0:
         watch(s, link, s.links[link].done)
 
@@ -337,9 +339,28 @@ def load(more: bool) -> Any:
         return compile_now(signature, advance)
 
 
+class _Address(types.WrapperAddressProtocol):
+    """A compiled function by its address: numba looks a dispatcher up anew at every call, which takes a millisecond."""
+
+    def __init__(self, function: Any) -> None:
+        (self._signature,) = function.nopython_signatures
+        compiled = function.get_compile_result(self._signature)
+        self._address = int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+
+    def __wrapper_address__(self) -> int:
+        return self._address
+
+    def signature(self) -> Any:
+        return self._signature
+
+
+@cache
+def _address(function: Any) -> _Address:
+    return _Address(function)
+
+
 def step(state: State, transport: Transport, balancer: Balancer, events: int) -> int:
     """Advance a run by about ``events`` events; return DONE_ALL, PAUSED, POOL_LOW, HEAP_LOW, SAMPLE or STUCK."""
     loop = load(len(state.more) > 0)
-    return int(
-        loop(state, transport.on_ack, transport.on_loss, transport.on_tick, balancer.choose, balancer.learn, events)
-    )
+    functions = (transport.on_ack, transport.on_loss, transport.on_tick, balancer.choose, balancer.learn)
+    return int(loop(state, *map(_address, functions), events))

@@ -31,10 +31,9 @@ LINK = _record(
 )
 #: What a port has done, and its generator: trims and marks do not depend on what other ports draw.
 COUNTER = _record(
-    i8="random sent_bytes byte_ps "  # what left; integral of data held over time
-    "paused_ps packets",  # packets that began to leave
-    i4="max_bytes owed "  # most data held; how far the high class is ahead of its share, times 256, in bytes
-    "marks trims drops replays",  # replays: packets that the link had to send again
+    i8="random sent_bytes max_bytes byte_ps paused_ps",  # what left; most data held; integral of data held over time
+    i4="owed "  # how far the high class is ahead of its share, times 256, in bytes
+    "marks trims drops replays spare",  # replays: packets that the link had to send again
 )
 PACKET = _record(
     i8="due",  # when it arrives at the other end of the link
@@ -126,6 +125,7 @@ RUN = _record(
     "errors retries "  # whether wires change bits; how often a link sends a packet again
     "telemetry rated "  # whether packets note the ports on their way; whether senders measure their delivery
     "replay_window "  # numbers behind the newest that security lets pass, 0: all
+    "end_hops "  # of the hops, those over the link of a host
     "until told "  # the loop comes back at that number of events; the watched flow that has arrived, or -1
     "pause_at",  # the loop comes back before the first event that is not before this time
     f8="quantum_ps least_rate log_whole",  # log_whole: logarithm of the chance that a byte arrives as it was sent

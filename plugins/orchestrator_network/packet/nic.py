@@ -132,7 +132,7 @@ def pull_target(s: State, flow: int, competing: int) -> int:
     wanted = min(wanted, s.run[0].most_credit) - s.credits[flow].credit
     if s.credits[flow].speculating != 0 and unsent > 0:
         wanted = max(wanted, full)
-    if competing > 0:
+    if competing > 0 and s.run[0].idle_credit != 0:  # without, one that asked for too little would never ask again
         share = abs(wanted) // (competing + 1)
         wanted = share if wanted >= 0 else -share
     return s.credits[flow].pulled + (wanted + QUANTUM - 1) // QUANTUM

@@ -41,7 +41,6 @@ def begin(s: State, link: int, packet: int, start: int) -> None:
     s.packets[packet].next = EMPTY
     s.links[link].done = done
     s.counters[link].sent_bytes += size
-    s.counters[link].packets += 1
     if s.links[link].flight_head < 0:
         s.links[link].flight_head = packet
     else:
@@ -165,6 +164,12 @@ def serve(s: State, link: int, now: int) -> None:
             s.links[link].done = EMPTY
 
 
+@inner
+def catch_up(s: State, link: int, now: int) -> None:
+    """As `serve`, where it is called so rarely that another copy of it would only take time to compile."""
+    serve(s, link, now)
+
+
 @inlined
 def arrive(s: State, link: int, packet: int, now: int) -> int:
     """Put a packet into a port that is up to date; return a packet that was dropped, or EMPTY."""
@@ -241,7 +246,7 @@ def change(s: State, number: int, now: int) -> int:
     What has begun to leave arrives, at the speed at which it began.
     """
     link = s.changes[number].link
-    serve(s, link, now)
+    catch_up(s, link, now)
     s.links[link].ps_per_byte = s.changes[number].ps_per_byte
     s.links[link].limit = s.changes[number].limit
     if s.links[link].limit >= 0:

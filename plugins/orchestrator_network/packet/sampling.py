@@ -25,8 +25,9 @@ class Sampler:
     def __init__(self, network: Network, flows: np.ndarray, every_ps: int, *, most_samples: int = MOST_SAMPLES) -> None:
         self.every_ps = every_ps
         self.flows = flows
-        #: Links that leave switches, in the network's order; hosts queue nothing in their ports.
-        self.links = np.flatnonzero(network.source >= network.hosts)
+        #: Links that leave switches, in the network's order; hosts queue nothing in their ports unless they forward.
+        forwards = network.degree()[: network.hosts].max() > 1
+        self.links = np.flatnonzero((network.source >= network.hosts) | forwards)
         self.times_ps: list[int] = []
         self.queues: list[np.ndarray] = []  # int32 [links]
         self.windows: list[np.ndarray] = []  # float64 [flows, 3]: window, in flight, received; bytes
@@ -107,7 +108,8 @@ def payload_bytes(state: State) -> np.ndarray:
 def queues_at(state: State, ports: np.ndarray, now_ps: int) -> np.ndarray:
     """Return the data that ports hold at a time, the packet in service included, int64 [ports] in bytes.
 
-    A port is as old as the last look at it; what has left since follows from what it holds, as in `ports.serve`.
+    A port is as old as the last look at it; what has left since follows from what it holds, as in `ports.serve` (but for
+    frames that a link sends again, and shares of classes, which the next look brings).
     """
     links, packets = state.links[ports], state.packets
     held = links["low_bytes"].astype(np.int64)

@@ -37,11 +37,12 @@ def link_columns(trace: Trace) -> dict[str, np.ndarray]:
     back = np.empty(len(trace.order), np.int64)
     back[trace.order] = np.arange(len(trace.order))
     span_ps = max(int(trace.state.run["clock"][0]), 1)
+    # What still waits, copies of what has arrived, has been held until now.
+    held_byte_ps = counters["byte_ps"] + trace.state.links["low_bytes"].astype(np.int64) * span_ps
     columns = {
         "bytes": counters["sent_bytes"],
         "max_queue_bytes": counters["max_bytes"],
-        # What still waits when the last flow has finished (copies of what had arrived) waits until the end.
-        "mean_queue_bytes": (counters["byte_ps"] + trace.state.links["low_bytes"] * span_ps) / span_ps,
+        "mean_queue_bytes": held_byte_ps / span_ps,
         "marks": counters["marks"].astype(np.int64),
         "trims": counters["trims"].astype(np.int64),
         "drops": counters["drops"].astype(np.int64),
