@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .grid import all_finite
+
 _LARGEST_DAMP = 1.0
 _SMALLEST_RETRY = 1e-3
 # Columns of the inverse solved for together. Leaving out the zeros below them saves up to two thirds, C^3 to C^3 / 3
@@ -78,4 +80,4 @@ def inverse_factor(system: Tensor) -> Tensor | None:
     for stop in range(width, size + 1, width):
         panel = slice(stop - width, stop)
         factor[:stop, panel] = torch.linalg.solve_triangular(upper[:stop, :stop], identity[:stop, panel], upper=True)
-    return factor if bool(torch.isfinite(factor).all()) else None
+    return factor if all_finite(factor) else None

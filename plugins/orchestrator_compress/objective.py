@@ -38,17 +38,17 @@ def identity_gap(
     probed = torch.zeros((len(signs), weight.shape[1]), dtype=torch.float64, device=weight.device)
     energy = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
     for start in range(0, len(weight), _CHUNK):
+        # In the wider of the two types: D is then exact to a rounding, which is far below what is asked of it.
         rows = weight[start : start + _CHUNK].to(wide)
-        difference = (rows - quantized[start : start + _CHUNK].to(wide)).to(torch.float64)
-        probed += signs[:, start : start + _CHUNK] @ difference
-        energy += rows.square().sum(0)
+        difference = rows - quantized[start : start + _CHUNK].to(wide)
+        probed += signs[:, start : start + _CHUNK].to(wide) @ difference
+        energy += torch.linalg.vector_norm(rows, dim=0).to(torch.float64).square()
     objective = float(probed.square() @ added @ torch.ones(len(signs), dtype=torch.float64, device=weight.device))
     for start in range(0, len(hessian), _CHUNK):
         part = hessian[start : start + _CHUNK].to(torch.float64)
         objective += float(((probed[:, start : start + _CHUNK] @ part) * probed).sum())
     total = sum(
-        float((scaled_errors[start : start + _CHUNK].to(torch.float64) @ signs.T).square().sum())
-        for start in range(0, len(scaled_errors), _CHUNK)
+        float((part @ signs.T.to(part.dtype)).to(torch.float64).square().sum()) for part in scaled_errors.split(_CHUNK)
     )
     # Casting W moves every weight by a rounding, which E never sees, and in float64 errors of that size also show
     # through their product with D: what is as small as that cannot be told from a right solution.

@@ -26,7 +26,7 @@ class SpQR:
     """Round to bilevel groups, and keep exactly (to float16) what would cost more than the threshold.
 
     `tau` scales the threshold (infinity: no outliers); `bilevel=None` stores statistics as `grid` does, with which
-    and without outliers this is asymmetric GPTQ. `heights` are the rows of the layers in a stack: thresholds and
+    and without outliers this is asymmetric GPTQ. The published settings go with `damp=1`. `heights` are the rows of the layers in a stack: thresholds and
     tiles are then those of each layer.
     """
 

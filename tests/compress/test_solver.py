@@ -169,16 +169,16 @@ def test_no_rounding_beats_exhaustive_search() -> None:
 
 
 def test_gptq_beats_rtn_in_aggregate() -> None:
-    """It is no theorem for a row, but of 40 small layers at least 95 % improve, and their sum clearly does."""
+    """It is no theorem for a row, but of 100 small layers at least 95 improve, and their sum clearly does."""
     better, gptq_sum, rtn_sum = 0, 0.0, 0.0
-    for seed in range(40):
+    for seed in range(100):
         weight, hessian = problem(8, 32, seed=seed)
         grid = Grid(bits=3, group_size=16)
         solution, _ = solve(weight, hessian, grid)
         gptq = quadratic(weight - solution.quantized, hessian)
         rtn = quadratic(weight - round_to_nearest(weight, grid).dequantize(torch.float64), hessian)
         better, gptq_sum, rtn_sum = better + (gptq < rtn), gptq_sum + gptq, rtn_sum + rtn
-    assert better >= 38
+    assert better >= 95
     assert gptq_sum < 0.5 * rtn_sum
 
 
