@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import GridError
+from .grid import all_finite
 
 #: Fits grids to the least and greatest values of groups: (low, high) -> (scales, zeros).
 FitRange = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -105,12 +106,10 @@ class Outliers:
         )
 
 
-def as_residual(gap: Tensor) -> Tensor:
-    """Return float16 of what the code misses; GridError where float16 cannot hold it."""
-    residual = gap.to(torch.float16)
-    if not bool(torch.isfinite(residual).all()):
+def check_residuals(residuals: Tensor) -> None:
+    """Raise GridError where float16 could not hold what codes miss."""
+    if not all_finite(residuals):
         raise GridError(
-            f"an outlier is {float(gap.abs().max()):.3g} away from its grid, beyond the float16 that it is stored in; "
-            "leave the layer out with `ignore`"
+            f"an outlier is more than {torch.finfo(torch.float16).max:.0f} away from its grid, beyond the float16 that "
+            "it is stored in; scale the layer down, or leave it out with `ignore`"
         )
-    return residual

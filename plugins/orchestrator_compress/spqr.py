@@ -16,7 +16,7 @@ from .bilevel import Bilevel, Levels, fit_unrounded, levelled
 from .errors import GridError
 from .grid import Grid, encode, fit_range
 from .order import by_diagonal, natural
-from .outliers import Outliers, as_residual, leave_one_out_gain, threshold, without
+from .outliers import Outliers, check_residuals, leave_one_out_gain, threshold, without
 from .selection import layer_heights
 from .solver import Columns
 from .spqr_weight import SpQRWeight
@@ -77,11 +77,13 @@ class SpQR:
         gap = values - served
         pivot = self._columns.pivots[position]
         outlier = (gap / pivot).square_() > self._limit
-        residual = as_residual(gap.masked_fill(~outlier, 0))
+        residual = gap.masked_fill_(~outlier, 0).to(torch.float16)
         self._codes[position] = codes
         self._present[position] = outlier
         self._residuals[position] = residual
-        return (served + residual.float()).to(values.dtype)
+        if (position + 1) % self._width == 0:
+            check_residuals(self._residuals[position + 1 - self._width : position + 1])
+        return served.add_(residual).to(values.dtype)
 
     def results(self) -> list[SpQRWeight]:
         """Return one weight for each layer of the stack."""

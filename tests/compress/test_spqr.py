@@ -217,3 +217,6 @@ def test_degenerate_layers_are_finite() -> None:
     assert not bool(zero.quantized.any())
     with pytest.raises(GridError, match="tau=-1"):
         SpQR(tau=-1)
+    weight[4, 9] = 1e6
+    with pytest.raises(GridError, match="65504 away from its grid"):
+        solve(weight, hessian, bits=3, tau=0.0)
