@@ -39,6 +39,11 @@ class System:
                 f"H differs from its transpose by {asymmetry:.3g} with a diagonal of at most {largest:.3g}: no second "
                 "moment X^T X is like that; accumulate it from inputs [N, C]"
             )
+        if float(hessian.diagonal().min()) < -_ASYMMETRY * largest:
+            raise CalibrationError(
+                f"H has {float(hessian.diagonal().min()):.3g} on its diagonal, where sums of squares belong: no second "
+                "moment X^T X is like that; accumulate it from inputs [N, C]"
+            )
         self.hessian = hessian
         self.dead = hessian.diagonal() <= 0
         self._factors: dict[tuple[Attempt, bytes], Tensor | None] = {}

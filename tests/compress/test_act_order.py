@@ -170,6 +170,10 @@ def test_a_matrix_that_is_no_second_moment_is_refused() -> None:
     lopsided[0, 1] += 1
     with pytest.raises(CalibrationError, match="differs from its transpose"):
         column_solve(weight, lopsided, rule)
+    negative = hessian.clone()
+    negative[3, 3] *= -1
+    with pytest.raises(CalibrationError, match="sums of squares belong"):
+        column_solve(weight, negative, rule)
     for broken, options in ((weight[:0], {}), (weight, {"damp": 2.0}), (weight, {"dtype": torch.float16})):
         with pytest.raises(ValueError, match=r"R > 0|damp=2|float32 or float64"):
             column_solve(broken, hessian, rule, **options)
