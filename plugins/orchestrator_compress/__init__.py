@@ -1,4 +1,4 @@
-"""Post-training compression of language models: RTN and GPTQ, written as checkpoints that transformers loads."""
+"""Compression of language models: one column solver behind GPTQ, SpQR, SparseGPT and OBS; files that transformers loads."""
 
 from __future__ import annotations
 
@@ -13,18 +13,34 @@ _HOMES = {
     "Settings": "settings",
     "Grid": "grid",
     "GroupRounding": "rules",
+    "SpQR": "spqr",
+    "SparseGPT": "sparse",
+    "Masked": "sparse",
+    "Unstructured": "selection",
+    "NM": "selection",
+    "System": "system",
+    "surgeon": "surgeon",
+    "prune_state": "prune",
     "CompressionError": "errors",
 }
 
 __all__ = [
+    "NM",
     "CompressionError",
     "Grid",
     "GroupRounding",
+    "Masked",
     "Settings",
+    "SpQR",
+    "SparseGPT",
+    "System",
+    "Unstructured",
     "column_solve",
     "compress_checkpoint",
     "compress_model",
     "load_compressed",
+    "prune_state",
+    "surgeon",
 ]
 
 

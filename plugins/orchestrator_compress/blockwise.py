@@ -24,10 +24,11 @@ from .blocks import Calls, block_linears, capture, decoder_blocks
 from .errors import CompressionError, SolveError
 from .grid import QuantizedWeight, check_finite, round_to_nearest
 from .moments import Moments, collect, shared_inputs
+from .objective import quadratic
 from .records import LayerRecord
 from .rules import GroupRounding
 from .settings import Settings, selected
-from .solver import Solution, column_solve, quadratic
+from .solver import Solution, column_solve
 from .stash import Stash
 
 OnLayer = Callable[[int, int, LayerRecord], None]
@@ -223,15 +224,13 @@ def _quantize(
                 "nearest"
             )
         return round_to_nearest(weight, settings.grid), None
-    static = settings.act_order == "static"
-    rule = GroupRounding(settings.grid, static=static)
+    rule = GroupRounding(settings.grid, act_order=settings.act_order)
     try:
         solution = column_solve(
             weight,
             inputs.own,
             rule,
             damp=settings.damp,
-            order="diagonal" if static else "natural",
             block_size=settings.block_size,
             strict=settings.strict,
         )

@@ -103,6 +103,11 @@ def dense_config(source: Path) -> dict[str, Any]:
 
 def packed_tensors(name: str, weight: QuantizedWeight) -> dict[str, Tensor]:
     """Return the tensors that store one layer, by their names in the checkpoint."""
+    if weight.groups is not None:
+        raise CheckpointError(
+            f"{name} has groups that are no ranges of inputs (act_order='dynamic'), which {FORMAT} is not written "
+            "with; use act_order 'static' or 'group'"
+        )
     bits = weight.grid.bits
     tensors = {
         f"{name}.weight_packed": torch.from_numpy(pack_rows(weight.codes.cpu().numpy(), bits)),

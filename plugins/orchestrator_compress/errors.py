@@ -5,6 +5,7 @@ CompressionError (a ValueError)
 |- WeightError        weights that are not finite
 |- CalibrationError   tokens or activations that cannot calibrate
 |- SolveError         a system that only a fallback could solve, in strict mode
+|- PruningError       a sparsity, pattern or mask that the layer cannot have
 `- CheckpointError    a directory that is not what it says it is
 """
 
@@ -29,6 +30,10 @@ class CalibrationError(CompressionError):
 
 class SolveError(CompressionError):
     """Report a layer whose system needs a fallback that strict mode forbids."""
+
+
+class PruningError(CompressionError):
+    """Report a sparsity, a pattern or a mask that does not fit a layer."""
 
 
 class CheckpointError(CompressionError):

@@ -17,8 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .grid import all_finite
+
 _LARGEST_DAMP = 1.0
 _SMALLEST_RETRY = 1e-3
+# Columns of the inverse solved for together. Leaving out the zeros below them saves up to two thirds, C^3 to C^3 / 3
+# flops; whole panels in float32 round as one solve of all columns does, so that only time depends on this number.
+_PANEL = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +73,11 @@ def inverse_factor(system: Tensor) -> Tensor | None:
     if int(failed) or not bool(torch.isfinite(lower.diagonal()).all()):
         return None
     upper = lower.flip(0, 1)
-    identity = torch.eye(len(system), dtype=system.dtype, device=system.device)
-    factor = torch.linalg.solve_triangular(upper, identity, upper=True)
-    return factor if bool(torch.isfinite(factor).all()) else None
+    size = len(system)
+    identity = torch.eye(size, dtype=system.dtype, device=system.device)
+    width = _PANEL if system.dtype == torch.float32 and size % _PANEL == 0 else size
+    factor = torch.zeros_like(upper)
+    for stop in range(width, size + 1, width):
+        panel = slice(stop - width, stop)
+        factor[:stop, panel] = torch.linalg.solve_triangular(upper[:stop, :stop], identity[:stop, panel], upper=True)
+    return factor if all_finite(factor) else None

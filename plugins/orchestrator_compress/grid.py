@@ -91,15 +91,23 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizedWeight:
-    """Hold a weight as codes uint8 [R, C], scales [R, G] and zero points uint8 [R, G] (None: symmetric)."""
+    """Hold a weight as codes uint8 [R, C], scales [R, G] and zero points uint8 [R, G] (None: symmetric).
+
+    `groups` int32 [C] is the group of each input (g_idx) where groups are no ranges of inputs.
+    """
 
     grid: Grid
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
+    groups: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weights [R, C] that the codes stand for."""
+        if self.groups is not None:
+            index = self.groups.long()
+            offsets = self.grid.middle if self.zeros is None else self.zeros.to(dtype)[:, index]
+            return (self.codes.to(dtype) - offsets) * self.scales.to(dtype)[:, index]
         rows, columns = self.codes.shape
         width = columns // self.scales.shape[1]
         codes = self.codes.view(rows, -1, width).to(dtype)
@@ -114,6 +122,7 @@ class QuantizedWeight:
             codes=self.codes[start:stop].contiguous(),
             scales=self.scales[start:stop].contiguous(),
             zeros=zeros,
+            groups=self.groups,
         )
 
 
@@ -123,15 +132,19 @@ def fit(values: Tensor, grid: Grid, dim: int) -> tuple[Tensor, Tensor]:
     A group of zeros gets scale 1, so that it is exact and finite. Raises GridError for a scale that its stored type
     cannot hold.
     """
+    return fit_range(values.amin(dim), values.amax(dim), grid)
+
+
+def fit_range(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Do what `fit` does for groups of which only the least and the greatest value are known."""
     if grid.symmetric:
-        span = 2 * values.abs().amax(dim)
-        low = None
+        span = 2 * torch.maximum(high, -low)
     else:
-        low = values.amin(dim).clamp(max=0)
-        span = values.amax(dim).clamp(min=0) - low
-    scales = _stored(span / grid.max_code, grid).to(values.dtype)
+        low = low.clamp(max=0)
+        span = high.clamp(min=0) - low
+    scales = _stored(span / grid.max_code, grid).to(low.dtype)
     scales = torch.where(span == 0, torch.ones_like(scales), scales)
-    if low is None:
+    if grid.symmetric:
         return scales, torch.full_like(scales, grid.middle)
     return scales, (-low / scales).round_().clamp_(0, grid.max_code)
 
@@ -151,26 +164,31 @@ def round_to_nearest(weight: Tensor, grid: Grid) -> QuantizedWeight:
     return assemble(codes, scales, zeros, grid)
 
 
-def assemble(codes: Tensor, scales: Tensor, zeros: Tensor, grid: Grid) -> QuantizedWeight:
-    """Store codes uint8 [R, C], scales and zeros [R, G] in their final types."""
+def assemble(codes: Tensor, scales: Tensor, zeros: Tensor, grid: Grid, groups: Tensor | None = None) -> QuantizedWeight:
+    """Store codes uint8 [R, C], scales and zeros [R, G] in their final types, with each input's group if given."""
     return QuantizedWeight(
         grid=grid,
         codes=codes.contiguous(),
         scales=scales.to(grid.scale_type).contiguous(),
         zeros=None if grid.symmetric else zeros.to(torch.uint8).contiguous(),
+        groups=groups,
     )
 
 
 def check_finite(weight: Tensor, name: str = "weight") -> None:
     """Raise WeightError, with the count and the first position, unless every weight is finite."""
-    finite = torch.isfinite(weight)
-    if not bool(finite.all()):
-        bad = (~finite).nonzero()
+    if not all_finite(weight):
+        bad = (~torch.isfinite(weight)).nonzero()
         raise WeightError(
             f"{name} has {len(bad)} weights that are NaN or infinite, the first at {bad[0].tolist()}: nothing can be "
             "quantized to them; "
             "check the checkpoint or leave the layer out with `ignore`"
         )
+
+
+def all_finite(values: Tensor) -> bool:
+    """Tell whether every value is finite, in one pass where the sum is: NaN and infinity never leave a sum."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def divisors(columns: int) -> list[int]:

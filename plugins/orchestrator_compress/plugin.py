@@ -19,13 +19,16 @@ def orchestrator_stages() -> list[Any]:
 
 @hookimpl
 def orchestrator_components() -> list[Component]:
-    """Offer the loader of `compressed-tensors` checkpoints."""
+    """Offer the loader of `compressed-tensors` checkpoints, the pruning criteria and the sparsity schedules."""
+    from .taxonomy import components
+
     return [
+        *components(),
         Component(
             kind="model_loader",
             name="compressed-tensors",
             version="1",
             entry="orchestrator_compress.loader:Loader",
             doc="compressed-tensors pack-quantized checkpoints, decompressed to float32 by an independent reader",
-        )
+        ),
     ]

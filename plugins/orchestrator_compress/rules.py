@@ -1,57 +1,82 @@
-"""Rules for the column solver: what a column becomes when its turn comes."""
+"""Rounding as a rule for the column solver: what a column becomes on the grid of its group."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .grid import Grid, QuantizedWeight, assemble, encode, fit
+from .order import ACT_ORDERS, ActOrder, act_ordered
 from .solver import Columns
 
 
 class GroupRounding:
     """Round each column to the grid of its group: with the column solver this is GPTQ.
 
-    `static`: all grids are fitted to the original weights before the first column, so columns may be solved in any
-    order and a group remains a range of
-    input features. Otherwise a grid is fitted when its group begins, on values that carry every earlier correction;
-    that needs the natural order.
+    `act_order` is one of `order.ACT_ORDERS`. With "static" all grids are fitted to the original weights before the
+    first column; otherwise a grid is fitted when its group begins, on values that carry every earlier correction.
+    `group_fit="stale"` fits on values that lack those of the current block, as the GPTQ code does: the result then
+    depends on the block size, and it is there for comparison.
     """
 
-    def __init__(self, grid: Grid, static: bool = True):
+    alone = "rounded to nearest"
+
+    def __init__(
+        self, grid: Grid, act_order: ActOrder = "static", *, group_fit: Literal["current", "stale"] = "current"
+    ):
+        if act_order not in ACT_ORDERS:
+            raise ValueError(f"act_order={act_order!r}; it is one of {', '.join(ACT_ORDERS)}")
+        if group_fit not in ("current", "stale"):
+            raise ValueError(f"group_fit={group_fit!r}; groups are fitted on 'current' or 'stale' values")
         self._grid = grid
-        self._static = static
+        self._act_order = act_order
+        self._stale = group_fit == "stale"
+
+    def order(self, diagonal: Tensor) -> Tensor:
+        """Return the columns in the order that `act_order` names."""
+        return act_ordered(diagonal, self._act_order, self._grid.width(len(diagonal)))
 
     def begin(self, columns: Columns) -> None:
         """Fit the grids of all groups, or prepare to fit each when it begins."""
         self._columns, work, grid = columns, columns.work, self._grid
         total, rows = work.shape
-        self._width = grid.width(total)
+        self._width = width = grid.width(total)
         self._codes = torch.empty((total, rows), dtype=torch.uint8, device=work.device)
-        if self._static:
+        if self._act_order == "dynamic":
+            self._group_of = [position // width for position in range(total)]
+        else:
+            self._group_of = [column // width for column in columns.order]
+        if self._act_order == "static":
             original = torch.empty_like(work)
             original[columns.order] = work
-            self._scales, self._zeros = fit(original.view(-1, self._width, rows), grid, dim=1)
+            self._scales, self._zeros = fit(original.view(-1, width, rows), grid, dim=1)
             return
-        if columns.order != list(range(total)):
+        starts = self._group_of[::width]
+        if any(self._group_of[position] != starts[position // width] for position in range(total)):
             raise ValueError(
-                "grids fitted as groups begin need the natural column order; use static groups with another order"
+                "grids fitted as groups begin need the columns of a group together; use act_order='static' with "
+                "another order"
             )
-        self._scales = work.new_empty((total // self._width, rows))
+        self._scales = work.new_empty((total // width, rows))
         self._zeros = torch.empty_like(self._scales)
 
     def fix(self, position: int, values: Tensor) -> Tensor:
         """Return the nearest grid values, keeping their codes."""
-        column = self._columns.order[position]
-        group = column // self._width
-        if not self._static and column % self._width == 0:
-            current = self._columns.current(position, position + self._width)
-            self._scales[group], self._zeros[group] = fit(current, self._grid, dim=0)
+        group = self._group_of[position]
+        if self._act_order != "static" and position % self._width == 0:
+            look = self._columns.stale if self._stale else self._columns.current
+            self._scales[group], self._zeros[group] = fit(look(position, position + self._width), self._grid, dim=0)
         scales, zeros = self._scales[group], self._zeros[group]
         codes = encode(values, scales, zeros, self._grid)
-        self._codes[column] = codes
+        self._codes[self._columns.order[position]] = codes
         return codes.sub_(zeros).mul_(scales)
 
     def result(self) -> QuantizedWeight:
-        """Return the codes of the last attempt with their scales and zero points."""
-        return assemble(self._codes.T, self._scales.T, self._zeros.T, self._grid)
+        """Return the codes of the last attempt with their scales, zero points and, where needed, group indices."""
+        groups = None
+        if self._act_order == "dynamic":
+            groups = torch.empty(len(self._codes), dtype=torch.int32, device=self._codes.device)
+            groups[self._columns.order] = torch.tensor(self._group_of, dtype=torch.int32, device=groups.device)
+        return assemble(self._codes.T, self._scales.T, self._zeros.T, self._grid, groups)

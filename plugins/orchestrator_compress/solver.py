@@ -7,10 +7,13 @@ both) taken out of the loop.
     U [C, C]   (H + lam I)^-1 = U^T U, upper      E [R, C]   (w_j - q_j) / U_jj, the scaled error of each column
 
 Invariants: W - Q = E U, hence tr((W - Q) (H + lam I) (W - Q)^T) = ||E||^2 for *any* rule. Every solve checks it and
-records how far it is off. Rows never mix, so layers that share their input are solved stacked on top of each other
-with one factor. Cost: C^3 / 3 for each of the factor and its inverse, R C^2 / 2 for the updates. Those are applied
-lazily, first within tiles of `_TILE` columns, then within blocks, then as one matrix product for all columns to the
-right; W is kept transposed, so that a column is contiguous.
+records how far it is off. Rows never mix in the solver, so layers that share their input are solved stacked on top of
+each other with one factor (rules that choose among rows take the heights of the layers).
+
+Cost in flops: C^3 / 3 for the Cholesky factor, C^3 / 3 for its inverse, R C^2 for the updates, against C^3 / 3 and
+2 R C^2 of one Cholesky factorization and one product W H. Updates are applied lazily, first within tiles of `_TILE`
+columns, then within blocks, then as one matrix product for all columns to the right, so that only R C `_TILE` flops
+are not in matrix products; W is kept transposed, so that a column is contiguous.
 """
 
 from __future__ import annotations
@@ -21,17 +24,29 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import CalibrationError, SolveError
-from .factor import Attempt, attempts, damped, inverse_factor
+from .errors import SolveError
+from .factor import Attempt, attempts
 from .grid import check_finite
+from .objective import identity_gap
+from .order import explicit
+from .system import System
 
 _TILE = 16
 # How far ||E||^2 may be from the damped objective before a solve counts as failed, relative to the latter.
-_IDENTITY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+_IDENTITY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 
 
 class Rule(Protocol):
     """Decide what becomes of each column; called in solve order, once per attempt from `begin` on."""
+
+    @property
+    def alone(self) -> str:
+        """Say what the rule amounts to where no system can be solved: what a record then shows."""
+        ...
+
+    def order(self, diagonal: Tensor) -> Tensor:
+        """Return the columns [C] in the order of solving, given H_jj [C]."""
+        ...
 
     def begin(self, columns: Columns) -> None:
         """Look at the columns before any is fixed and forget what an earlier attempt left."""
@@ -44,7 +59,10 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solution:
-    """Hold Q [R, C] in the original column order, each row's ||E||^2, and how the system was solved."""
+    """Hold Q [R, C] in the original column order, each row's ||E||^2, and how the system was solved.
+
+    `identity_error` is None where nothing was solved; `row_errors` are then those of a diagonal H.
+    """
 
     quantized: Tensor
     row_errors: Tensor
@@ -56,12 +74,18 @@ class Solution:
 
 
 class Columns:
-    """The state of an attempt: transposed weights in solve order, scaled errors, and the updates still pending."""
+    """The state of an attempt: transposed weights in solve order, scaled errors, and the updates still pending.
 
-    def __init__(self, weight: Tensor, factor: Tensor | None, order: Tensor, block_size: int):
+    `pivots` [C] are U_jj in solve order; an entry that changes by d costs d^2 / U_jj^2 after compensation, which is
+    the sensitivity that rules choose by. Without a factor they are those of the diagonal of H.
+    """
+
+    def __init__(self, weight: Tensor, factor: Tensor | None, order: Tensor, block_size: int, pivots: Tensor):
         self.order = order.tolist()
-        self.work = weight.T[order].contiguous()
+        # Transposed first: gathering columns of a row-major matrix costs ten times as much.
+        self.work = weight.T.contiguous()[order]
         self.factor = factor
+        self.pivots = pivots
         self.scaled_errors = torch.zeros_like(self.work)
         self._block_size = block_size
         self._block = self._tile = (0, 0)
@@ -86,6 +110,23 @@ class Columns:
                 values[low - start : high - start] -= update
         return values
 
+    def stale(self, start: int, stop: int) -> Tensor:
+        """Return those values as they were when the block of the column being fixed began.
+
+        This is what the GPTQ code fits a group on that begins inside a block; it depends on the block size.
+        """
+        values = self.current(start, stop)
+        block_start = self._block[0]
+        if self.factor is not None and block_start < start:
+            values += self.factor[block_start:start, start:stop].T @ self.scaled_errors[block_start:start]
+        return values
+
+    def restored(self) -> Tensor:
+        """Return `work` as [R, C] in the original column order."""
+        restored = torch.empty_like(self.work)
+        restored[self.order] = self.work
+        return restored.T.contiguous()
+
     def run(self, rule: Rule) -> None:
         """Fix every column in order; `work` then holds the result."""
         total = len(self.work)
@@ -103,16 +144,14 @@ class Columns:
     def _fix_tile(self, rule: Rule, start: int, stop: int) -> None:
         work, errors, factor = self.work, self.scaled_errors, self.factor
         # Scalars are read once per tile: an element of a tensor costs as much as a small vector operation.
-        pivots = [1.0] * (stop - start) if factor is None else factor.diagonal()[start:stop].tolist()
-        for position, pivot in zip(range(start, stop), pivots, strict=True):
+        for position, pivot in zip(range(start, stop), self.pivots[start:stop].tolist(), strict=True):
             values = work[position]
             fixed = rule.fix(position, values)
             error = errors[position]
             torch.sub(values, fixed, out=error)
-            if factor is not None:
-                error.div_(pivot)
-                if position + 1 < stop:
-                    work[position + 1 : stop].addr_(factor[position, position + 1 : stop], error, alpha=-1)
+            error.div_(pivot)
+            if factor is not None and position + 1 < stop:
+                work[position + 1 : stop].addr_(factor[position, position + 1 : stop], error, alpha=-1)
             values.copy_(fixed)
 
     def _update(self, start: int, fixed_stop: int, stop: int) -> None:
@@ -125,29 +164,31 @@ class Columns:
 
 def column_solve(
     W: Tensor,
-    H: Tensor,
+    H: Tensor | System,
     rule: Rule,
     *,
     damp: float = 0.01,
-    order: str = "diagonal",
+    order: str | Tensor | None = None,
     block_size: int = 128,
     dtype: torch.dtype = torch.float32,
     strict: bool = False,
 ) -> Solution:
     """Fix the columns of W [R, C] by `rule`, each time moving the error onto the columns still free.
 
-    `H` [C, C] is positive semidefinite at any positive scale; `order` is "diagonal" (largest H_jj first) or
-    "natural". Where a system cannot be solved, what `factor.attempts` lists is tried in turn, and in the end
-    columns are fixed without compensation; each step is in `Solution.fallback`. Raises WeightError or
-    CalibrationError for values that are not finite, SolveError in strict mode instead of changing the damping.
+    `H` [C, C] is positive semidefinite at any positive scale; a `System` of it keeps its factors for further solves.
+    `order` is the rule's own, or "diagonal" (largest H_jj first), "natural" or a permutation [C]. Where a system
+    cannot be solved, what `factor.attempts` lists is tried in turn, and in the end columns are fixed without
+    compensation; each step is in `Solution.fallback`. Raises WeightError or CalibrationError for values that are not
+    finite, SolveError in strict mode instead of changing the damping.
     """
-    check_finite(W)
-    _check_hessian(W, H)
+    system = H if isinstance(H, System) else System(H)
+    _check(W, system, damp, block_size, dtype)
+    chosen = rule.order(system.diagonal) if order is None else explicit(order, system.diagonal)
     failures: list[str] = []
     for attempt in attempts(damp, dtype):
         if strict and attempt.damp != damp:
             break
-        solution = _attempt(W, H, rule, attempt, order=order, block_size=block_size, failures=failures)
+        solution = _attempt(W, system, rule, attempt, order=chosen, block_size=block_size, failures=failures)
         if solution is not None:
             return solution
     if strict:
@@ -155,82 +196,58 @@ def column_solve(
             f"no solution at damp={damp:g} ({'; '.join(failures)}) and strict mode forbids another; raise `damp` or "
             "use more calibration tokens"
         )
-    return _without_compensation(W, H, rule, block_size, failures)
+    return _without_compensation(W, system, rule, damp, chosen, block_size, failures)
 
 
 def _attempt(
-    W: Tensor, H: Tensor, rule: Rule, attempt: Attempt, *, order: str, block_size: int, failures: list[str]
+    W: Tensor, system: System, rule: Rule, attempt: Attempt, *, order: Tensor, block_size: int, failures: list[str]
 ) -> Solution | None:
-    system, _, dead = damped(H.to(attempt.dtype), attempt.damp)
-    permutation = _permutation(H, order)
-    factor = inverse_factor(system[permutation][:, permutation])
+    factor = system.factor(attempt, order)
     if factor is None:
         failures.append(f"{attempt}: not positive definite")
         return None
-    columns = Columns(W.to(attempt.dtype), factor, permutation, block_size)
+    columns = Columns(W.to(attempt.dtype), factor, order, block_size, factor.diagonal())
     columns.run(rule)
-    quantized = _restored(columns)
-    row_errors = columns.scaled_errors.to(torch.float64).square().sum(0)
-    identity_error = _identity_error(W, quantized, system, row_errors)
-    if not identity_error <= _IDENTITY_TOLERANCE[attempt.dtype]:
-        failures.append(f"{attempt}: loss identity off by {identity_error:.1e}")
+    quantized = columns.restored()
+    gap, noise = identity_gap(W, quantized, system.hessian, system.added(attempt.damp), columns.scaled_errors)
+    if not gap <= max(_IDENTITY_TOLERANCE[attempt.dtype], noise):
+        failures.append(f"{attempt}: loss identity off by {gap:.1e}")
         return None
     return Solution(
         quantized=quantized,
-        row_errors=row_errors,
-        identity_error=identity_error,
+        row_errors=columns.scaled_errors.to(torch.float64).square().sum(0),
+        identity_error=gap,
         damp=attempt.damp,
         arithmetic=str(attempt.dtype).removeprefix("torch."),
         fallback="; ".join(failures),
-        dead_columns=int(dead.sum()),
+        dead_columns=int(system.dead.sum()),
     )
 
 
-def _without_compensation(W: Tensor, H: Tensor, rule: Rule, block_size: int, failures: list[str]) -> Solution:
-    columns = Columns(W.to(torch.float32), None, _permutation(H, "natural"), block_size)
+def _without_compensation(
+    W: Tensor, system: System, rule: Rule, damp: float, order: Tensor, block_size: int, failures: list[str]
+) -> Solution:
+    diagonal = (system.diagonal.to(torch.float64) + system.added(damp)).to(torch.float32)
+    columns = Columns(W.to(torch.float32), None, order, block_size, diagonal[order].rsqrt())
     columns.run(rule)
     return Solution(
-        quantized=_restored(columns),
+        quantized=columns.restored(),
         row_errors=columns.scaled_errors.to(torch.float64).square().sum(0),
         identity_error=None,
         damp=0.0,
-        arithmetic="round to nearest",
-        fallback="; ".join([*failures, "rounded to nearest"]),
-        dead_columns=int((H.diagonal() <= 0).sum()),
+        arithmetic="uncompensated",
+        fallback="; ".join([*failures, rule.alone]),
+        dead_columns=int(system.dead.sum()),
     )
 
 
-def quadratic(difference: Tensor, hessian: Tensor) -> float:
-    """Return tr(D H D^T) in float64, the squared output error on the inputs behind H, for D [R, C] = W - Q."""
-    difference = difference.to(torch.float64)
-    return float((difference @ hessian.to(torch.float64)).mul_(difference).sum())
-
-
-def _identity_error(W: Tensor, quantized: Tensor, system: Tensor, row_errors: Tensor) -> float:
-    objective = quadratic(W.to(torch.float64) - quantized.to(torch.float64), system)
-    total = float(row_errors.sum())
-    return abs(objective - total) / objective if objective > 0 else abs(total)
-
-
-def _restored(columns: Columns) -> Tensor:
-    restored = torch.empty_like(columns.work)
-    restored[columns.order] = columns.work
-    return restored.T.contiguous()
-
-
-def _permutation(H: Tensor, order: str) -> Tensor:
-    if order == "natural":
-        return torch.arange(len(H), device=H.device)
-    if order == "diagonal":
-        return torch.argsort(H.diagonal(), descending=True, stable=True)
-    raise ValueError(f"order={order!r}; columns are solved in 'diagonal' or 'natural' order")
-
-
-def _check_hessian(W: Tensor, H: Tensor) -> None:
-    if W.ndim != 2 or H.shape != (W.shape[1], W.shape[1]):
-        raise ValueError(f"W is {list(W.shape)} and H {list(H.shape)}; H must be [C, C] for W [R, C]")
-    if not bool(torch.isfinite(H).all()):
-        raise CalibrationError(
-            "the Hessian of the inputs is not finite: activations overflow or are NaN; check the model on its "
-            "calibration tokens"
+def _check(W: Tensor, system: System, damp: float, block_size: int, dtype: torch.dtype) -> None:
+    if W.ndim != 2 or W.shape[1] != len(system.hessian) or not len(W):
+        raise ValueError(
+            f"W is {list(W.shape)} and H {list(system.hessian.shape)}; H must be [C, C] for W [R, C] with R > 0"
         )
+    if not 0 <= damp <= 1 or block_size < 1:
+        raise ValueError(f"damp={damp}, block_size={block_size}; damp lies in 0..1, a block has at least one column")
+    if dtype not in _IDENTITY_TOLERANCE:
+        raise ValueError(f"dtype={dtype}; systems are solved in float32 or float64")
+    check_finite(W)

@@ -11,8 +11,10 @@ from torch import Tensor
 from orchestrator_compress.errors import CalibrationError, SolveError, WeightError
 from orchestrator_compress.factor import attempts, damped, inverse_factor
 from orchestrator_compress.grid import Grid, encode, fit, round_to_nearest
+from orchestrator_compress.objective import quadratic
+from orchestrator_compress.order import by_diagonal, natural
 from orchestrator_compress.rules import GroupRounding
-from orchestrator_compress.solver import Columns, Solution, column_solve, quadratic
+from orchestrator_compress.solver import Columns, Solution, column_solve
 
 
 def problem(
@@ -31,13 +33,15 @@ def problem(
 def solve(
     weight: Tensor, hessian: Tensor, grid: Grid, *, static: bool = True, **options: object
 ) -> tuple[Solution, GroupRounding]:
-    rule = GroupRounding(grid, static=static)
-    order = "diagonal" if static else "natural"
-    return column_solve(weight, hessian, rule, **{"order": order, "dtype": torch.float64, **options}), rule
+    rule = GroupRounding(grid, act_order="static" if static else "none")
+    return column_solve(weight, hessian, rule, **{"dtype": torch.float64, **options}), rule
 
 
 class Halving:
     """A rule that is no quantizer: every column loses half of each weight."""
+
+    alone = "halved"
+    order = staticmethod(by_diagonal)
 
     def begin(self, columns: Columns) -> None:
         self.columns = columns
@@ -165,16 +169,16 @@ def test_no_rounding_beats_exhaustive_search() -> None:
 
 
 def test_gptq_beats_rtn_in_aggregate() -> None:
-    """It is no theorem for a row, but of 40 small layers at least 95 % improve, and their sum clearly does."""
+    """It is no theorem for a row, but of 100 small layers at least 95 improve, and their sum clearly does."""
     better, gptq_sum, rtn_sum = 0, 0.0, 0.0
-    for seed in range(40):
+    for seed in range(100):
         weight, hessian = problem(8, 32, seed=seed)
         grid = Grid(bits=3, group_size=16)
         solution, _ = solve(weight, hessian, grid)
         gptq = quadratic(weight - solution.quantized, hessian)
         rtn = quadratic(weight - round_to_nearest(weight, grid).dequantize(torch.float64), hessian)
         better, gptq_sum, rtn_sum = better + (gptq < rtn), gptq_sum + gptq, rtn_sum + rtn
-    assert better >= 38
+    assert better >= 95
     assert gptq_sum < 0.5 * rtn_sum
 
 
@@ -192,6 +196,9 @@ def test_the_error_bound_without_clipping() -> None:
     """Rounding to multiples of s is off by at most s / 2, so ||E||^2 is at most the sum of s^2 / (4 U_jj^2) per row."""
 
     class Multiples:
+        alone = "rounded"
+        order = staticmethod(natural)
+
         def begin(self, columns: Columns) -> None:
             self.columns = columns
 
@@ -199,7 +206,7 @@ def test_the_error_bound_without_clipping() -> None:
             return (values / 0.25).round() * 0.25
 
     weight, hessian = problem(6, 32)
-    solution = column_solve(weight, hessian, Multiples(), order="natural", dtype=torch.float64)
+    solution = column_solve(weight, hessian, Multiples(), dtype=torch.float64)
     factor = inverse_factor(damped(hessian, 0.01)[0])
     assert factor is not None
     bound = float((0.25**2 / (4 * factor.diagonal() ** 2)).sum())
