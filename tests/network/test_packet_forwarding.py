@@ -174,7 +174,7 @@ def test_parallel_links_are_used_side_by_side():
 def test_links_that_never_drop_are_for_trees(lossless):
     """Links around a torus may wait for one another; those of a line cannot."""
     load = workloads.flows([(0, 2, 100_000, 0), (1, 2, 100_000, 0)])
-    with pytest.raises(TopologyError, match="shown for trees only"):
+    with pytest.raises(TopologyError, match="in a circle"):
         simulate(TORUS, load, fidelity="packet", lossless=lossless)
     with pytest.raises(TopologyError, match="set lossless to `none`"):
         simulate(Torus(sides=(2, 2)), load, fidelity="packet", lossless=lossless)

@@ -280,7 +280,7 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
             settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
             "no link leads from `core0`",
         ),
-        (settings(topology="hx2mesh", lossless="pfc"), "shown for trees only"),
+        (settings(topology="hx2mesh", lossless="pfc"), "in a circle"),
     ],
 )
 def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator_network.deadlock import refuse_circles
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.graph import Network
 from orchestrator_network.packet import kernel
@@ -19,7 +20,7 @@ from orchestrator_network.packet.fabric import Wiring, describe, queue_packets, 
 from orchestrator_network.packet.nic import QUANTUM
 from orchestrator_network.packet.noise import LINK_TRIES
 from orchestrator_network.packet.options import LONGEST, Options
-from orchestrator_network.packet.routers import check_lossless, real_links
+from orchestrator_network.packet.routers import real_links
 from orchestrator_network.packet.state import State, rows, together
 from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
 from orchestrator_network.wire import PS_PER_S
@@ -167,7 +168,6 @@ def prepare(
 
     ``held`` bool [flows]: flows that wait for something beside other flows, which is no business of the kernel's.
     """
-    check_lossless(network, options.lossless)
     fabric = replace(fabric, credited=transport.credit is not None)
     if int(network.latency_ps.max()) > LONGEST or queue_packets(fabric) * fabric.packet_bytes > LONGEST // 2:
         raise WorkloadError(
@@ -182,6 +182,8 @@ def prepare(
         seed=options.seed,
         last_hop=options.last_hop_queue,
     )
+    if options.lossless != "none":
+        refuse_circles(network, wiring.order, wiring.routes, wiring.ports)
     count = len(workload)
     flows, slots = _flows(workload, options)
     window = np.zeros((count, transport.width))

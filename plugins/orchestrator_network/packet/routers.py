@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Network
@@ -72,19 +71,4 @@ def behind_routers(network: Network) -> Network:
         route_cost=joined(network.route_cost, ones, ones),
         route_weight=None if weight is None else joined(weight, ones, ones),
         real_links=network.links,
-    )
-
-
-def check_lossless(network: Network, lossless: str) -> None:
-    """Refuse links that never drop where hosts forward, unless the network is a tree; TopologyError says why."""
-    if lossless == "none" or not isinstance(network, RoutedNetwork):
-        return
-    cables = network.links // 2
-    pairs = csr_array((np.ones(network.links), (network.source, network.target)), shape=(network.nodes, network.nodes))
-    if cables == network.nodes - 1 and pairs.nnz == network.links:
-        return
-    raise TopologyError(
-        f"lossless is `{lossless}`, and hosts forward: links that wait for one another in a circle would stop the network "
-        "for ever, and that none do was shown for trees only, which this network is not; set lossless to `none`, "
-        "or take a topology whose hosts have one link"
     )
