@@ -50,7 +50,7 @@ from orchestrator_network.packet.lossless import admit, give_back, let_go, note_
 from orchestrator_network.packet.nic import Choose, free_packet, kick, serve_host
 from orchestrator_network.packet.noise import draw_port
 from orchestrator_network.packet.ports import arrive, catch_up, change, go_on, serve
-from orchestrator_network.packet.prefetch import prefetch
+from orchestrator_network.packet.prefetch import prefetch, prefetch_from
 from orchestrator_network.packet.receiver import discard, receive
 from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, tick, time_out, wake
 from orchestrator_network.packet.state import State, blank
@@ -60,6 +60,7 @@ from orchestrator_network.packet.transports.base import Transport
 DONE_ALL, PAUSED, POOL_LOW, STUCK, HEAP_LOW, SAMPLE = 0, 1, 2, 3, 4, 5
 #: The loop stops for a larger pool with fewer free rows than this; an event takes one at most, per flow and timer.
 SPARE_PACKETS = 64
+LINE = 64  # bytes of a cache line
 
 
 @inner
@@ -183,6 +184,18 @@ def is_next_an_arrival(s: State, timer: int) -> bool:
     return not has_more(s) or timer == NEVER or s.drain[s.run[0].drain_at] & ARRIVAL != 0
 
 
+@inner
+def look_at_flow(s: State, flow: int) -> None:
+    """Ask for the rows of a flow, two cache lines each where they are as long."""
+    prefetch(s.flows, flow)
+    prefetch_from(s.flows, flow, LINE)
+    window, paths = flow * s.window.shape[1], flow * s.paths.shape[1]
+    prefetch(s.window, window)
+    prefetch_from(s.window, window, LINE)
+    prefetch(s.paths, paths)
+    prefetch_from(s.paths, paths, LINE)
+
+
 @inlined
 def look_ahead(s: State, at: int) -> None:
     """Ask for what the next two arrivals will touch: which link and packet is certain, the bucket is sorted."""
@@ -204,10 +217,11 @@ def look_ahead(s: State, at: int) -> None:
             prefetch(s.links, port)
             prefetch(s.counters, port)
     else:
-        flow = s.packets[packet].flow
-        prefetch(s.flows, flow)
         prefetch(s.links, node)
         prefetch(s.answers, packet)
+        look_at_flow(s, s.packets[packet].flow)
+    if link < s.run[0].hosts and s.hosts[link].ring_head >= 0:
+        look_at_flow(s, s.hosts[link].ring_head)
     if at + 1 < s.run[0].drain_count:
         link = s.drain[at + 1] & LINK_MASK
         if not has_more(s) or link < len(s.links):
