@@ -76,7 +76,7 @@ def rtn(ctx: Context, config: RTNConfig, model: Model, calibration: Tokens | Non
     return _compress(ctx, config, model, calibration, "rtn")
 
 
-@stage("compress.gptq", version="1", cites=["arXiv:2210.17323"])
+@stage("compress.gptq", version="2", cites=["arXiv:2210.17323"])
 def gptq(ctx: Context, config: GPTQConfig, model: Model, calibration: Tokens) -> Compressed:
     """Quantize weights one transformer block at a time, moving each column's error onto the columns left."""
     return _compress(ctx, config, model, calibration, "gptq")
