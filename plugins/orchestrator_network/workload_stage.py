@@ -21,6 +21,7 @@ from orchestrator_network.wire import Wire
 from orchestrator_network.workload_components import Asked
 
 _TIMES = ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us", "over_bound", "goodput_share")
+_WIRES = ("trimming_mode", "bit_error_rate", "link_retry", "security_bytes", "replay_window")
 _COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts")
 
 
@@ -101,6 +102,8 @@ def _carrier(
     builder = ctx.component("workload", config.workload)
     wire = Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes)
     parts = packet_settings(ctx, config)
+    if config.fidelity == "packet":
+        parts |= {name: getattr(config, name) for name in _WIRES}
     changes = [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in config.link_changes]
 
     def carry(seed: int, progress: Callable[[int, int], None]) -> Result:

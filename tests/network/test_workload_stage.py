@@ -65,6 +65,36 @@ def test_a_transport_brings_its_load_balancer_and_links(tmp_path, transport, bal
         assert row["retransmissions"] == row["drops"] == 0
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"delivery": "rod", "load_balancer": "oblivious"},
+        {"delivery": "rudi"},
+        {"delivery": "uud"},
+        {"lossless": "pfc"},
+        {"trimming": False},
+        {"trimming_mode": "spec"},
+        {"bit_error_rate": 1e-7},
+        {"bit_error_rate": 1e-7, "link_retry": True},
+        {"security_bytes": 28},
+        {"replay_window": 2},
+        {"entropies": 2},
+        {"slow_links": 4},
+    ],
+    ids=str,
+)
+def test_every_setting_of_packets_reaches_the_simulator(tmp_path, said):
+    """The stage's row is the library's with the same settings, and another than without them."""
+    asked = settings(workload={"name": "incast", "fan_in": 12, "senders": "next"}, flow_bytes=150_000)
+    (row,) = run_stage(simulate, asked | said, home=tmp_path, seed=3).outputs["result"].read().to_pylist()
+    (plain,) = run_stage(simulate, asked, home=tmp_path, seed=3).outputs["result"].read().to_pylist()
+    tree, load = FatTree(hosts=16, tiers=3, link_gbps=100), workloads.incast(range(1, 13), 0, 150_000)
+    summary = carry(tree, load, fidelity="packet", seed=3, **said).summary
+    names = ("end_us", "bound_us", "packet_hops", "trims", "drops", "retransmissions", "link_retries")
+    assert {name: row[name] for name in names} == {name: summary[name] for name in names}
+    assert row != plain
+
+
 def test_flows_and_links_have_a_row_a_seed(run):
     """The flows of all seeds in the published columns; every link once a seed."""
     flows, links = run.outputs["flows"].read(), run.outputs["links"].read()
