@@ -29,6 +29,7 @@ _WIDTHS = (2.8, 1.1)  # of the first line and of the last, so that those below o
 _MOST_LINES = 11  # more colours cannot be told apart
 _GRID_FROM = 13  # variants that make a grid rather than a list
 _DARK_FROM = 0.6  # of the colour scale; text on it is white
+_LOGARITHMIC_FROM = 20  # slowest over quickest of a list of times
 _WORST_SHOWN = 2.0  # quotient to the bound at which the colour scale ends
 
 
@@ -111,8 +112,16 @@ def _draw_times(axes: Axes, members: Sequence[Variant]) -> None:
             fontsize=8,
         )
     _finish_list(axes, members)
-    axes.set_xlim(0, 1.14 * max(max(one.values["end_us"], bound(one, "end_us")) for one in members))
-    axes.set_xlabel("flow completion time (us), and the last flow / bound", fontsize=9)
+    most = max(max(one.values["end_us"], bound(one, "end_us")) for one in members)
+    least = min(min(one.values["fct_mean_us"], bound(one, "end_us")) for one in members)
+    scale = ""
+    if most > _LOGARITHMIC_FROM * least:  # else one straggler presses all others into a corner
+        axes.set_xscale("log")
+        axes.set_xlim(least / 1.3, most * (most / least) ** 0.14)
+        scale = ", logarithmic"
+    else:
+        axes.set_xlim(0, 1.14 * most)
+    axes.set_xlabel(f"flow completion time (us{scale}), and the last flow / bound", fontsize=9)
 
 
 def _draw_goodput(axes: Axes, members: Sequence[Variant]) -> None:

@@ -94,6 +94,14 @@ def simulate(
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
     looks = looks_of(sample_us, trace_flows, len(workload))
+    said = {
+        "delivery": delivery,
+        "trimming_mode": trimming_mode,
+        "bit_error_rate": bit_error_rate,
+        "link_retry": link_retry,
+        "security_bytes": security_bytes,
+        "replay_window": replay_window,
+    }
     if fidelity == "packet":
         wire = replace(wire, header_bytes=wire.header_bytes + security_bytes)
         parts = packet_parts(
@@ -101,24 +109,18 @@ def simulate(
             wire,
             transport=transport,
             load_balancer=load_balancer,
-            seed=seed,
+            lossless=lossless,
             slow_links=slow_links,
             link_changes=link_changes,
+            seed=seed,
             entropies=entropies,
-            delivery=delivery,
-            lossless=lossless,
             trimming=trimming,
-            trimming_mode=trimming_mode,
-            bit_error_rate=bit_error_rate,
-            link_retry=link_retry,
-            security_bytes=security_bytes,
-            replay_window=replay_window,
+            **said,
         )
         return _packets(topology, workload, *parts, wire, progress, looks)
-    if slow_links or list(link_changes) or bit_error_rate:
-        raise ValueError(
-            "slow_links, link_changes or bit_error_rate are given, but only fidelity `packet` knows single links"
-        )
+    _check_no_packets(
+        said | {"lossless": lossless or "none", "slow_links": slow_links, "link_changes": list(link_changes)}
+    )
     if looks is not None:
         raise ValueError("sample_us or trace_flows is given, but only fidelity `packet` has queues and windows")
     began = time.perf_counter()
@@ -143,22 +145,14 @@ def packet_parts(
     *,
     transport: str | Transport = "nscc",
     load_balancer: str | Balancer | None = None,
-    seed: int = 0,
+    lossless: str | None = None,
     slow_links: int = 0,
     link_changes: Iterable[tuple[int, str, str, float]] = (),
-    entropies: int = 64,
-    delivery: Delivery = "rud",
-    lossless: Lossless | None = None,
-    trimming: bool = True,
-    trimming_mode: TrimmingMode = "htsim",
-    bit_error_rate: float = 0.0,
-    link_retry: bool = False,
-    security_bytes: int = 0,
-    replay_window: int = 0,
+    **said: Any,
 ) -> tuple[Transport, Balancer, Options]:
     """Return what the packet engine needs beside a network and flows; arguments and errors are those of `simulate`.
 
-    ``security_bytes`` are a part of the header of ``wire``.
+    ``said`` is what `Options` takes as it is; ``security_bytes`` among it are a part of the header of ``wire``.
     """
     if wire.packet_bytes == 0:
         raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
@@ -167,25 +161,30 @@ def packet_parts(
     from orchestrator_network.packet.options import Options
 
     chosen = find_transport(transport)
+    delivery = said.get("delivery", "rud")
     _check_policies(delivery, lossless, chosen)
+    if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
+        said = said | {"trimming": False}
     options = Options(
-        delivery=delivery,
         lossless=lossless or chosen.lossless,
-        trimming_mode=trimming_mode,
-        bit_error_rate=bit_error_rate,
-        link_retry=link_retry,
-        security_bytes=security_bytes,
-        replay_window=replay_window,
         packet_bytes=wire.packet_bytes,
         header_bytes=wire.header_bytes,
-        entropies=entropies,
-        trimming=trimming and delivery != "uud",
-        seed=seed,
         slow=_slow(topology, slow_links),
         changes=_changes(topology.network, link_changes),
         taper=float(getattr(topology, "oversubscription", 1.0)),
+        **said,
     )
     return chosen, find_balancer(load_balancer or chosen.load_balancer), options
+
+
+def _check_no_packets(said: dict[str, Any]) -> None:
+    """Refuse what only packets and single links know, by name."""
+    usual = {"delivery": "rud", "trimming_mode": "htsim", "lossless": "none"}
+    for name, value in said.items():
+        if value != usual.get(name, value) or (name not in usual and value):
+            raise ValueError(
+                f"{name} is {value}, but only fidelity `packet` knows packets and single links; leave it out"
+            )
 
 
 def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:

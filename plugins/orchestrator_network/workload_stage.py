@@ -21,7 +21,10 @@ from orchestrator_network.wire import Wire
 from orchestrator_network.workload_components import Asked
 
 _TIMES = ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us", "over_bound", "goodput_share")
-_WIRES = ("trimming_mode", "bit_error_rate", "link_retry", "security_bytes", "replay_window")
+_OF_PACKETS = (
+    *("entropies", "trimming", "delivery", "lossless"),
+    *("trimming_mode", "bit_error_rate", "link_retry", "security_bytes", "replay_window"),
+)
 _COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts")
 
 
@@ -102,8 +105,6 @@ def _carrier(
     builder = ctx.component("workload", config.workload)
     wire = Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes)
     parts = packet_settings(ctx, config)
-    if config.fidelity == "packet":
-        parts |= {name: getattr(config, name) for name in _WIRES}
     changes = [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in config.link_changes]
 
     def carry(seed: int, progress: Callable[[int, int], None]) -> Result:
@@ -137,7 +138,7 @@ def packet_settings(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
     parts = {
         kind: ctx.component(kind, ref) for kind in ("transport", "load_balancer") if (ref := getattr(config, kind))
     }
-    said = {name: getattr(config, name) for name in ("entropies", "trimming", "delivery", "lossless")}
+    said = {name: getattr(config, name) for name in _OF_PACKETS}
     return parts | said
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from orchestrator_network.packet import layout as at
-from tests.network.packet_oracle import TIMER, Oracle
+from tests.network.packet_oracle import Oracle
+from tests.network.packet_oracle_pace import Paced
 from tests.network.packet_oracle_roce import RoceOracle
 
 TRIES = 8
 
 
-class MoreOracle(Oracle):
+class MoreOracle(Paced, Oracle):
     """`Oracle` whose wires change bits, whose ports share, and whose receivers remember less or refuse more."""
 
     def __init__(self, network, workload, control, balancer, options, fabric, order):
@@ -25,10 +24,9 @@ class MoreOracle(Oracle):
         if options.delivery == "rudi":
             self.ack_every = 1
         for flow in self.flows:
-            flow.waking, flow.settled, flow.numbered, flow.newest, flow.refused = False, 0, 0, 0, 0
+            flow.settled, flow.numbered, flow.newest, flow.refused = 0, 0, 0, 0
             flow.told_at = flow.first_sent = 0
             flow.then, flow.last_sent = {}, {}
-        self.now = 0
 
     # wires and ports
 
@@ -129,25 +127,12 @@ class MoreOracle(Oracle):
     # senders
 
     def may_send(self, number):
-        flow, window = self.flows[number], self.window[number]
+        flow = self.flows[number]
         if self.options.delivery == "uud":
             return flow.next < flow.packets
         if not super().may_send(number):
             return False
-        if self.control.paced and window[at.NEXT_AT] > self.now:
-            if not flow.waking:
-                flow.waking = True
-                self.push(math.ceil(window[at.NEXT_AT]), TIMER, at.WAKE << 32 | number)
-            return False
-        return True
-
-    def pick(self, host, now):
-        self.now = now
-        return super().pick(host, now)
-
-    def try_send(self, number, now):
-        self.now = now
-        super().try_send(number, now)
+        return not self.is_held_back(number)
 
     def send(self, number, now):
         flow, window = self.flows[number], self.window[number]
@@ -156,8 +141,7 @@ class MoreOracle(Oracle):
         if self.options.delivery == "uud":
             flow.flying.clear()
             window[at.IN_FLIGHT] = 0
-        if self.control.paced:
-            window[at.NEXT_AT] = max(window[at.NEXT_AT], now) + packet.size * window[at.PACE_OF]
+        self.step_on(number, packet.size, now)
         if self.control.rated:
             if idle:
                 flow.told_at = flow.first_sent = now
@@ -167,14 +151,8 @@ class MoreOracle(Oracle):
         return packet
 
     def timer(self, what, now):
-        kind, number = divmod(what, 2**32)
-        if kind == at.WAKE:
-            self.flows[number].waking = False
-            if self.flows[number].finished < 0:
-                self.try_send(number, now)
-        elif kind == at.RETRANSMIT and self.options.delivery == "uud":
-            return
-        else:
+        kind = what >> 32
+        if kind != at.RETRANSMIT or self.options.delivery != "uud":
             super().timer(what, now)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from orchestrator_network.packet import layout as at
 from tests.network.packet_oracle import TIMER
 from tests.network.packet_oracle_lossless import LosslessOracle
+from tests.network.packet_oracle_pace import Paced
 from tests.network.packet_oracle_parts import Packet
 
 
-class RoceOracle(LosslessOracle):
+class RoceOracle(Paced, LosslessOracle):
     """`LosslessOracle` where receivers take packets in order only, and senders go back to what is missing."""
 
     def __init__(self, network, workload, control, balancer, options, fabric, order):
@@ -18,29 +17,16 @@ class RoceOracle(LosslessOracle):
         for flow in self.flows:
             flow.furthest = 0
             flow.sent = {}
-            flow.asked = flow.waking = False
+            flow.asked = False
 
-    def may_send(self, number, now=None):
+    def may_send(self, number):
         flow = self.flows[number]
         if flow.next >= flow.packets:
             return False
         window = self.window[number]
         if self.control.windowed and window[at.CWND] < window[at.IN_FLIGHT] + flow.sizes[flow.next]:
             return False
-        if self.control.paced and window[at.NEXT_AT] > self.now:
-            if not flow.waking:
-                flow.waking = True
-                self.push(math.ceil(window[at.NEXT_AT]), TIMER, at.WAKE << 32 | number)
-            return False
-        return True
-
-    def pick(self, host, now):
-        self.now = now
-        return super().pick(host, now)
-
-    def try_send(self, number, now):
-        self.now = now
-        super().try_send(number, now)
+        return not self.is_held_back(number)
 
     def asks(self, number, size):
         flow, window = self.flows[number], self.window[number]
@@ -59,8 +45,7 @@ class RoceOracle(LosslessOracle):
         window[at.IN_FLIGHT] += size
         asks = self.asks(number, size)
         flow.flying[psn] = flow.sent[psn] = now
-        if self.control.paced:
-            window[at.NEXT_AT] = max(window[at.NEXT_AT], now) + size * window[at.PACE_OF]
+        self.step_on(number, size, now)
         payload = self.options.packet_bytes - self.options.header_bytes
         entropy = self.balancer.choose.py_func(self.paths[number], psn, int(window[at.CWND]) // payload, now)
         if not flow.timer:
@@ -118,11 +103,7 @@ class RoceOracle(LosslessOracle):
 
     def timer(self, what, now):
         kind, number = divmod(what, 2**32)
-        if kind == at.WAKE:
-            self.flows[number].waking = False
-            if self.flows[number].finished < 0:
-                self.try_send(number, now)
-        elif kind == at.TICK:
+        if kind == at.TICK:
             if self.flows[number].finished < 0:
                 self.react(self.control.on_tick, number, now, 0, False, -1)
                 self.push(now + self.control.tick_ps, TIMER, what)

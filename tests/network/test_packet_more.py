@@ -186,7 +186,11 @@ def test_hpcc_leaves_no_more_in_the_queue_than_its_steps_up():
         ({"security_bytes": -100}, ("header_bytes",)),
         ({"delivery": "uud", "transport": "rccc"}, ("delivery `uud`", "nscc")),
         ({"delivery": "rudi", "transport": "dcqcn"}, ("delivery `rudi`", "order")),
-        ({"bit_error_rate": 1e-6, "fidelity": "flow"}, ("bit_error_rate", "packet")),
+        ({"bit_error_rate": 1e-6, "fidelity": "flow"}, ("bit_error_rate is 1e-06", "packet")),
+        ({"delivery": "uud", "fidelity": "flow"}, ("delivery is uud", "packet")),
+        ({"lossless": "pfc", "fidelity": "analytic"}, ("lossless is pfc", "packet")),
+        ({"trimming_mode": "spec", "fidelity": "flow"}, ("trimming_mode is spec", "packet")),
+        ({"security_bytes": 28, "fidelity": "flow"}, ("security_bytes is 28", "packet")),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(options, words):
