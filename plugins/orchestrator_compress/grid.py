@@ -102,6 +102,11 @@ class QuantizedWeight:
     zeros: Tensor | None
     groups: Tensor | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return outputs and inputs."""
+        return int(self.codes.shape[0]), int(self.codes.shape[1])
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weights [R, C] that the codes stand for."""
         if self.groups is not None:

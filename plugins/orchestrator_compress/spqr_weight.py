@@ -31,6 +31,11 @@ class SpQRWeight:
     order: Tensor
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Return outputs and inputs."""
+        return int(self.codes.shape[0]), int(self.codes.shape[1])
+
+    @property
     def groups(self) -> int:
         """Return the number of groups in a row."""
         return (self.scales.codes if isinstance(self.scales, Levels) else self.scales).shape[1]
