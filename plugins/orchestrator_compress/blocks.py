@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CalibrationError, CompressionError
+from .linears import LinearView, linear_layers
 
 # Tokens in one forward pass: enough to keep a core busy, few enough that activations stay in cache or nearly so.
 _BATCH_TOKENS = 2048
@@ -57,9 +58,9 @@ def decoder_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     )
 
 
-def block_linears(name: str, block: nn.Module) -> dict[str, nn.Linear]:
+def block_linears(name: str, block: nn.Module) -> dict[str, LinearView]:
     """Return the linear layers of a block by their full names, in the order of the module."""
-    return {f"{name}.{child}": module for child, module in block.named_modules() if isinstance(module, nn.Linear)}
+    return linear_layers(block, name)
 
 
 def capture(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], Calls]:

@@ -1,16 +1,158 @@
-"""Which tokens calibrate: windows spread evenly over a token stream, the same ones every time."""
+"""What a model's layers read, measured once: the second moments that every method and setting is solved with.
+
+`calibrate` walks the dense model block by block and keeps one H for each distinct input (four in a Llama block, for
+seven layers), of the calibration tokens and of held-out ones. Solving on it (`propagate="full_precision"`) needs no
+forward pass: a sweep over bits, groups, dampings and methods costs one calibration, and blocks are independent.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from .blocks import block_linears, decoder_blocks
 from .errors import CalibrationError
+from .streams import Alone, Team, open_stream
 
 log = logging.getLogger(__name__)
+
+_VERSION = 1
+OnBlock = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedInput:
+    """One distinct input: the layers that read it, H = X^T X / N in float32 [C, C], N, and the same of held-out tokens."""
+
+    block: int
+    names: tuple[str, ...]
+    tokens: int
+    hessian: Tensor
+    heldout: Tensor | None = None
+
+    @property
+    def starved(self) -> bool:
+        """Tell whether fewer tokens than inputs were seen: H then has directions that nothing is known of."""
+        return self.tokens < len(self.hessian)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """The distinct inputs of a model's blocks, in order."""
+
+    inputs: tuple[SharedInput, ...]
+
+    def of_block(self, block: int) -> list[SharedInput]:
+        """Return the inputs of one block."""
+        return [one for one in self.inputs if one.block == block]
+
+    def check(self, shapes: Mapping[str, tuple[int, int]]) -> None:
+        """Raise CalibrationError unless every layer [R, C] of `shapes` has an H of its width."""
+        width = {name: len(one.hessian) for one in self.inputs for name in one.names}
+        for name, (_, columns) in shapes.items():
+            if width.get(name) != columns:
+                found = f"an H of {width[name]} inputs" if name in width else "no H"
+                raise CalibrationError(
+                    f"the calibration has {found} for {name}, which has {columns} inputs: it was made with another model"
+                )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the matrices by name: `hessian.<n>` and `heldout.<n>` of the n-th input."""
+        named = {f"hessian.{place}": one.hessian for place, one in enumerate(self.inputs)}
+        held = {f"heldout.{place}": one.heldout for place, one in enumerate(self.inputs) if one.heldout is not None}
+        return named | held
+
+    def index(self) -> str:
+        """Return what `tensors` belong to, as JSON."""
+        rows = [[one.block, list(one.names), one.tokens] for one in self.inputs]
+        return json.dumps({"version": _VERSION, "inputs": rows})
+
+    @classmethod
+    def restored(cls, index: str, tensors: Mapping[str, Tensor]) -> Calibration:
+        """Return the calibration of an index and its tensors; CalibrationError where they do not fit."""
+        try:
+            read = json.loads(index)
+            if read["version"] != _VERSION:
+                raise CalibrationError(
+                    f"calibration version {read['version']}; this release reads {_VERSION}: calibrate anew"
+                )
+            inputs = tuple(
+                SharedInput(
+                    block=int(block),
+                    names=tuple(names),
+                    tokens=int(tokens),
+                    hessian=tensors[f"hessian.{place}"],
+                    heldout=tensors.get(f"heldout.{place}"),
+                )
+                for place, (block, names, tokens) in enumerate(read["inputs"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, CalibrationError):
+                raise
+            raise CalibrationError(f"a calibration that cannot be read ({error!r}): calibrate anew") from error
+        return cls(inputs=inputs)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        save_file(dict(sorted(self.tensors().items())), path, metadata={"index": self.index()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read what `save` wrote; CalibrationError for another file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                index = (file.metadata() or {}).get("index", "{}")
+                return cls.restored(index, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CalibrationError(f"{Path(path).name} is no calibration: {error}") from error
+
+
+def calibrate(
+    model: nn.Module,
+    tokens: Tensor,
+    heldout: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    team: Team | None = None,
+    on_block: OnBlock | None = None,
+) -> Calibration:
+    """Measure what the layers of a decoder's blocks read of token ids [N, T], and of held-out ones if given.
+
+    `mask` [N, T] is True where a token is no padding. `on_block(done, total)` follows it. Raises CalibrationError for
+    tokens that the model cannot take.
+    """
+    blocks = decoder_blocks(model)
+    modules = [block for _, block in blocks]
+    stream = open_stream(model, modules, tokens, team or Alone(), mask)
+    held = None if heldout is None else open_stream(model, modules, heldout, Alone())
+    inputs: list[SharedInput] = []
+    for index, (name, block) in enumerate(blocks):
+        views = block_linears(name, block)
+        groups = stream.groups(views, block, index)
+        moments = stream.collect(views, groups, block, index, team=team or Alone(), advance=True)
+        others = None if held is None else held.collect(views, groups, block, index, team=Alone(), advance=True)
+        inputs += [
+            SharedInput(
+                block=index,
+                names=tuple(names),
+                tokens=moments[place].tokens,
+                hessian=moments[place].hessian().to(torch.float32),
+                heldout=None if others is None else others[place].hessian().to(torch.float32),
+            )
+            for place, names in enumerate(groups)
+        ]
+        if on_block is not None:
+            on_block(index + 1, len(blocks))
+    return Calibration(inputs=tuple(inputs))
 
 
 def token_windows(stream: np.ndarray, sequences: int, length: int) -> Tensor:

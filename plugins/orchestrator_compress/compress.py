@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,51 +10,102 @@ import torch
 from torch import Tensor, nn
 
 from .blockwise import Compression, OnLayer, compress_model
-from .checkpoint import Size, dense_config, write_checkpoint
+from .calibration import Calibration
+from .checkpoint import Size, dense_config, read_tensors, write_checkpoint
 from .errors import CompressionError
 from .records import layers_table, summarize
-from .settings import Settings
+from .settings import PRUNING, Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FORMATS = ("compressed-tensors", "gptq", "gptq_v2", "spqr", "sparse", "dense")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Tell what a compression did: a row per layer, figures of the whole, sizes, and the seconds of solving."""
+    """Tell what a compression did: a row per layer, figures of the whole, sizes, the seconds of solving, and notes."""
 
     layers: pa.Table
     metrics: dict[str, float]
     size: Size
     seconds: float
+    notes: list[str] = field(default_factory=list)
 
 
 def compress_checkpoint(
     source: str | Path,
     destination: str | Path,
     *,
-    calibration: Tensor | None = None,
+    calibration: Tensor | Calibration | None = None,
     heldout: Tensor | None = None,
-    format: str = "compressed-tensors",  # noqa: A002 (the word that Model artifacts use)
+    mask: Tensor | None = None,
+    format: str | None = None,  # noqa: A002 (the word that Model artifacts use)
     scratch: Path | None = None,
     on_layer: OnLayer | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Report:
     """Compress the dense Hugging Face checkpoint under `source` into `destination`.
 
-    `calibration` and `heldout` are token ids [N, T]; `settings` are the fields of `Settings` (method, bits,
-    group_size, symmetric, act_order, damp, ...).
-    Raises CompressionError (see `errors`) for a model, settings or tokens that do not fit together.
+    `calibration` and `heldout` are token ids [N, T], `mask` [N, T] is False where a calibration token is padding; a
+    `Calibration` made before takes their place. `settings` are the fields of `Settings` (method, bits, group_size,
+    symmetric, act_order, damp, ...); what the method does not use is ignored, with a note. `format` is what to write
+    (`FORMATS`), by default the natural one of the method. Raises CompressionError (see `errors`) for a model,
+    settings or tokens that do not fit together.
     """
     from transformers import AutoModelForCausalLM
 
-    if format != "compressed-tensors":
-        raise CompressionError(f"format={format!r}; the format that can be written is 'compressed-tensors'")
-    chosen = Settings(**settings)  # type: ignore[arg-type]
+    settings.setdefault("measure", "full" if heldout is not None else "own")
+    chosen, form = fitted(_settings(settings), format)
     dense_config(Path(source))
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    compression = compress_model(model.eval(), chosen, calibration, heldout, scratch=scratch, on_layer=on_layer)
-    return write_report(Path(source), Path(destination), compression, chosen)
+    compression = compress_model(
+        model.eval(),
+        chosen,
+        calibration,
+        heldout,
+        mask=mask,
+        scratch=scratch,
+        on_layer=on_layer,
+        stored=stored_dtype(Path(source)),
+    )
+    report = write_report(Path(source), Path(destination), compression, chosen, form)
+    unused = chosen.unused(settings)
+    if unused:
+        report.notes.append(f"method {chosen.method!r} does not use {', '.join(unused)}")
+    return report
+
+
+def fitted(settings: Settings, form: str | None) -> tuple[Settings, str]:
+    """Return the settings and format that go together; CompressionError for a format that there is not."""
+    form = form or natural_format(settings)
+    if form not in FORMATS:
+        raise CompressionError(f"format={form!r}; the formats that can be written are {', '.join(FORMATS)}")
+    if form in ("gptq", "gptq_v2") and settings.scale_dtype is None:
+        # GPTQ's formats store scales in float16: codes have to be chosen on the scales that are served.
+        settings = replace(settings, scale_dtype="float16")
+    if settings.act_order == "dynamic" and settings.method == "gptq" and form == "compressed-tensors":
+        raise CompressionError(
+            "act_order='dynamic' gives every input a group index, which compressed-tensors is not written with; use "
+            "act_order 'static' or 'group', or format 'gptq_v2'"
+        )
+    return settings, form
+
+
+def stored_dtype(source: Path) -> torch.dtype:
+    """Return the type that most values of a dense checkpoint are stored in: what pruned weights are kept in."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in read_tensors(source).values():
+        if tensor.is_floating_point():
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return max(counts, key=lambda kind: counts[kind], default=torch.float32)
+
+
+def natural_format(settings: Settings) -> str:
+    """Return the format that holds what a method makes: `dense` (with its zeros) for pruned weights."""
+    if settings.method == "spqr":
+        return "spqr"
+    return "dense" if settings.method in PRUNING else "compressed-tensors"
 
 
 def compress_loaded(
@@ -63,18 +114,22 @@ def compress_loaded(
     destination: Path,
     settings: Settings,
     *,
-    calibration: Tensor | None = None,
+    calibration: Tensor | Calibration | None = None,
     heldout: Tensor | None = None,
+    form: str | None = None,
     scratch: Path | None = None,
     on_layer: OnLayer | None = None,
 ) -> Report:
     """Do what `compress_checkpoint` does with a model already loaded from `source`, whose weights change in place."""
-    compression = compress_model(model, settings, calibration, heldout, scratch=scratch, on_layer=on_layer)
-    return write_report(source, destination, compression, settings)
+    settings, form = fitted(settings, form)
+    compression = compress_model(
+        model, settings, calibration, heldout, scratch=scratch, on_layer=on_layer, stored=stored_dtype(source)
+    )
+    return write_report(source, destination, compression, settings, form)
 
 
-def write_report(source: Path, destination: Path, compression: Compression, settings: Settings) -> Report:
-    """Write the compressed checkpoint and gather the report."""
+def write_report(source: Path, destination: Path, compression: Compression, settings: Settings, form: str) -> Report:
+    """Write the compressed checkpoint in a format and gather the report."""
     ordered = settings.method == "gptq" and settings.act_order == "static"
     size = write_checkpoint(
         source, destination, compression.weights, compression.ignored, "static" if ordered else None
@@ -84,3 +139,10 @@ def write_report(source: Path, destination: Path, compression: Compression, sett
         "stored_bytes": float(size.stored_bytes),
     }
     return Report(layers=layers_table(compression.records), metrics=metrics, size=size, seconds=compression.seconds)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**given)
+    except TypeError as error:
+        raise CompressionError(f"{error}; the settings are the fields of orchestrator_compress.Settings") from error

@@ -33,8 +33,14 @@ class LayerStatistics:
     fisher: Tensor | None = None
 
 
+#: What a criterion may need: the fields of `LayerStatistics`. One that does not say (`needs`) is given all there is.
+STATISTICS = ("hessian", "gradient", "fisher")
+
+
 class Magnitude:
     """|w|, without any data."""
+
+    needs: tuple[str, ...] = ()
 
     def saliency(self, weight: Tensor, statistics: LayerStatistics | None = None) -> Tensor:  # noqa: ARG002 (data-free)
         """Return the magnitudes [R, C]."""
@@ -45,6 +51,8 @@ class Magnitude:
 class Wanda:
     """|w| times the norm of the input that it multiplies; meant to be compared within an output row."""
 
+    needs: tuple[str, ...] = ("hessian",)
+
     def saliency(self, weight: Tensor, statistics: LayerStatistics | None = None) -> Tensor:
         """Return |w_ij| sqrt(H_jj) [R, C]; PruningError without H."""
         return weight.abs() * _system(weight, statistics, "wanda").diagonal.clamp(min=0).sqrt().to(weight.dtype)
@@ -52,6 +60,8 @@ class Wanda:
 
 class OBD:
     """The growth of the output error when a weight is removed and nothing else moves."""
+
+    needs: tuple[str, ...] = ("hessian",)
 
     def saliency(self, weight: Tensor, statistics: LayerStatistics | None = None) -> Tensor:
         """Return w_ij^2 H_jj / 2 [R, C]; PruningError without H."""
@@ -61,6 +71,8 @@ class OBD:
 
 class OBS:
     """The growth of the output error when a weight is removed and all others of its row compensate."""
+
+    needs: tuple[str, ...] = ("hessian",)
 
     def __init__(self, damp: float = 0.01):
         self._damp = damp
@@ -78,6 +90,8 @@ class OBS:
 class FirstOrder:
     """The change of the loss to first order when a weight is removed."""
 
+    needs: tuple[str, ...] = ("gradient",)
+
     def saliency(self, weight: Tensor, statistics: LayerStatistics | None = None) -> Tensor:
         """Return |w g| [R, C]; PruningError without a gradient."""
         check_finite(weight)
@@ -87,6 +101,8 @@ class FirstOrder:
 
 class Fisher:
     """The change of the loss to second order at a minimum, with the empirical Fisher diagonal for its Hessian."""
+
+    needs: tuple[str, ...] = ("fisher",)
 
     def saliency(self, weight: Tensor, statistics: LayerStatistics | None = None) -> Tensor:
         """Return w^2 E[g^2] / 2 [R, C]; PruningError without mean squared gradients."""

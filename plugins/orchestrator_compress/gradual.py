@@ -41,11 +41,11 @@ class GradualPruning:
         scope: Scope = "layer",
         floor: float = 0.01,
     ):
-        self._parameters = dict(parameters)
+        self.parameters = dict(parameters)
         self._criterion, self._schedule = criterion, schedule
         self._element, self._scope, self._floor = element, scope, floor
         self.target = 0.0
-        self.masks = {name: torch.zeros_like(one, dtype=torch.bool) for name, one in self._parameters.items()}
+        self.masks = {name: torch.zeros_like(one, dtype=torch.bool) for name, one in self.parameters.items()}
 
     def advance(self, step: int, steps: int, statistics: Mapping[str, LayerStatistics] | None = None) -> bool:
         """Remove what the schedule asks for after `step` of `steps` steps; True where the masks grew.
@@ -58,7 +58,7 @@ class GradualPruning:
         known = statistics or {}
         saliencies = {
             name: self._criterion.saliency(one.detach(), known.get(name)).masked_fill(self.masks[name], -torch.inf)
-            for name, one in self._parameters.items()
+            for name, one in self.parameters.items()
         }
         # What is gone is worth least of all, so that larger masks contain smaller ones.
         self.masks = masks_of(saliencies, target, element=self._element, scope=self._scope, floor=self._floor)
@@ -69,7 +69,7 @@ class GradualPruning:
     def apply(self, optimizer: Optimizer | None = None) -> None:
         """Set removed weights to zero, and their gradients and the optimizer's moments with them."""
         with torch.no_grad():
-            for name, one in self._parameters.items():
+            for name, one in self.parameters.items():
                 mask = self.masks[name]
                 one.masked_fill_(mask, 0)
                 if one.grad is not None:
@@ -78,9 +78,13 @@ class GradualPruning:
                     if isinstance(held, Tensor) and held.shape == mask.shape:
                         held.masked_fill_(mask, 0)
 
+    def adopt_zeros(self) -> None:
+        """Take for removed exactly what is zero: masks then are what the weights say, whoever made them."""
+        self.masks = {name: one.detach() == 0 for name, one in self.parameters.items()}
+
     def check(self) -> float:
         """Return the sparsity of the masks; raises PruningError where a removed weight is not zero."""
-        for name, one in self._parameters.items():
+        for name, one in self.parameters.items():
             back = int((one.detach()[self.masks[name]] != 0).sum())
             if back:
                 raise PruningError(

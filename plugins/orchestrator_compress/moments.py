@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .errors import CalibrationError
+from .linears import LinearView
 
 
 class Moments:
@@ -22,12 +25,22 @@ class Moments:
         self._sum += rows.T @ rows
         self.tokens += len(rows)
 
+    def merge(self, total: Tensor, tokens: int) -> None:
+        """Add what another one has summed, `total` float64 [C, C] over `tokens` tokens."""
+        self._sum += total
+        self.tokens += tokens
+
+    @property
+    def total(self) -> Tensor:
+        """Return X^T X in float64 [C, C], not divided by anything."""
+        return self._sum
+
     def hessian(self) -> Tensor:
         """Return X^T X / N, so that tr(D H D^T) is the squared output error per token whatever the number of tokens."""
         return self._sum / max(1, self.tokens)
 
 
-def shared_inputs(linears: Mapping[str, nn.Linear], run: Callable[[], object]) -> list[list[str]]:
+def shared_inputs(linears: Mapping[str, LinearView], run: Callable[[], object]) -> list[list[str]]:
     """Group the names of the linears that read the very same tensor while `run` executes their block.
 
     In a Llama block those are q, k, v and gate, up. Groups stand in the order of first use. Linears that are never
@@ -44,21 +57,54 @@ def shared_inputs(linears: Mapping[str, nn.Linear], run: Callable[[], object]) -
 
     with ExitStack() as stack:
         for name, linear in linears.items():
-            hook = linear.register_forward_pre_hook(lambda _module, args, name=name: note(name, args[0]))
+            hook = linear.module.register_forward_pre_hook(lambda _module, args, name=name: note(name, args[0]))
             stack.callback(hook.remove)
         run()
     reached = {name for names in readers.values() for name in names}
     return [*readers.values(), *([name] for name in linears if name not in reached)]
 
 
+class Collected(Exception):
+    """End a forward pass once every group has its input."""
+
+
 def collect(
-    linears: Mapping[str, nn.Linear], groups: Sequence[Sequence[str]], run: Callable[[], list[Tensor]]
-) -> tuple[list[Moments], list[Tensor]]:
-    """Return one Moments per group, over all that `run` feeds through the block, and what `run` returns."""
-    moments = [Moments(linears[names[0]].in_features, linears[names[0]].weight.device) for names in groups]
+    linears: Mapping[str, LinearView],
+    groups: Sequence[Sequence[str]],
+    run: Callable[[], Tensor],
+    moments: Sequence[Moments],
+    *,
+    real: Tensor | None = None,
+    stop: bool = False,
+) -> Tensor | None:
+    """Add to `moments`, one per group, what `run` feeds through the block, and return what `run` returns.
+
+    `real` [B, T] says which tokens are no padding. With `stop` the pass ends where the last group has its input, and nothing is returned: the layers after it, often
+    the largest, need not run.
+    """
+    waiting = set(range(len(groups)))
+
+    def note(place: int, inputs: Tensor) -> None:
+        moments[place].add(inputs if real is None else _without_padding(inputs, real))
+        waiting.discard(place)
+        if stop and not waiting:
+            raise Collected
+
     with ExitStack() as stack:
-        for names, moment in zip(groups, moments, strict=True):
-            hook = linears[names[0]].register_forward_pre_hook(lambda _module, args, moment=moment: moment.add(args[0]))
+        for place, names in enumerate(groups):
+            module = linears[names[0]].module
+            hook = module.register_forward_pre_hook(lambda _module, args, place=place: note(place, args[0]))
             stack.callback(hook.remove)
-        outputs = run()
-    return moments, outputs
+        try:
+            return run()
+        except Collected:
+            return None
+
+
+def _without_padding(inputs: Tensor, real: Tensor) -> Tensor:
+    if inputs.shape[:-1] != real.shape:
+        raise CalibrationError(
+            f"a layer reads {list(inputs.shape)} where tokens are {list(real.shape)}: which of its inputs are padding "
+            "cannot be told (experts read chosen tokens); calibrate on sequences without padding"
+        )
+    return inputs[real.to(inputs.device)]

@@ -1,4 +1,4 @@
-"""What the compress family offers: two stages and the loader of the checkpoints that they write."""
+"""What the compress family offers: its stages, loaders of the checkpoints that they write, and the parts of pruning."""
 
 from __future__ import annotations
 
@@ -11,19 +11,36 @@ orchestrator_api = "1"
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer round to nearest and GPTQ."""
-    from . import stages
+    """Offer calibration, quantization and pruning."""
+    from . import calibration_stages, pruning_stages, stages
 
-    return [stages.rtn, stages.gptq]
+    return [
+        calibration_stages.calibrate,
+        stages.rtn,
+        stages.gptq,
+        stages.spqr,
+        pruning_stages.prune,
+        pruning_stages.sparsegpt,
+        pruning_stages.wanda,
+    ]
 
 
 @hookimpl
 def orchestrator_components() -> list[Component]:
     """Offer the loader of `compressed-tensors` checkpoints, the pruning criteria and the sparsity schedules."""
+    from .gradual_callback import GradualConfig
     from .taxonomy import components
 
     return [
         *components(),
+        Component(
+            kind="training_callback",
+            name="gradual",
+            version="1",
+            entry="orchestrator_compress.gradual_callback:Gradual",
+            config=GradualConfig,
+            doc="gradual pruning with masked retraining; weights that are zero stay zero (arXiv:1710.01878)",
+        ),
         Component(
             kind="model_loader",
             name="compressed-tensors",

@@ -11,8 +11,19 @@ relative means weigh all alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .methods import Solved, alone
+from .objective import quadratic
+from .settings import DATA_DRIVEN, Settings
+from .sources import Inputs
+from .spqr_weight import SpQRWeight
+from .system import System
+from .weights import LayerWeight, SparseWeight, stored_bits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,11 +33,15 @@ if TYPE_CHECKING:
 class LayerRecord:
     """Describe one layer's compression; objectives are squared output errors per token, tr(D H D^T) with H = X^T X / N.
 
+    bits                width of codes, or of the type in which pruned weights are kept
+    bits_per_weight     what the layer takes, scales, outliers and positions included
+    sparsity, outliers  shares of the weights that were removed, and that SpQR keeps apart
     objective           on the inputs that the layer gets in the compressed model (what GPTQ minimizes)
     objective_dense     on the inputs that it gets in the dense model: the same H for every method, so that methods
     compare
     objective_heldout   the same on tokens that no method saw
     relative_*          divided by the squared output itself, tr(W H W^T)
+    undercalibrated     fewer tokens than inputs: H has directions that nothing is known of
     Nulls: no calibration tokens reached the layer, or the method has no such number.
     """
 
@@ -41,6 +56,9 @@ class LayerRecord:
     bits_per_weight: float
     weight_error: float
     tokens: int
+    undercalibrated: bool = False
+    sparsity: float = 0.0
+    outliers: float = 0.0
     objective: float | None = None
     objective_dense: float | None = None
     objective_heldout: float | None = None
@@ -79,6 +97,9 @@ def summarize(records: Sequence[LayerRecord]) -> dict[str, float]:
         "quantized_weights": float(weights),
         "bits_per_weight": sum(record.bits_per_weight * record.rows * record.columns for record in records) / weights,
         "weight_error": sum(record.weight_error for record in records) / len(records),
+        "undercalibrated": float(sum(record.undercalibrated for record in records)),
+        "sparsity": sum(record.sparsity * record.rows * record.columns for record in records) / weights,
+        "outliers": sum(record.outliers * record.rows * record.columns for record in records) / weights,
         "fallbacks": float(sum(bool(record.fallback) for record in records)),
     }
     # `objective_sum` is the comparable one: the same H, weights and tokens whatever the method.
@@ -96,3 +117,93 @@ def summarize(records: Sequence[LayerRecord]) -> dict[str, float]:
     if identities:
         summary["identity_error_max"] = max(identities)
     return summary
+
+
+def record(
+    name: str,
+    weight: Tensor,
+    solved: Solved,
+    inputs: Inputs,
+    system: System | None,
+    *,
+    block: int,
+    settings: Settings,
+    mates: Sequence[str] = (),
+) -> LayerRecord:
+    """Describe what became of the weight [R, C] of a layer; `mates` are the layers that it was solved with."""
+    rows, columns = weight.shape
+    form, solution = solved.weight, solved.solution
+    wide = torch.float64 if settings.measure == "full" else torch.float32
+    reference = weight.to(wide)
+    difference = reference - form.dequantize(wide)
+    grid = settings.grid
+    starved = system is None and settings.method in DATA_DRIVEN
+    row = LayerRecord(
+        layer=name,
+        block=block,
+        method=settings.method,
+        bits=grid.bits if grid is not None else 8 * _value_bytes(form),
+        group_size=grid.group_size if grid is not None else 0,
+        symmetric=grid.symmetric if grid is not None else False,
+        rows=rows,
+        columns=columns,
+        bits_per_weight=stored_bits(form) / (rows * columns),
+        sparsity=form.sparsity if isinstance(form, SparseWeight) else 0.0,
+        outliers=form.outliers.count / (rows * columns) if isinstance(form, SpQRWeight) else 0.0,
+        weight_error=float(difference.square().sum() / reference.square().sum().clamp(min=torch.finfo(wide).tiny)),
+        tokens=inputs.tokens,
+        undercalibrated=system is not None and inputs.tokens < columns,
+        shared_with=" ".join(mates),
+        fallback=f"no calibration tokens; {alone(settings)}" if starved else "",
+        **_objectives(reference, difference, solved, inputs, system, settings),
+    )
+    if solution is None or system is None:
+        return row
+    damped_objective = float(solution.row_errors[solved.rows].sum())
+    return replace(
+        row,
+        damped_objective=damped_objective if solution.identity_error is not None else None,
+        identity_error=solution.identity_error,
+        damp=solution.damp,
+        arithmetic=solution.arithmetic,
+        fallback=solution.fallback,
+        dead_columns=solution.dead_columns,
+    )
+
+
+def _objectives(
+    reference: Tensor,
+    difference: Tensor,
+    solved: Solved,
+    inputs: Inputs,
+    system: System | None,
+    settings: Settings,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if system is None:
+        return found
+    for hessian, suffix in ((inputs.own, ""), (inputs.dense, "_dense"), (inputs.heldout, "_heldout")):
+        if hessian is None:
+            continue
+        if not suffix and settings.measure == "own":
+            objective = _from_identity(difference, solved, system)
+            # No difference of large numbers: float32 is enough for the energy of the outputs.
+            scale = float(((reference @ hessian.to(torch.float32)) * reference).sum())
+        else:
+            objective, scale = quadratic(difference, hessian), quadratic(reference, hessian)
+        found[f"objective{suffix}"] = objective
+        found[f"relative{suffix or '_objective'}"] = objective / scale if scale else 0.0
+    return found
+
+
+def _from_identity(difference: Tensor, solved: Solved, system: System) -> float:
+    """Return tr(D H D^T) as ||E||^2 less what damping added, which costs nothing, where the layer was solved."""
+    solution = solved.solution
+    if solution is None or solution.identity_error is None:
+        return quadratic(difference, system.hessian)
+    energy = difference.to(torch.float64).square().sum(0)
+    return float(solution.row_errors[solved.rows].sum()) - float(energy @ system.added(solution.damp))
+
+
+def _value_bytes(form: LayerWeight) -> int:
+    return form.values.element_size() if isinstance(form, SparseWeight) and form.values is not None else 4

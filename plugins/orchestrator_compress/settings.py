@@ -4,55 +4,185 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
+from .bilevel import Bilevel
 from .errors import CompressionError
 from .grid import Grid
+from .order import ACT_ORDERS, ActOrder
+from .selection import NM, Pattern, Unstructured, check_sparsity
+
+Method = Literal["rtn", "gptq", "spqr", "magnitude", "wanda", "sparsegpt"]
+METHODS: tuple[str, ...] = get_args(Method)
+PRUNING: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
+#: Methods that need inputs; without any that reach a layer they are what their rules are without compensation.
+DATA_DRIVEN: tuple[str, ...] = ("gptq", "spqr", "wanda", "sparsegpt")
+
+_GRID = ("bits", "group_size", "symmetric", "scale_dtype")
+_SOLVER = ("damp", "block_size", "strict", "propagate")
+_USED: dict[str, tuple[str, ...]] = {
+    "rtn": _GRID,
+    "gptq": (*_GRID, *_SOLVER, "act_order"),
+    "spqr": ("bits", "group_size", *_SOLVER, "tau", "statistic_bits", "tile_rows"),
+    "magnitude": (*_GRID, "sparsity", "pattern"),
+    "wanda": (*_GRID, "sparsity", "pattern", "propagate"),
+    "sparsegpt": (*_GRID, *_SOLVER, "sparsity", "pattern"),
+}
+_ALWAYS = ("method", "ignore", "overrides", "max_fallbacks", "measure")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Say how every selected layer is quantized.
+    """Say how every selected layer is compressed; what a method does not use it ignores (see `unused`).
 
-    `act_order="static"` solves columns by decreasing H_jj on grids fitted beforehand; "none" solves them in their
-    natural order and fits each group on its current values. `ignore` holds layer names or `re:` patterns to leave
-    dense; lm_head and embeddings always are. Settings that RTN does not use (act_order, damp, block_size, strict)
-    are ignored by it.
+    method          rtn, gptq, spqr quantize; magnitude, wanda, sparsegpt prune, and quantize what stays where `bits` is set
+    bits            code width; None: 4 for rtn and gptq, 3 for spqr, floating point for methods that prune
+    group_size      inputs that share a scale, -1: the whole row; None: 128, 16 for spqr
+    symmetric, scale_dtype   see `grid.Grid`
+    act_order       order of solving, see `order`
+    damp            added to the diagonal of H, relative to its mean; None: 0.01, 1 for spqr
+    block_size      columns between two updates of all the rest; changes speed, not results
+    sparsity        share of weights removed; pattern ("2:4") keeps N of each M inputs instead
+    tau             outlier threshold of SpQR, inf: none; statistic_bits and tile_rows: how its scales and zero points
+                    are stored, statistic_bits None: as they are
+    propagate       quantized: a block is solved on what the compressed blocks before it give; full_precision: on what
+                    the dense model gives, so that blocks are independent and one calibration serves all settings
+    ignore          layer names or re:PATTERNS to leave dense; lm_head and embeddings always are
+    overrides       changed settings by layer name or re:PATTERN, later ones last
+    strict          fail instead of raising the damping or rounding without compensation
+    max_fallbacks   layers that may fall back before the compression fails; None: any number
+    measure         full: objectives on the dense model's inputs as well, comparable between methods, for one more pass;
+                    own: on what is solved only
     """
 
-    method: Literal["rtn", "gptq"] = "gptq"
-    bits: int = 4
-    group_size: int = 128
+    method: Method = "gptq"
+    bits: int | None = None
+    group_size: int | None = None
     symmetric: bool = True
     scale_dtype: str | None = None
-    act_order: Literal["static", "none"] = "static"
-    damp: float = 0.01
+    act_order: ActOrder = "static"
+    damp: float | None = None
     block_size: int = 128
+    sparsity: float = 0.5
+    pattern: str | None = None
+    tau: float = 0.2
+    statistic_bits: int | None = 3
+    tile_rows: int = 16
+    propagate: Literal["quantized", "full_precision"] = "quantized"
     ignore: tuple[str, ...] = ()
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strict: bool = False
+    max_fallbacks: int | None = None
+    measure: Literal["full", "own"] = "full"
 
     def __post_init__(self) -> None:
-        if self.method not in ("rtn", "gptq"):
-            raise CompressionError(f"method={self.method!r}; the methods are 'rtn' and 'gptq'")
-        if self.act_order not in ("static", "none"):
+        _one_of("method", self.method, METHODS)
+        _one_of("act_order", self.act_order, ACT_ORDERS)
+        _one_of("propagate", self.propagate, ("quantized", "full_precision"))
+        _one_of("measure", self.measure, ("full", "own"))
+        if self.damp is not None and not 0 <= self.damp <= 1:
             raise CompressionError(
-                f"act_order={self.act_order!r}; columns are ordered by 'static' (largest diagonal first) or 'none'"
-            )
-        if not 0 <= self.damp <= 1:
-            raise CompressionError(
-                f"damp={self.damp}; it is relative to the mean of the Hessian's diagonal and must lie in 0..1 (usual: "
-                "0.01)"
+                f"damp={self.damp}; it is relative to the mean of the Hessian's diagonal and must lie in 0..1 (usual: 0.01)"
             )
         if self.block_size < 1:
             raise CompressionError(f"block_size={self.block_size}; it is a number of columns, at least 1 (usual: 128)")
-        _ = self.grid
+        if self.max_fallbacks is not None and self.max_fallbacks < 0:
+            raise CompressionError(f"max_fallbacks={self.max_fallbacks}; it is a number of layers, or None for any")
+        if not self.tau >= 0:
+            raise CompressionError(f"tau={self.tau}; an outlier threshold is at least 0 (usual: 0.2; inf: no outliers)")
+        _ = (self.grid, self.bilevel, self.removal)
+        for pattern, changes in self.overrides.items():
+            self._changed(pattern, changes)
 
     @property
-    def grid(self) -> Grid:
-        """Return the grid that these settings describe; raises GridError where there is none."""
-        return Grid(bits=self.bits, group_size=self.group_size, symmetric=self.symmetric, scale_dtype=self.scale_dtype)
+    def rounds(self) -> bool:
+        """Tell whether weights that stay are quantized."""
+        return self.method not in PRUNING or self.bits is not None
+
+    @property
+    def grid(self) -> Grid | None:
+        """Return the grid of the codes, None where weights stay in floating point; GridError where there is none."""
+        if not self.rounds:
+            return None
+        spqr = self.method == "spqr"
+        return Grid(
+            bits=self.bits if self.bits is not None else (3 if spqr else 4),
+            group_size=self.width,
+            symmetric=self.symmetric and not spqr,
+            scale_dtype=None if spqr else self.scale_dtype,
+        )
+
+    @property
+    def width(self) -> int:
+        """Return the group size with the method's own default."""
+        if self.group_size is not None:
+            return self.group_size
+        return 16 if self.method == "spqr" else 128
+
+    @property
+    def damping(self) -> float:
+        """Return the damping with the method's own default."""
+        return self.damp if self.damp is not None else (1.0 if self.method == "spqr" else 0.01)
+
+    @property
+    def bilevel(self) -> Bilevel | None:
+        """Return how SpQR stores scales and zero points."""
+        if self.statistic_bits is None:
+            return None
+        return Bilevel(scale_bits=self.statistic_bits, zero_bits=self.statistic_bits, rows=self.tile_rows)
+
+    @property
+    def removal(self) -> Pattern:
+        """Return which weights a method that prunes removes; PruningError for a share or pattern that there is not."""
+        check_sparsity(self.sparsity)
+        return Unstructured(sparsity=self.sparsity) if self.pattern is None else parse_pattern(self.pattern)
+
+    def of(self, layer: str) -> Settings:
+        """Return the settings of one layer, with the overrides that match its name."""
+        changed = self
+        for pattern, changes in self.overrides.items():
+            if _matches(pattern, layer, "overrides"):
+                changed = changed._changed(pattern, changes)
+        return changed
+
+    def unused(self, given: Iterable[str]) -> list[str]:
+        """Return which of the given settings no layer's method uses: what a note tells."""
+        used = {
+            name
+            for method in {self.method, *(changes.get("method", self.method) for changes in self.overrides.values())}
+            for name in _USED[method]
+        }
+        if self.pattern is not None:
+            used.discard("sparsity")
+        return sorted(set(given) - used - set(_ALWAYS))
+
+    def _changed(self, pattern: str, changes: Mapping[str, Any]) -> Settings:
+        known = {one.name for one in fields(Settings)} - {
+            "ignore",
+            "overrides",
+            "max_fallbacks",
+            "measure",
+            "propagate",
+        }
+        unknown = sorted(set(changes) - known)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise CompressionError(f"overrides[{pattern!r}] sets {unknown[0]!r}, which is no setting of a layer{hint}")
+        try:
+            return replace(self, overrides={}, **changes)
+        except TypeError as error:
+            raise CompressionError(f"overrides[{pattern!r}]: {error}") from error
+
+
+def parse_pattern(text: str) -> NM:
+    """Return the N:M pattern that a text such as "2:4" names (2 of 4 stay); CompressionError for another text."""
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        raise CompressionError(f"pattern={text!r}; write N:M, the weights that stay of each M inputs, such as 2:4")
+    return NM(keep=int(match[1]), of=int(match[2]))
 
 
 def selected(names: Iterable[str], ignore: Iterable[str]) -> list[str]:
@@ -60,22 +190,32 @@ def selected(names: Iterable[str], ignore: Iterable[str]) -> list[str]:
     names = list(names)
     ignored: set[str] = set()
     for pattern in ignore:
-        matched = [name for name in names if _matches(pattern, name)]
-        if not matched:
-            near = difflib.get_close_matches(pattern.removeprefix("re:"), names, n=1, cutoff=0)
-            hint = f"; the nearest is {near[0]!r}" if near else ""
-            raise CompressionError(
-                f"ignore pattern {pattern!r} matches no layer{hint}; write a full name, or re:REGEX matched from the "
-                "start of the name"
-            )
-        ignored.update(matched)
+        ignored.update(matching(pattern, names, "ignore"))
     return [name for name in names if name not in ignored]
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matching(pattern: str, names: list[str], what: str) -> list[str]:
+    """Return the names that a pattern matches; CompressionError, with the nearest name, where there are none."""
+    matched = [name for name in names if _matches(pattern, name, what)]
+    if not matched:
+        near = difflib.get_close_matches(pattern.removeprefix("re:"), names, n=1, cutoff=0)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        raise CompressionError(
+            f"{what} pattern {pattern!r} matches no layer{hint}; write a full name, or re:REGEX matched from the start "
+            "of the name"
+        )
+    return matched
+
+
+def _matches(pattern: str, name: str, what: str) -> bool:
     if not pattern.startswith("re:"):
         return pattern == name
     try:
         return re.match(pattern.removeprefix("re:"), name) is not None
     except re.error as error:
-        raise CompressionError(f"ignore pattern {pattern!r} is no regular expression: {error}") from error
+        raise CompressionError(f"{what} pattern {pattern!r} is no regular expression: {error}") from error
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise CompressionError(f"{name}={value!r}; it is one of {', '.join(map(repr, allowed))}")

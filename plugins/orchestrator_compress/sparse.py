@@ -37,6 +37,11 @@ class SparseGPT:
         self._rounding = rounding
         self._heights = heights
 
+    @property
+    def rounds(self) -> bool:
+        """Tell whether weights that stay are rounded."""
+        return self._rounding is not None
+
     def order(self, diagonal: Tensor) -> Tensor:
         """Return the columns as they stand."""
         self._pattern.check(len(diagonal))

@@ -1,11 +1,12 @@
-"""The stages of the compress family: thin adapters over `compress_loaded`."""
+"""The stages that quantize: thin adapters over `compress_loaded`."""
 
-import time
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from orchestrator import Context, StageError, stage
-from orchestrator_storage import Model, Table, Tokens
+from orchestrator import Context, stage
+from orchestrator_storage import Model, Table, Tensors, Tokens
+
+QuantizedFormat = Literal["compressed-tensors", "gptq", "gptq_v2", "dense"]
 
 
 class Compressed(NamedTuple):
@@ -16,128 +17,192 @@ class Compressed(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RTNConfig:
-    """What a recipe may set for rounding to nearest.
+class LayersConfig:
+    """What every stage of the family may be told.
 
-    bits                   code width of every quantized weight
-    group_size             inputs that share a scale; must divide every layer's inputs; -1: the whole row
-    symmetric              grids around zero; otherwise each group stores a zero point
-    scale_dtype            stored type of scales; auto: float16 on symmetric grids, float32 on others
     ignore                 layer names or re:PATTERNS to leave dense; lm_head and embeddings always are
-    calibration_sequences  sequences of the train split that objectives are measured on
-    heldout_sequences      sequences of the held-out split that they are measured on again; 0: none
+    calibration_sequences  sequences of the train split that layers are solved and objectives measured on
+    heldout_sequences      sequences of the held-out split that objectives are measured on again; 0: none
     sequence_length        tokens per sequence, at most the model's context
     """
 
-    bits: Literal[2, 3, 4, 8] = 4
-    group_size: int = 128
-    symmetric: bool = True
-    scale_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     ignore: tuple[str, ...] = ()
     calibration_sequences: int = 128
     heldout_sequences: int = 32
     sequence_length: int = 128
 
     def __post_init__(self) -> None:
-        if self.group_size != -1 and self.group_size < 1:
-            raise ValueError(f"group_size is {self.group_size}; it is a number of inputs, or -1 for one group per row")
         for name, least in (("calibration_sequences", 1), ("heldout_sequences", 0), ("sequence_length", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQConfig(RTNConfig):
-    """What a recipe may set for GPTQ, beside the fields of round to nearest.
+class SolverConfig(LayersConfig):
+    """What stages that solve layers on their inputs may be told, beside the layers.
 
-    act_order   static: largest inputs first, on grids fitted beforehand; none: natural order, grids fitted as groups
-    begin
-    damp        added to the Hessian's diagonal, relative to its mean
-    block_size  columns between two updates of all the rest; changes speed, not results
-    strict      fail where damping would have to grow or a layer be rounded to nearest, instead of recording it
+    block_size     columns between two updates of all the rest; changes speed, not results
+    propagate      quantized: a block is solved on what the compressed blocks before it give; full_precision: on what
+                   the dense model gives, blocks in parallel over `workers`. Wired `hessians` are full_precision
+    strict         fail where damping would have to grow or a layer go uncompensated, instead of recording it
+    max_fallbacks  layers that may fall back before the stage fails; null: any number
     """
 
-    act_order: Literal["static", "none"] = "static"
-    damp: float = 0.01
     block_size: int = 128
+    propagate: Literal["quantized", "full_precision"] = "quantized"
     strict: bool = False
+    max_fallbacks: int | None = None
 
     def __post_init__(self) -> None:
-        RTNConfig.__post_init__(self)
-        if not 0 <= self.damp <= 1:
-            raise ValueError(f"damp is {self.damp}; it is relative to the mean diagonal and lies in 0..1")
+        LayersConfig.__post_init__(self)
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}; it is a number of columns")
+        if self.max_fallbacks is not None and self.max_fallbacks < 0:
+            raise ValueError(f"max_fallbacks is {self.max_fallbacks}; it is a number of layers, or null for any")
 
 
-@stage("compress.rtn", version="1", cites=["arXiv:2210.17323"])
-def rtn(ctx: Context, config: RTNConfig, model: Model, calibration: Tokens | None = None) -> Compressed:
-    """Round every weight to its nearest grid value; calibration tokens serve to measure the error only."""
-    return _compress(ctx, config, model, calibration, "rtn")
+@dataclass(frozen=True, kw_only=True)
+class RTNConfig(LayersConfig):
+    """What a recipe may set for rounding to nearest, beside the layers.
+
+    bits         code width of every quantized weight
+    group_size   inputs that share a scale; must divide every layer's inputs; -1: the whole row
+    symmetric    grids around zero; otherwise each group stores a zero point
+    scale_dtype  stored type of scales; auto: float16 on symmetric grids and in GPTQ's formats, float32 on others
+    format       files to write: compressed-tensors, gptq (symmetric only), gptq_v2, or dense
+    """
+
+    bits: Literal[2, 3, 4, 8] = 4
+    group_size: int = 128
+    symmetric: bool = True
+    scale_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    format: QuantizedFormat = "compressed-tensors"
+
+    def __post_init__(self) -> None:
+        LayersConfig.__post_init__(self)
+        check_grid(self.group_size, self.symmetric, self.format)
 
 
-@stage("compress.gptq", version="2", cites=["arXiv:2210.17323"])
-def gptq(ctx: Context, config: GPTQConfig, model: Model, calibration: Tokens) -> Compressed:
-    """Quantize weights one transformer block at a time, moving each column's error onto the columns left."""
-    return _compress(ctx, config, model, calibration, "gptq")
+@dataclass(frozen=True, kw_only=True)
+class GPTQConfig(SolverConfig):
+    """What a recipe may set for GPTQ: the fields of round to nearest, those of solving, and two of its own.
+
+    act_order  static: largest inputs first, on grids fitted beforehand; group: largest first within groups; dynamic:
+               largest first, inputs carry a group index (GPTQ's formats only); none: natural order
+    damp       added to the Hessian's diagonal, relative to its mean
+    """
+
+    bits: Literal[2, 3, 4, 8] = 4
+    group_size: int = 128
+    symmetric: bool = True
+    scale_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    format: QuantizedFormat = "compressed-tensors"
+    act_order: Literal["static", "group", "dynamic", "none"] = "static"
+    damp: float = 0.01
+
+    def __post_init__(self) -> None:
+        SolverConfig.__post_init__(self)
+        check_grid(self.group_size, self.symmetric, self.format)
+        check_damp(self.damp)
+        if self.act_order == "dynamic" and self.format == "compressed-tensors":
+            raise ValueError(
+                "act_order 'dynamic' gives every input a group index, which compressed-tensors is not written with; "
+                "use act_order 'static' or 'group', or format 'gptq_v2'"
+            )
 
 
-def _compress(
-    ctx: Context, config: RTNConfig, model: Model, calibration: Tokens | None, method: Literal["rtn", "gptq"]
+@dataclass(frozen=True, kw_only=True)
+class SpQRConfig(SolverConfig):
+    """What a recipe may set for SpQR, beside the fields of solving.
+
+    bits, group_size           codes, and inputs of what is solved together that share scale and zero point
+    tau                        outlier threshold, relative; infinity: no outliers
+    statistic_bits, tile_rows  width of the scales' and zero points' own codes (null: stored as they are), and the
+                               output rows that share their second statistics
+    damp                       added to the Hessian's diagonal, relative to its mean (the published value is 1)
+    format                     spqr, or dense
+    """
+
+    bits: Literal[2, 3, 4, 8] = 3
+    group_size: int = 16
+    tau: float = 0.2
+    statistic_bits: int | None = 3
+    tile_rows: int = 16
+    damp: float = 1.0
+    format: Literal["spqr", "dense"] = "spqr"
+
+    def __post_init__(self) -> None:
+        SolverConfig.__post_init__(self)
+        check_grid(self.group_size, symmetric=True, form=self.format)
+        check_damp(self.damp)
+        if not self.tau >= 0:
+            raise ValueError(f"tau is {self.tau}; an outlier threshold is at least 0 (usual: 0.2)")
+        if self.tile_rows < 1 or (self.statistic_bits is not None and not 1 <= self.statistic_bits <= 8):
+            raise ValueError(
+                f"statistic_bits={self.statistic_bits}, tile_rows={self.tile_rows}; statistics take 1 to 8 bits, or "
+                "null, and a tile has at least one row"
+            )
+
+
+def check_grid(group_size: int, symmetric: bool, form: str) -> None:
+    """Raise ValueError for groups that there are not, or a format that cannot hold zero points."""
+    if group_size != -1 and group_size < 1:
+        raise ValueError(f"group_size is {group_size}; it is a number of inputs, or -1 for one group per row")
+    if form == "gptq" and not symmetric:
+        raise ValueError(
+            "format 'gptq' stores a zero point less one, which no reader agrees on where it is 0; use 'gptq_v2', or "
+            "symmetric: true"
+        )
+
+
+def check_damp(damp: float) -> None:
+    """Raise ValueError for a damping that is no share of the mean diagonal."""
+    if not 0 <= damp <= 1:
+        raise ValueError(f"damp is {damp}; it is relative to the mean diagonal and lies in 0..1")
+
+
+@stage("compress.rtn", version="2", cites=["arXiv:2210.17323"])
+def rtn(
+    ctx: Context,
+    config: RTNConfig,
+    model: Model,
+    calibration: Tokens | None = None,
+    hessians: Tensors | None = None,
 ) -> Compressed:
-    from orchestrator_compress.compress import compress_loaded
-    from orchestrator_compress.errors import CompressionError
-    from orchestrator_compress.figures import error_by_layer
+    """Round every weight to its nearest grid value; calibration serves to measure the error only."""
+    from orchestrator_compress.stage_run import compress
 
-    if model.format != "dense":
-        raise StageError(
-            f"compress.{method} takes a model of format 'dense', this one is {model.format!r}", "wire the dense model"
-        )
-    result = ctx.new(Model, "result", format="compressed-tensors")
-
-    def on_layer(done: int, total: int, _record: object) -> None:
-        ctx.progress(done, total, "layers")
-        ctx.check_cancelled()
-
-    started_s = time.perf_counter()
-    try:
-        report = compress_loaded(
-            ctx.component("model_loader", model.format).load(model.path),
-            model.path,
-            result.path,
-            _settings(config, method),
-            calibration=_tokens(calibration, "train", config.calibration_sequences, config.sequence_length),
-            heldout=_tokens(calibration, "heldout", config.heldout_sequences, config.sequence_length),
-            scratch=ctx.scratch / "layers",
-            on_layer=on_layer,
-        )
-    except CompressionError as error:
-        raise StageError(str(error)) from error
-    # What an earlier, killed attempt spent on layers counts too: the greater of the two is the cost of the result.
-    elapsed_s = max(time.perf_counter() - started_s, report.seconds)
-    ctx.log_metrics(report.metrics)
-    ctx.log_figure("error_by_layer", error_by_layer(report.layers, f"{method}, {config.bits} bits"))
-    size = report.size
-    ctx.fact("stored_bytes", size.stored_bytes, "byte", "counted")
-    ctx.fact("parameters", size.parameters, "1", "counted")
-    ctx.fact("nonzero", size.nonzero, "1", "counted")
-    ctx.fact("bits_per_parameter", size.bits_per_parameter, "bit", "counted")
-    ctx.fact("compress_s", elapsed_s, "s", "measured", phase="compress")
-    return Compressed(result=result, layers=ctx.table(report.layers, "layers"))
+    return Compressed(*compress(ctx, config, "rtn", model, calibration, hessians))
 
 
-def _settings(config: RTNConfig, method: Literal["rtn", "gptq"]) -> Any:
-    from orchestrator_compress.settings import Settings
+@stage("compress.gptq", version="3", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
+def gptq(
+    ctx: Context,
+    config: GPTQConfig,
+    model: Model,
+    calibration: Tokens | None = None,
+    hessians: Tensors | None = None,
+    plan: Table | None = None,
+) -> Compressed:
+    """Quantize weights one transformer block at a time, moving each column's error onto the columns left.
 
-    known = {field.name for field in fields(Settings)}
-    given = {field.name: getattr(config, field.name) for field in fields(config) if field.name in known}
-    given["scale_dtype"] = None if config.scale_dtype == "auto" else config.scale_dtype
-    return Settings(method=method, **given)
+    Layers are solved on calibration tokens or on the hessians of compress.calibrate; a plan of compress.plan says
+    how to compress each layer instead of the fields here.
+    """
+    from orchestrator_compress.stage_run import compress
+
+    return Compressed(*compress(ctx, config, "gptq", model, calibration, hessians, plan))
 
 
-def _tokens(tokens: Tokens | None, split: str, sequences: int, length: int) -> Any:
-    from orchestrator_compress.calibration import token_windows
+@stage("compress.spqr", version="1", workers_allowed=True, workers="execution", cites=["arXiv:2306.03078"])
+def spqr(
+    ctx: Context,
+    config: SpQRConfig,
+    model: Model,
+    calibration: Tokens | None = None,
+    hessians: Tensors | None = None,
+) -> Compressed:
+    """Quantize to small groups with quantized statistics, and keep the weights that matter most beside them."""
+    from orchestrator_compress.stage_run import compress
 
-    if tokens is None or sequences == 0:
-        return None
-    return token_windows(tokens.read(split).tokens, sequences, length)
+    return Compressed(*compress(ctx, config, "spqr", model, calibration, hessians))

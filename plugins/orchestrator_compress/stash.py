@@ -3,54 +3,82 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .grid import QuantizedWeight
 from .records import LayerRecord
-from .settings import Settings
+from .weights import LayerWeight, freeze, thaw
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A layer that is done: its weight, its record, and the seconds that it took."""
+
+    weight: LayerWeight
+    record: LayerRecord
+    seconds: float
 
 
 class Stash:
-    """Keep layers in a folder that belongs to one model, settings and tokens; without a folder, keep nothing."""
+    """Keep layers in a folder that belongs to one model, settings and tokens; without a folder, in memory.
 
-    def __init__(self, folder: Path | None, settings: Settings):
-        self._grid = settings.grid
+    Workers may share a folder: `refresh` shows what others have finished.
+    """
+
+    def __init__(self, folder: Path | None):
         self._folder = folder
-        self._finished: set[str] = set()
+        self._kept: dict[str, Finished] = {}
+        self._names: set[str] = set()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._finished = {path.stem for path in folder.glob("*.safetensors") if _readable(path)}
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Look again at what the folder holds."""
+        if self._folder is not None:
+            self._names |= {
+                path.stem
+                for path in self._folder.glob("*.safetensors")
+                if path.stem not in self._names and _readable(path)
+            }
 
     def has(self, name: str) -> bool:
-        """Tell whether a layer was finished by an earlier run."""
-        return name in self._finished
+        """Tell whether a layer is done."""
+        return name in self._names or name in self._kept
 
-    def save(self, name: str, weight: QuantizedWeight, record: LayerRecord, seconds: float) -> None:
-        """Write a layer; it exists whole or not at all."""
+    def save(self, name: str, layer: Finished) -> None:
+        """Keep a layer; in a folder it exists whole or not at all."""
         if self._folder is None:
+            self._kept[name] = layer
             return
-        tensors = {"codes": weight.codes, "scales": weight.scales}
-        if weight.zeros is not None:
-            tensors["zeros"] = weight.zeros
-        path = self._folder / f"{name}.safetensors"
-        temporary = path.with_suffix(".partial")
-        save_file(tensors, temporary, metadata={"record": json.dumps(asdict(record)), "seconds": repr(seconds)})
-        temporary.replace(path)
+        tensors, description = freeze(layer.weight)
+        metadata = {
+            "form": json.dumps(description),
+            "record": json.dumps(asdict(layer.record)),
+            "seconds": repr(layer.seconds),
+        }
+        temporary = self._folder / f"{name}.{os.getpid()}.partial"
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(self._folder / f"{name}.safetensors")
+        self._names.add(name)
 
-    def load(self, name: str) -> tuple[QuantizedWeight, LayerRecord, float]:
-        """Read a finished layer back."""
+    def load(self, name: str) -> Finished:
+        """Return a layer that is done."""
+        if name in self._kept:
+            return self._kept[name]
         assert self._folder is not None
         with safe_open(self._folder / f"{name}.safetensors", framework="pt") as file:
             metadata = file.metadata()
-            zeros = None if self._grid.symmetric else file.get_tensor("zeros")
-            weight = QuantizedWeight(
-                grid=self._grid, codes=file.get_tensor("codes"), scales=file.get_tensor("scales"), zeros=zeros
-            )
-        return weight, LayerRecord(**json.loads(metadata["record"])), float(metadata["seconds"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        return Finished(
+            weight=thaw(tensors, json.loads(metadata["form"])),
+            record=LayerRecord(**json.loads(metadata["record"])),
+            seconds=float(metadata["seconds"]),
+        )
 
 
 def _readable(path: Path) -> bool:

@@ -74,6 +74,26 @@ class SparseWeight:
         return self.codes.dequantize(dtype)
 
 
+def stored_bits(weight: LayerWeight) -> float:
+    """Return the bits that a weight takes: codes, scales, zero points, outliers, positions of what is left."""
+    rows, columns = weight.shape
+    if isinstance(weight, QuantizedWeight):
+        indices = 0 if weight.groups is None else 8 * weight.groups.nbytes
+        return 8 * weight.grid.stored_bytes(rows, columns) + indices
+    if isinstance(weight, SpQRWeight):
+        return weight.bits_measured() * rows * columns
+    if isinstance(weight, SparseWeight):
+        kept = rows * columns - int(weight.removed.sum())
+        if weight.values is not None:
+            width, beside = 8 * weight.values.element_size(), 0
+        else:
+            assert weight.codes is not None
+            width = weight.codes.grid.bits
+            beside = 8 * weight.codes.grid.stored_bytes(rows, columns) - rows * columns * width
+        return min(rows * columns * width, rows * columns + kept * width) + beside
+    raise ValueError(f"{type(weight).__name__} is no form of a compressed layer")
+
+
 def freeze(weight: LayerWeight) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a weight by name and a JSON description; ValueError for a form that there is not."""
     if isinstance(weight, QuantizedWeight):

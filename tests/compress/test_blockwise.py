@@ -13,8 +13,9 @@ from transformers import LlamaForCausalLM
 from orchestrator_compress.blocks import block_linears, capture, decoder_blocks
 from orchestrator_compress.blockwise import Compression, compress_model
 from orchestrator_compress.errors import CalibrationError, CompressionError, GridError, SolveError, WeightError
-from orchestrator_compress.moments import collect, shared_inputs
+from orchestrator_compress.moments import shared_inputs
 from orchestrator_compress.settings import Settings
+from orchestrator_compress.streams import Alone, open_stream
 
 from .conftest import VOCABULARY, llama, sample_tokens
 
@@ -68,8 +69,8 @@ def test_hessians_do_not_depend_on_batches_or_order(
     inputs = [[layer] for layer in linears]
 
     def hessians(tokens: Tensor) -> list[Tensor]:
-        hidden, calls = capture(model, [block], tokens)
-        moments, _ = collect(linears, inputs, lambda: calls.run(block, 0, hidden))
+        stream = open_stream(model, [block], tokens, Alone())
+        moments = stream.collect(linears, inputs, block, 0, team=Alone(), advance=False)
         assert moments[0].tokens == tokens.numel()
         return [moment.hessian() for moment in moments]
 

@@ -1,0 +1,37 @@
+"""The stage that calibrates once for all that follows."""
+
+from dataclasses import dataclass
+
+from orchestrator import Context, StageError, stage
+from orchestrator_compress.stages import LayersConfig
+from orchestrator_storage import Model, Tensors, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """What a recipe may set: how many sequences of each split, and how long they are."""
+
+    calibration_sequences: int = 128
+    heldout_sequences: int = 32
+    sequence_length: int = 128
+
+    def __post_init__(self) -> None:
+        LayersConfig(
+            calibration_sequences=self.calibration_sequences,
+            heldout_sequences=self.heldout_sequences,
+            sequence_length=self.sequence_length,
+        )
+
+
+@stage("compress.calibrate", version="1", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
+def calibrate(ctx: Context, config: CalibrateConfig, model: Model, calibration: Tokens) -> Tensors:
+    """Measure the second moments of what every layer reads in the dense model, once for each distinct input.
+
+    Wire the result as `hessians` of compress.gptq, spqr, sparsegpt, wanda, prune or plan: a sweep over their settings
+    then costs one calibration. Workers share the tokens; the result does not depend on how many there are.
+    """
+    from orchestrator_compress.stage_run import calibrate_model
+
+    if model.format != "dense":
+        raise StageError(f"compress.calibrate takes a model of format 'dense', this one is {model.format!r}")
+    return calibrate_model(ctx, config, model, calibration)

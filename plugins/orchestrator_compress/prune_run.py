@@ -1,0 +1,185 @@
+"""Pruning by a criterion as a library call and as a stage: statistics where they are needed, masks, files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator import Context, StageError
+from orchestrator_storage import Model, Table, Tensors, Tokens
+
+from .blocks import block_linears, decoder_blocks
+from .blockwise import Compression
+from .calibration import Calibration, calibrate, token_windows
+from .compress import stored_dtype, write_report
+from .criteria import STATISTICS, LayerStatistics
+from .elements import INPUT, NEURON, WEIGHT, Element, Scope
+from .errors import CompressionError
+from .gradients import loss_gradients
+from .linears import LinearView, is_linear, transposed_names
+from .methods import Solved, kept_values
+from .prune import Criterion, prune_state
+from .records import LayerRecord, record
+from .selection import NM
+from .settings import Settings, parse_pattern, selected
+from .sources import Inputs
+from .stage_run import publish, user_errors
+from .system import System
+from .weights import SparseWeight
+
+if TYPE_CHECKING:
+    from .pruning_stages import PruneConfig
+
+_ELEMENTS = {"weight": WEIGHT, "neuron": NEURON, "input": INPUT}
+
+
+def prune_model(
+    model: nn.Module,
+    criterion: Criterion,
+    sparsity: float | NM,
+    *,
+    name: str,
+    tokens: Tensor | None = None,
+    calibration: Calibration | None = None,
+    ignore: tuple[str, ...] = (),
+    element: Element = WEIGHT,
+    scope: Scope = "layer",
+    floor: float = 0.01,
+    stored: torch.dtype = torch.float32,
+) -> Compression:
+    """Remove the least salient elements of a decoder's linear layers in place and return what is left.
+
+    `tokens` [N, T] give gradients to criteria that need them, and `calibration` the H of every layer, also for the
+    objectives that records tell. `name` is the criterion's. Raises CompressionError (see `errors`).
+    """
+    started_s = time.perf_counter()
+    blocks = decoder_blocks(model)
+    views = {layer: view for lead, block in blocks for layer, view in block_linears(lead, block).items()}
+    chosen = {layer: views[layer] for layer in selected(views, ignore)}
+    statistics = _statistics(model, chosen, criterion, tokens, calibration)
+    weights = {layer: view.weight.to(torch.float32) for layer, view in chosen.items()}
+    pruned = prune_state(
+        weights, list(weights), criterion, sparsity, statistics=statistics, element=element, scope=scope, floor=floor
+    )
+    settings = Settings(method="magnitude", measure="own")
+    index_of = {layer: index for index, (lead, block) in enumerate(blocks) for layer in block_linears(lead, block)}
+    forms: dict[str, SparseWeight] = {}
+    records: list[LayerRecord] = []
+    for layer, view in chosen.items():
+        forms[layer] = SparseWeight(removed=pruned.masks[layer], values=kept_values(pruned.state[layer], stored))
+        system = statistics[layer].hessian if layer in statistics else None
+        held = system if isinstance(system, System) else None
+        solved = Solved(weight=forms[layer], solution=None, rows=slice(0, view.shape[0]))
+        row = record(
+            layer, weights[layer], solved, _inputs(layer, calibration), held, block=index_of[layer], settings=settings
+        )
+        records.append(replace(row, method=name))
+        view.assign(forms[layer].dequantize())
+    return Compression(
+        weights=dict(forms),
+        records=records,
+        ignored=[one for one, module in model.named_modules() if is_linear(module) and one not in forms],
+        transposed=transposed_names(chosen),
+        seconds=time.perf_counter() - started_s,
+    )
+
+
+def _statistics(
+    model: nn.Module,
+    chosen: Mapping[str, LinearView],
+    criterion: Criterion,
+    tokens: Tensor | None,
+    calibration: Calibration | None,
+) -> dict[str, LayerStatistics]:
+    needs = set(getattr(criterion, "needs", STATISTICS))
+    systems: dict[str, System] = {}
+    if calibration is not None:
+        calibration.check({name: view.shape for name, view in chosen.items()})
+        for one in calibration.inputs:
+            if one.tokens and any(name in chosen for name in one.names):
+                systems |= dict.fromkeys(one.names, System(one.hessian))
+    gradients: dict[str, tuple[Tensor, Tensor]] = {}
+    if tokens is not None and needs & {"gradient", "fisher"}:
+        gradients = loss_gradients(model, chosen, tokens)
+    none: tuple[Tensor | None, Tensor | None] = (None, None)
+    found = {}
+    for name in chosen:
+        gradient, fisher = gradients.get(name, none)
+        found[name] = LayerStatistics(hessian=systems.get(name), gradient=gradient, fisher=fisher)
+    return found
+
+
+def _inputs(layer: str, calibration: Calibration | None) -> Inputs:
+    for one in calibration.inputs if calibration is not None else ():
+        if layer in one.names:
+            return Inputs(names=one.names, tokens=one.tokens, own=one.hessian, dense=one.hessian, heldout=one.heldout)
+    return Inputs(names=(layer,))
+
+
+def prune_stage(
+    ctx: Context, config: PruneConfig, model: Model, tokens: Tokens | None, hessians: Tensors | None
+) -> tuple[Model, Table]:
+    """Run `prune_model` as a stage."""
+    if model.format != "dense":
+        raise StageError(f"compress.prune takes a model of format 'dense', this one is {model.format!r}")
+    if hessians is not None and hessians.meta.get("model") != model.digest:
+        raise StageError("the hessians were calibrated on another model", "wire the same model to compress.calibrate")
+    criterion = ctx.component("pruning_criterion", config.criterion)
+    loaded = ctx.component("model_loader", model.format).load(model.path)
+    name = config.criterion if isinstance(config.criterion, str) else str(getattr(config.criterion, "name", "pruning"))
+    started_s = time.perf_counter()
+    with user_errors():
+        windows = None
+        if tokens is not None:
+            windows = token_windows(tokens.read("train").tokens, config.calibration_sequences, config.sequence_length)
+        compression = prune_model(
+            loaded,
+            criterion,
+            config.sparsity if config.pattern is None else parse_pattern(config.pattern),
+            name=name,
+            tokens=windows,
+            calibration=_calibration(ctx, config, loaded, windows, tokens, hessians),
+            ignore=config.ignore,
+            element=_ELEMENTS.get(config.element) or Element(rows=config.block_rows, columns=config.block_columns),
+            scope=config.scope,
+            floor=config.floor,
+            stored=stored_dtype(model.path),
+        )
+        result = ctx.new(Model, "result", format=config.format)
+        report = write_report(model.path, result.path, compression, Settings(method="magnitude"), config.format)
+    publish(
+        ctx, report, f"{name}, {config.pattern or f'{config.sparsity:.0%} removed'}", time.perf_counter() - started_s
+    )
+    return result, ctx.table(report.layers, "layers")
+
+
+def _calibration(
+    ctx: Context,
+    config: PruneConfig,
+    loaded: Any,
+    windows: Tensor | None,
+    tokens: Tokens | None,
+    hessians: Tensors | None,
+) -> Calibration | None:
+    if hessians is not None:
+        arrays = {name: torch.from_numpy(array) for name, array in hessians.read().items()}
+        return Calibration.restored(str(hessians.meta.get("index")), arrays)
+    if windows is None or tokens is None:
+        return None
+    heldout = None
+    if config.heldout_sequences:
+        heldout = token_windows(tokens.read("heldout").tokens, config.heldout_sequences, config.sequence_length)
+
+    def on_block(done: int, total: int) -> None:
+        ctx.progress(done, total, "blocks")
+        ctx.check_cancelled()
+
+    try:
+        return calibrate(loaded, windows, heldout, on_block=on_block)
+    except CompressionError as error:
+        raise StageError(str(error)) from error

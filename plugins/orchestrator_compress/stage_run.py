@@ -1,0 +1,246 @@
+"""What the stages of the family run: the model loaded, the work done here or by workers, results and facts gathered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orchestrator import Context, GangMember, StageError, component
+from orchestrator_storage import Model, Table, Tensors, Tokens
+
+from .blockwise import Compression, compress_model, finished_compression
+from .calibration import Calibration, calibrate, token_windows
+from .compress import Report, fitted, stored_dtype, write_report
+from .errors import CompressionError
+from .figures import error_by_layer
+from .records import LayerRecord
+from .settings import Settings
+from .team import join_team
+
+if TYPE_CHECKING:
+    from .calibration_stages import CalibrateConfig
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the library's errors, which name value, rule and fix, into messages for the user."""
+    try:
+        yield
+    except CompressionError as error:
+        raise StageError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One compression or calibration as plain data, for workers: folders, settings, and which tokens to take.
+
+    `hessians` is a folder of Tensors with its index; windows are (sequences, length), 0 sequences: none.
+    """
+
+    model: Path
+    model_format: str
+    tokens: Path | None
+    calibration: tuple[int, int]
+    heldout: tuple[int, int]
+    settings: Settings | None = None
+    hessians: tuple[Path, str] | None = None
+    scratch: Path | None = None
+
+    def load(self) -> Any:
+        """Return the model."""
+        return component("model_loader", self.model_format).load(self.model)
+
+    def windows(self, split: str) -> torch.Tensor | None:
+        """Return the token ids [N, T] of a split."""
+        sequences, length = self.calibration if split == "train" else self.heldout
+        if self.tokens is None or sequences == 0:
+            return None
+        return token_windows(Tokens(self.tokens).read(split).tokens, sequences, length)
+
+    def inputs(self) -> torch.Tensor | Calibration | None:
+        """Return what layers are solved on."""
+        if self.hessians is None:
+            return self.windows("train")
+        folder, index = self.hessians
+        arrays = Tensors(folder).read()
+        return Calibration.restored(index, {name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def compress(
+    ctx: Context,
+    config: Any,
+    method: str,
+    model: Model,
+    calibration: Tokens | None,
+    hessians: Tensors | None,
+    plan: Table | None = None,
+) -> tuple[Model, Table]:
+    """Run one of the methods of `Settings` as a stage and return its outputs."""
+    _check_inputs(method, model, calibration, hessians)
+    with user_errors():
+        settings, form = fitted(_settings(config, method, plan), config.format)
+    result = ctx.new(Model, "result", format=form)
+    job = Job(
+        model=model.path,
+        model_format=model.format,
+        tokens=calibration.path if calibration is not None else None,
+        calibration=(config.calibration_sequences, config.sequence_length),
+        heldout=(config.heldout_sequences, config.sequence_length),
+        settings=settings,
+        hessians=None if hessians is None else (hessians.path, str(hessians.meta.get("index"))),
+        scratch=ctx.scratch / "layers",
+    )
+    started_s = time.perf_counter()
+    with user_errors():
+        compression = _run(ctx, job)
+        report = write_report(model.path, result.path, compression, settings, form)
+    # What an earlier, killed attempt spent on layers counts too: the greater of the two is the cost of the result.
+    elapsed_s = max(time.perf_counter() - started_s, report.seconds)
+    publish(ctx, report, f"{method}, {_title(settings)}", elapsed_s)
+    return result, ctx.table(report.layers, "layers")
+
+
+def calibrate_model(ctx: Context, config: CalibrateConfig, model: Model, tokens: Tokens) -> Tensors:
+    """Run a calibration as a stage and return its output."""
+    job = Job(
+        model=model.path,
+        model_format=model.format,
+        tokens=tokens.path,
+        calibration=(config.calibration_sequences, config.sequence_length),
+        heldout=(config.heldout_sequences, config.sequence_length),
+        scratch=ctx.scratch / "hessians.safetensors",
+    )
+    started_s = time.perf_counter()
+    with user_errors():
+        if ctx.workers == 1:
+            made = _calibrate(job, ctx)
+        else:
+            ctx.gang().run(calibrate_member, job)
+            assert job.scratch is not None
+            made = Calibration.load(job.scratch)
+    result = ctx.new(Tensors, "result", index=made.index(), model=model.digest)
+    Tensors.write(result.path, {name: tensor.numpy() for name, tensor in made.tensors().items()})
+    ctx.log_metrics(
+        {
+            "distinct_inputs": len(made.inputs),
+            "layers": sum(len(one.names) for one in made.inputs),
+            "tokens": max(one.tokens for one in made.inputs),
+            "undercalibrated": sum(len(one.names) for one in made.inputs if one.starved),
+        }
+    )
+    ctx.fact("calibrate_s", time.perf_counter() - started_s, "s", "measured", phase="compress")
+    return result
+
+
+def publish(ctx: Context, report: Report, title: str, elapsed_s: float) -> None:
+    """Log the figures of a compression: metrics, the picture, sizes and seconds."""
+    ctx.log_metrics(report.metrics)
+    ctx.log_figure("error_by_layer", error_by_layer(report.layers, title))
+    size = report.size
+    ctx.fact("stored_bytes", size.stored_bytes, "byte", "counted")
+    ctx.fact("parameters", size.parameters, "1", "counted")
+    ctx.fact("nonzero", size.nonzero, "1", "counted")
+    ctx.fact("bits_per_parameter", size.bits_per_parameter, "bit", "counted")
+    ctx.fact("compress_s", elapsed_s, "s", "measured", phase="compress")
+
+
+def compress_member(member: GangMember, job: Job) -> None:
+    """Compress a worker's part of the layers into the shared scratch folder."""
+    assert job.settings is not None
+    with user_errors(), join_team(member.rank, member.size, member.init_method) as team:
+        compress_model(
+            job.load(),
+            job.settings,
+            job.inputs(),
+            job.windows("heldout") if job.hessians is None else None,
+            scratch=job.scratch,
+            on_layer=_follow(member, member.size),
+            team=team,
+            stored=stored_dtype(job.model),
+        )
+
+
+def calibrate_member(member: GangMember, job: Job) -> None:
+    """Calibrate on a worker's part of the tokens; the first worker writes the sums."""
+    assert job.scratch is not None
+    with user_errors(), join_team(member.rank, member.size, member.init_method) as team:
+        made = _calibrate(job, member, team)
+        if member.rank == 0:
+            made.save(job.scratch)
+
+
+def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
+    tokens = job.windows("train")
+    assert tokens is not None
+
+    def on_block(done: int, total: int) -> None:
+        reporter.progress(done, total, "blocks")
+        reporter.check_cancelled()
+
+    return calibrate(job.load(), tokens, job.windows("heldout"), team=team, on_block=on_block)
+
+
+def _run(ctx: Context, job: Job) -> Compression:
+    assert job.settings is not None
+    if ctx.workers > 1:
+        ctx.gang().run(compress_member, job)
+        assert job.scratch is not None
+        return finished_compression(job.load(), job.settings, job.scratch)
+    return compress_model(
+        job.load(),
+        job.settings,
+        job.inputs(),
+        job.windows("heldout") if job.hessians is None else None,
+        scratch=job.scratch,
+        on_layer=_follow(ctx, 1),
+        stored=stored_dtype(job.model),
+    )
+
+
+def _follow(reporter: Any, workers: int) -> Any:
+    def on_layer(done: int, total: int, _record: LayerRecord) -> None:
+        reporter.progress(min(total, done * workers), total, "layers")
+        reporter.check_cancelled()
+
+    return on_layer
+
+
+def _check_inputs(method: str, model: Model, calibration: Tokens | None, hessians: Tensors | None) -> None:
+    if model.format != "dense":
+        raise StageError(
+            f"compress.{method} takes a model of format 'dense', this one is {model.format!r}", "wire the dense model"
+        )
+    if method not in ("rtn", "magnitude") and calibration is None and hessians is None:
+        raise StageError(
+            f"compress.{method} solves layers on what they read",
+            "wire tokens as `calibration`, or the result of compress.calibrate as `hessians`",
+        )
+    if hessians is not None and hessians.meta.get("model") != model.digest:
+        raise StageError(
+            "the hessians were calibrated on another model", "wire the same model to compress.calibrate and here"
+        )
+
+
+def _settings(config: Any, method: str, plan: Table | None) -> Settings:
+    known = {field.name for field in fields(Settings)}
+    given = {field.name: getattr(config, field.name) for field in fields(config) if field.name in known}
+    if given.get("scale_dtype") == "auto":
+        given["scale_dtype"] = None
+    if plan is not None:
+        from .planning.plan import overrides_from_table
+
+        given["overrides"] = overrides_from_table(plan.read())
+    return Settings(method=method, **given)  # type: ignore[arg-type]
+
+
+def _title(settings: Settings) -> str:
+    parts = [] if settings.grid is None else [f"{settings.grid.bits} bits"]
+    if settings.method in ("sparsegpt", "wanda", "magnitude"):
+        parts.append(settings.pattern or f"{settings.sparsity:.0%} removed")
+    return ", ".join(parts)
