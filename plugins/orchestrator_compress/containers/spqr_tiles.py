@@ -38,6 +38,7 @@ TILE = 16
 #: Columns of outliers are signed 16-bit numbers.
 MAX_COLUMNS = 2**15
 _TYPES = {"dense_weights": np.int64, "row_offsets": np.int32, "col_vals": np.int32, "in_perm": np.int32}
+_STRIPS = ' (outliers padded to strips of 16 rows, "ptcsr", are not read: write them as csr)'
 _STATISTICS_BIT = BITS * (TILE + 2)
 
 
@@ -73,20 +74,30 @@ def to_public_tiles(weight: SpQRWeight, name: str = "the layer") -> dict[str, np
     }
 
 
-def from_public_tiles(arrays: Mapping[str, np.ndarray], name: str = "the layer") -> SpQRWeight:
-    """Return the weight in the public layout; without `in_perm`, inputs are in their own order.
+def from_public_tiles(
+    arrays: Mapping[str, np.ndarray], name: str = "the layer", shape: tuple[int, int] | None = None
+) -> SpQRWeight:
+    """Return the weight in the public layout, outputs and inputs being `shape` where that is given.
 
-    Raises CheckpointError for arrays that are missing, of a wrong type or length, or hold what no writer writes.
+    Without `in_perm` inputs are in their own order, and the shape must be given. Raises CheckpointError for arrays
+    that are missing, of a wrong type or length, or hold what no writer writes.
     """
     _check_types(arrays, name)
     rows = len(arrays["row_offsets"]) - 1
     words = arrays["dense_weights"]
     if rows < TILE or len(words) % rows:
         raise CheckpointError(
-            f"{name}: {len(words)} words and {rows + 1} row offsets; a word holds 16 weights of one of the rows (offsets "
-            'padded to strips of 16 rows, "ptcsr", are not read: convert with sparse_strategy=csr)'
+            f"{name}: {len(words)} words and {rows + 1} row offsets; a word holds 16 weights of one of the rows{_STRIPS}"
         )
     columns = len(words) // rows * TILE
+    if shape is None and "in_perm" not in arrays:
+        raise CheckpointError(
+            f"{name} has no in_perm: only the shape tells whether its offsets are those of rows; give it from config.json"
+        )
+    if shape is not None and shape != (rows, columns):
+        raise CheckpointError(
+            f"{name} is said to be {shape[0]} x {shape[1]}, its words and offsets are those of {rows} x {columns}{_STRIPS}"
+        )
     _check_shape(name, rows, columns)
     tiles = words.view(np.uint64).reshape(rows // TILE, columns // TILE, TILE)
     numbers = [(tiles >> np.uint64(BITS * place)).astype(np.uint8) & np.uint8(7) for place in range(TILE + 2)]
@@ -104,7 +115,7 @@ def from_public_tiles(arrays: Mapping[str, np.ndarray], name: str = "the layer")
     if "in_perm" in arrays:
         pairs = arrays["in_perm"].view(np.uint32)
         if len(pairs) * 2 != columns:
-            raise CheckpointError(f"{name}: in_perm has {len(pairs)} pairs for {columns} inputs")
+            raise CheckpointError(f"{name}: in_perm has {len(pairs)} pairs for {columns} inputs{_STRIPS}")
         order = np.stack([pairs & np.uint32(0xFFFF), pairs >> np.uint32(16)], axis=1).reshape(-1).astype(np.int64)
     weight = SpQRWeight(
         bits=BITS,
