@@ -11,10 +11,10 @@ orchestrator_api = "1"
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer round to nearest and GPTQ."""
-    from . import stages
+    """Offer round to nearest, GPTQ and the sizes of sparse containers."""
+    from . import container_stages, stages
 
-    return [stages.rtn, stages.gptq]
+    return [stages.rtn, stages.gptq, container_stages.storage]
 
 
 @hookimpl
