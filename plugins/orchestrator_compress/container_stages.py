@@ -45,13 +45,10 @@ def storage(ctx: Context, config: StorageConfig) -> Table:
     from orchestrator_compress.containers.formulas import crossovers
 
     rows = [row for density in config.densities for row in _rows(config, density)]
-    names: set[str] = set()
-    for below, above in itertools.pairwise(crossovers(config.value_bits, config.rows, config.columns)):
-        name = f"crossover.{below.container}.{above.container}"
-        # Offsets and coordinates take whole bits, so that small matrices can cross the same line more than once.
-        name = f"{name}.{len(names)}" if name in names else name
-        names.add(name)
-        ctx.log_metrics({name: above.low})
+    ranges = crossovers(config.value_bits, config.rows, config.columns)
+    ctx.log_metrics(
+        {f"crossover.{below.container}.{above.container}": above.low for below, above in itertools.pairwise(ranges)}
+    )
     ctx.log_figure("storage_by_density", storage_by_density(config.value_bits, config.rows, config.columns))
     schema = pa.schema(
         [

@@ -104,6 +104,19 @@ def test_crossovers_of_4_bits() -> None:
     assert f"{ranges[-2].low:.2f}" == "0.28"
 
 
+@pytest.mark.parametrize("value_bits", [1, 2, 3, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (40, 25), (1, 300)])
+def test_every_range_is_where_its_container_is_the_smallest(value_bits: int, shape: tuple[int, int]) -> None:
+    """No container has two ranges, and within and beside every end the smallest is the one that is said."""
+    ranges = crossovers(value_bits, *shape)
+    names = [part.container for part in ranges]
+    assert len(set(names)) == len(names)
+    for part in ranges:
+        for share in (1e-6, 0.1, 0.5, 0.9, 1 - 1e-6):
+            density = part.low * (part.high / part.low) ** share
+            assert best(density, *shape, value_bits)[0] == part.container
+
+
 def test_csr_beats_a_bitmap_below_8_percent() -> None:
     """What csr is chosen for is access by rows; 0.083 is where it is no larger than a bitmap."""
 
