@@ -8,11 +8,19 @@ from orchestrator import Component, hookimpl
 
 orchestrator_api = "1"
 
+_FORMATS = {
+    "compressed-tensors": "compressed-tensors pack-quantized checkpoints",
+    "gptq": "GPTQ checkpoints, version 1 (symmetric)",
+    "gptq_v2": "GPTQ checkpoints, version 2",
+    "spqr": "SpQR checkpoints with residual outliers",
+    "sparse": "checkpoints of pruned weights in sparse containers",
+}
+
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer calibration, quantization and pruning."""
-    from . import calibration_stages, pruning_stages, stages
+    """Offer calibration, quantization, pruning and what sparse storage takes."""
+    from . import calibration_stages, container_stages, pruning_stages, stages
 
     return [
         calibration_stages.calibrate,
@@ -22,15 +30,26 @@ def orchestrator_stages() -> list[Any]:
         pruning_stages.prune,
         pruning_stages.sparsegpt,
         pruning_stages.wanda,
+        container_stages.storage,
     ]
 
 
 @hookimpl
 def orchestrator_components() -> list[Component]:
-    """Offer the loader of `compressed-tensors` checkpoints, the pruning criteria and the sparsity schedules."""
+    """Offer the loaders of all formats, the pruning criteria, the sparsity schedules and gradual pruning."""
     from .gradual_callback import GradualConfig
     from .taxonomy import components
 
+    loaders = [
+        Component(
+            kind="model_loader",
+            name=name,
+            version="1",
+            entry="orchestrator_compress.loader:Loader",
+            doc=f"{doc}, decompressed to float32 by an independent reader",
+        )
+        for name, doc in _FORMATS.items()
+    ]
     return [
         *components(),
         Component(
@@ -41,11 +60,5 @@ def orchestrator_components() -> list[Component]:
             config=GradualConfig,
             doc="gradual pruning with masked retraining; weights that are zero stay zero (arXiv:1710.01878)",
         ),
-        Component(
-            kind="model_loader",
-            name="compressed-tensors",
-            version="1",
-            entry="orchestrator_compress.loader:Loader",
-            doc="compressed-tensors pack-quantized checkpoints, decompressed to float32 by an independent reader",
-        ),
+        *loaders,
     ]
