@@ -91,7 +91,7 @@ def compare(plan: Plan, measured_objectives: Mapping[str, float]) -> Comparison:
     if not all(map(math.isfinite, measured)):
         raise PlanningError("measured objectives are not all finite numbers")
     ratios = [found / said if said > 0 else None for said, found in zip(predicted, measured, strict=True)]
-    order = sorted(range(len(names)), key=lambda place: 0.0 if ratios[place] is None else -ratios[place])
+    order = sorted(range(len(names)), key=lambda place: -(ratios[place] or 0.0))
     ranks = [rankdata(values) for values in (predicted, measured)]
     spread = all(np.ptp(one) > 0 for one in ranks)
     schema = pa.schema(

@@ -72,6 +72,8 @@ def measure(
     stores weights, by default theirs. Candidates that a layer cannot have are left out of its curve. Raises
     PlanningError where none is left or a layer has no H, and what solving raises, naming the layers.
     """
+    if not 0 <= damp <= 1:
+        raise PlanningError(f"damp={damp}; it is relative to the mean of the Hessian's diagonal and lies in 0..1")
     _check(weights, systems, candidates, heldout, dtype)
     shared: dict[tuple[int, torch.dtype], list[str]] = {}
     for name, weight in weights.items():
