@@ -52,7 +52,9 @@ class Network:
 
 
 def drawn(tokens: int, seed: int) -> Tensor:
-    return torch.randn(tokens, FEATURES, generator=torch.Generator().manual_seed(seed)) * torch.logspace(0, -1.5, FEATURES)
+    return torch.randn(tokens, FEATURES, generator=torch.Generator().manual_seed(seed)) * torch.logspace(
+        0, -1.5, FEATURES
+    )
 
 
 def moments(x: Tensor) -> Tensor:

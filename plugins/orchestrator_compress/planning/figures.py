@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .plan import Plan
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PLANNED, _UNIFORM, _SOFT = "#4878a8", "#b65d60", "#b9c7d6"
+# Points of the names beside candidates, and pixels of a point at the resolution that figures are laid out in.
+_FONT = 7
+_PIXELS = 100 / 72
 # Numbers are written into cells while they can be read.
 _MOST_LABELS = 400
 
@@ -47,9 +51,6 @@ def quality_against_bytes(frontier: pa.Table, uniform: pa.Table, plan: Plan | No
         color=_UNIFORM,
         label="the same for all layers",
     )
-    for row in rows:
-        place = (row["bits_per_weight"], row["objective"])
-        axes.annotate(row["candidate"], place, xytext=(5, 4), textcoords="offset points", fontsize=7, color=_UNIFORM)
     if plan is not None and plan.objective > 0:
         label = f"chosen: {plan.bits_per_weight:.2f} bits, {plan.bytes / 1e6:,.2f} MB"
         axes.plot(
@@ -65,7 +66,10 @@ def quality_against_bytes(frontier: pa.Table, uniform: pa.Table, plan: Plan | No
     axes.set_xlabel("stored bits per weight, everything included")
     axes.set_ylabel("weighted sum of squared output errors")
     axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.margins(x=0.08, y=0.08)
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    places = [(row["candidate"], row["bits_per_weight"], row["objective"]) for row in rows]
+    _label(axes, figure, places, np.concatenate([np.array(line.get_xydata()) for line in axes.lines]))
     return figure
 
 
@@ -102,6 +106,42 @@ def _place(layer: str) -> tuple[str, int]:
     """Return the kind of a layer and its block: the name behind the first number, and that number (-1 for none)."""
     found = re.search(r"(?:^|\.)(\d+)\.(.+)$", layer)
     return (found[2], int(found[1])) if found else (layer, -1)
+
+
+def _label(axes: Axes, figure: Figure, points: list[tuple[str, float, float]], drawn: np.ndarray) -> None:
+    """Write names beside points, first those that no other point beats, where they cover neither each other nor `drawn` [N, 2].
+
+    A name without such a place is left out.
+    """
+    figure.draw_without_rendering()
+    frame = axes.get_window_extent()
+    marks = axes.transData.transform(drawn)
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in marks[np.isfinite(marks).all(1)].tolist()]
+    height = 1.2 * _FONT * _PIXELS
+    for name, *place in sorted(points, key=lambda one: any(x <= one[1] and y < one[2] for _, x, y in points)):
+        width = 0.62 * _FONT * len(name) * _PIXELS
+        x, y = axes.transData.transform(place)
+        for side, rise in ((1, 0), (-1, 0), (0, 1.1), (0, -1.1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+            left, low = x + 6 * side + width * (side - 1) / 2, y + (rise - 0.5) * height
+            box = (left, low, left + width, low + height)
+            inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                axes.annotate(
+                    name,
+                    (place[0], place[1]),
+                    xytext=(6 * side / _PIXELS, rise * height / _PIXELS),
+                    textcoords="offset points",
+                    ha=("right", "center", "left")[side + 1],
+                    va="center",
+                    fontsize=_FONT,
+                    color=_UNIFORM,
+                )
+                break
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _weights(frontier: pa.Table) -> float:

@@ -27,8 +27,8 @@ def frontier(
     """Return budget_bytes, bytes, bits_per_weight, objective, lower_bound and exact for a number of budgets, or those given.
 
     A number of budgets lies evenly between the fewest bytes that the terms allow and those above which nothing gets
-    better. One dynamic program over `cells` cells serves them all: exact where cells so fine divide all sizes, otherwise each
-    size is rounded up, and `lower_bound` says what that can have cost at most. `choose` is exact for one budget.
+    better. One dynamic program over `cells` cells serves them all: exact where cells so fine divide all sizes, otherwise
+    sizes are rounded, and `lower_bound` says what that can have cost at most. `choose` is exact for one budget.
     """
     import pyarrow as pa
 

@@ -1,8 +1,9 @@
 """One choice from each group within a capacity at the least cost, by dynamic programming: over cells, and over states.
 
-`CellProgram` knows the least cost for every number of cells of `unit` bytes, groups of choices rounded up to cells:
-exact where the unit divides all sizes, otherwise it finds what fits `groups x (unit - 1)` bytes less than the
-capacity at least as well. One pass serves every capacity.
+`CellProgram` knows the least cost for every number of cells of `unit` bytes, with sizes rounded to whole cells and the
+true bytes of what it found beside: exact where the unit divides all sizes, otherwise at least as good as anything that
+is `groups x unit` bytes smaller than the capacity, and usually far nearer, as roundings up and down cancel. One pass
+serves every capacity.
 
 `exact` keeps lists of undominated (size, cost) states (Nemhauser and Ullmann 1969, Management Science 15(9)) of one
 capacity and whatever sizes, and drops states and choices that the relaxation shows cannot beat what is known already
@@ -25,22 +26,27 @@ _COARSE_CELLS = 2048
 
 
 class CellProgram:
-    """Hold the least cost within 0..cells cells above the least size, and the choices that reach it."""
+    """Hold the least cost within 0..cells cells above the least size, and the choices that reach it.
+
+    `items` are Pareto fronts and `capacity` is at least their least size.
+    """
 
     def __init__(self, items: Items, capacity: int, unit: int):
         self._least = sum(int(sizes[0]) for sizes, _ in items)
         self._unit = unit
         self.cells = (capacity - self._least) // unit
-        self._widths = [-(-(sizes - sizes[0]) // unit) for sizes, _ in items]
+        self._items = items
+        self._widths = [(sizes - sizes[0] + unit // 2) // unit for sizes, _ in items]
         kind = np.min_scalar_type(max(len(sizes) for sizes, _ in items) - 1)
         self._choices = np.zeros((len(items), self.cells + 1), dtype=kind)
-        costs = np.zeros(self.cells + 1)
-        for group, (_, group_costs) in enumerate(items):
-            costs = self._add(group, group_costs, costs)
-        self.costs = costs
+        costs, taken = np.zeros(self.cells + 1), np.zeros(self.cells + 1, dtype=np.int64)
+        for group in range(len(items)):
+            costs, taken = self._add(group, costs, taken)
+        self.costs, self._taken = costs, taken
 
-    def _add(self, group: int, group_costs: np.ndarray, before: np.ndarray) -> np.ndarray:
-        after: np.ndarray = before + group_costs[0]
+    def _add(self, group: int, before: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sizes, group_costs = self._items[group]
+        after, after_taken = before + group_costs[0], taken + sizes[0]
         scratch, better = np.empty_like(before), np.empty(len(before), dtype=bool)
         for choice, width in enumerate(self._widths[group].tolist()):
             if choice == 0 or width > self.cells:
@@ -49,13 +55,17 @@ class CellProgram:
             np.add(before[:count], group_costs[choice], out=scratch[:count])
             np.less(scratch[:count], after[width:], out=better[:count])
             np.copyto(after[width:], scratch[:count], where=better[:count])
+            np.copyto(after_taken[width:], taken[:count] + sizes[choice], where=better[:count])
             np.copyto(self._choices[group, width:], choice, where=better[:count])
-        return after
+        return after, after_taken
 
     def picks(self, capacity: int) -> list[int]:
         """Return the choice of each group at the least cost within a capacity of at most that of the program."""
-        cell = min((capacity - self._least) // self._unit, self.cells)
-        chosen = []
+        # Costs fall with cells, so that the last one that fits is the best.
+        fitting = np.flatnonzero(self._taken <= capacity)
+        if not len(fitting):
+            return [0] * len(self._widths)
+        cell, chosen = int(fitting[-1]), []
         for group in range(len(self._widths) - 1, -1, -1):
             choice = int(self._choices[group, cell])
             chosen.append(choice)

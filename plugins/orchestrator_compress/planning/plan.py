@@ -53,8 +53,8 @@ class Plan:
     """Hold a choice for each layer, the weighted sum of objectives, and what was asked.
 
     `lower_bound` is that of the convex relaxation: no choice within the budget has a lower objective. `exact` says
-    that none is better than this one (to one part in 10^12); otherwise choices were rounded up to
-    `resolution_bytes`, and none that leaves `groups x (resolution_bytes - 1)` bytes of the budget free is better.
+    that none is better than this one (to one part in 10^12); otherwise sizes were rounded to
+    `resolution_bytes`, and none that leaves `groups x resolution_bytes` of the budget free is better.
     """
 
     layers: tuple[Choice, ...]
@@ -138,7 +138,7 @@ def choose(
     """Return the plan with the least objective whose layers take at most `budget_bytes`.
 
     Only layers of the curves count: not embeddings, not norms. Without `resolution_bytes` the plan is exact unless
-    that takes too much, see `Plan.exact`; with it, choices are rounded up to so many bytes. Raises PlanningError for
+    that takes too much, see `Plan.exact`; with it, sizes are rounded to so many bytes while plans are compared. Raises PlanningError for
     a budget below the fewest bytes that the constraints allow, which it names.
     """
     asked = problem(curves, terms)
@@ -222,7 +222,7 @@ def _plan(
 
 
 def _solve(items: Items, capacity: int, resolution: int | None) -> tuple[list[int], bool, int]:
-    """Return a choice for each group, whether it is proven the best, and the bytes that sizes were rounded up to."""
+    """Return a choice for each group, whether it is proven the best, and the bytes that sizes were rounded to."""
     unit = common_unit(items)
     if resolution is not None:
         return CellProgram(items, capacity, resolution).picks(capacity), unit % resolution == 0, resolution
