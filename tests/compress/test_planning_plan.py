@@ -217,6 +217,10 @@ def test_a_resolution_that_is_asked_for() -> None:
     assert choose(curves(layers), 51, resolution_bytes=1) == exactly
     with pytest.raises(PlanningError, match="resolution_bytes=0"):
         choose(curves(layers), 51, resolution_bytes=0)
+    huge = {"a": {"gptq-2-sym": (10, 8.0), "gptq-4-sym": (10**12, 1.0)}}
+    with pytest.raises(PlanningError, match="makes 1,000,000,000 cells .* choose at least 1,8"):
+        choose(curves(huge), 10**12, resolution_bytes=1000)
+    assert choose(curves(huge), 10**12).bytes == 10**12
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_the_least() -> None:
@@ -225,6 +229,9 @@ def test_a_budget_that_nothing_fits_is_refused_with_the_least() -> None:
         choose(curves(layers), 2099)
     assert isinstance(caught.value, CompressionError)
     assert choose(curves(layers), 2100).bytes == 2100
+    for none in (math.nan, math.inf):
+        with pytest.raises(PlanningError, match="is none; give a number of bytes, at least 2,100"):
+            choose(curves(layers), none)
     with pytest.raises(PlanningError, match="the least .* is 2,800"):
         choose(curves(layers), 2100, Terms(keep={"l.1": 4}))
 
@@ -358,6 +365,8 @@ def test_factors_from_measured_divergences() -> None:
 
     assert calibrate_sensitivity(curves(layers), divergence, parse("2")) == {"a": 0.05, "b": 0.0}
     assert asked == ["a", "b"]
+    # Held-out objectives are twice as large here.
+    assert calibrate_sensitivity(curves(layers), divergence, parse("2"), "heldout_objective") == {"a": 0.025, "b": 0.0}
     with pytest.raises(PlanningError, match="b at gptq-4-sym: divergence 0.0 at objective 0.0 has no slope"):
         calibrate_sensitivity(curves(layers), divergence, parse("4"))
     with pytest.raises(PlanningError, match="a was not measured at dense"):

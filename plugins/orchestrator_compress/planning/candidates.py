@@ -180,8 +180,7 @@ class Candidate:
         """Return the bytes of a layer [rows, columns] of a model stored in `dtype`, before it is solved.
 
         Of SpQR, `outliers` is how many there will be, which only a solution knows: without it this is the least.
-        Pruned layers take the smallest of the containers behind `bytes_of`; pruned and rounded ones keep all codes
-        where that is smaller.
+        Pruned layers take the smallest of the containers behind `bytes_of`.
         """
         self.check(rows, columns, dtype)
         if self.method == "dense":
@@ -204,12 +203,11 @@ def quantized_bytes(grid: Grid, rows: int, columns: int) -> int:
 def pruned_bytes(
     grid: Grid | None, rows: int, columns: int, kept: int, dtype: torch.dtype, bytes_of: SparseBytes = sparse_bytes
 ) -> int:
-    """Return the least bytes of a pruned layer: kept values in `dtype`, or kept codes beside the scales of `grid`."""
+    """Return the least bytes of a pruned layer: kept values in `dtype`, or kept codes beside scales and zero points of `grid`."""
     if grid is None:
-        return bytes_of(rows, columns, kept, 8 * dtype.itemsize) + SHAPE_BYTES
-    everything = quantized_bytes(grid, rows, columns)
+        return bytes_of(rows, columns, kept, 8 * dtype.itemsize)
     codes = 4 * rows * words_per_row(columns, grid.bits)
-    return min(everything, everything - codes + bytes_of(rows, columns, kept, grid.bits))
+    return grid.stored_bytes(rows, columns) - codes + bytes_of(rows, columns, kept, grid.bits)
 
 
 _TOKENS: tuple[tuple[str, Callable[[re.Match[str]], dict[str, object]]], ...] = (

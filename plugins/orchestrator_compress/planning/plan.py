@@ -172,12 +172,14 @@ def uniform(curves: pa.Table, candidate: Candidate, terms: Terms = FREE) -> Plan
     return _plan(asked, free, chosen, budget=size, exact=False, resolution_bytes=1)
 
 
-def check_budget(budget: int, least: int) -> int:
-    """Return the budget as a whole number; PlanningError where it is below the least bytes."""
+def check_budget(budget: float, least: int) -> int:
+    """Return the budget in whole bytes; PlanningError where it is below the least bytes, or no finite number."""
+    if not math.isfinite(budget):
+        raise PlanningError(f"a budget of {budget} bytes is none; give a number of bytes, at least {least:,}")
     if budget < least:
         raise PlanningError(
-            f"a budget of {budget:,} bytes is too small: the least that candidates and constraints allow is {least:,}; raise it, or measure "
-            "smaller candidates"
+            f"a budget of {budget:,} bytes is too small: the least that candidates and constraints allow is {least:,}; "
+            "raise it, or measure smaller candidates"
         )
     return int(budget)
 
@@ -225,11 +227,17 @@ def _solve(items: Items, capacity: int, resolution: int | None) -> tuple[list[in
     """Return a choice for each group, whether it is proven the best, and the bytes that sizes were rounded to."""
     unit = common_unit(items)
     if resolution is not None:
+        cells = (capacity - size_of(items, [0] * len(items))) // resolution + 1
+        if cells * len(items) > _MOST_CELL_BYTES:
+            raise PlanningError(
+                f"resolution_bytes={resolution} makes {cells:,} cells for each of {len(items)} groups; choose at least "
+                f"{-(-resolution * cells * len(items) // _MOST_CELL_BYTES):,}, or none"
+            )
         return CellProgram(items, capacity, resolution).picks(capacity), unit % resolution == 0, resolution
     best, proven = exact(items, capacity, _MOST_STATES)
     if proven:
         return best, True, 1
-    spare = capacity - sum(int(sizes[0]) for sizes, _ in items)
+    spare = capacity - size_of(items, [0] * len(items))
     cells, steps = spare // unit + 1, sum(len(sizes) for sizes, _ in items)
     if cells * steps <= _MOST_CELL_STEPS and cells * len(items) <= _MOST_CELL_BYTES:
         return CellProgram(items, capacity, unit).picks(capacity), True, 1

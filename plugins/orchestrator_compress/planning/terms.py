@@ -185,16 +185,19 @@ def matching(pattern: str, layers: Iterable[str]) -> list[str]:
 
 
 def calibrate_sensitivity(
-    table: pa.Table, divergence: Callable[[str], float], reference: Candidate
+    table: pa.Table,
+    divergence: Callable[[str], float],
+    reference: Candidate,
+    column: Literal["objective", "heldout_objective"] = "objective",
 ) -> dict[str, float]:
     """Return a factor for each layer: the divergence of the model's outputs per unit of the layer's objective.
 
     `divergence(layer)` is the KL divergence (or rise of loss) when that layer alone has the candidate `reference`,
-    which must be coarse enough to be measured: to first order in the objective KL is proportional to it. Raises PlanningError where
-    the slope is no finite, non-negative number.
+    which must be coarse enough to be measured: to first order in the objective KL is proportional to it. `column` is
+    the objective that plans will sum. Raises PlanningError where the slope is no finite, non-negative number.
     """
     factors = {}
-    for layer, points in read_curves(table, FREE).points.items():
+    for layer, points in read_curves(table, Terms(column=column)).points.items():
         if reference not in points:
             raise PlanningError(f"{layer} was not measured at {reference}; choose a reference that every layer has")
         change, objective = float(divergence(layer)), points[reference].objective
