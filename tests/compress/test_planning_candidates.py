@@ -52,7 +52,7 @@ def candidates() -> st.SearchStrategy[Candidate]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(candidates())
 def test_a_name_says_everything(candidate: Candidate) -> None:
     assert parse(candidate.name) == candidate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 import torch
@@ -41,9 +42,8 @@ def systems_of(model: LlamaForCausalLM, tokens: Tensor) -> dict[str, System]:
     systems: dict[str, System] = {}
     for index, (name, block) in enumerate(blocks):
         linears = block_linears(name, block)
-        groups = shared_inputs(linears, lambda block=block, index=index: calls.run_one(block, index, hidden[0]))
-        run = lambda block=block, index=index: calls.run(block, index, hidden)  # noqa: E731 (bound to this block)
-        moments, hidden = collect(linears, groups, run)
+        groups = shared_inputs(linears, partial(calls.run_one, block, index, hidden[0]))
+        moments, hidden = collect(linears, groups, partial(calls.run, block, index, hidden))
         for names, moment in zip(groups, moments, strict=True):
             systems |= dict.fromkeys(names, System(moment.hessian()))
     return systems

@@ -48,7 +48,7 @@ def fronts(groups: list[list[tuple[int, float]]]) -> Items:
     return items
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(choices(), min_size=1, max_size=5), st.floats(0, 1.1))
 def test_a_plan_is_the_best_of_all_assignments(groups: list[list[tuple[int, float]]], share: float) -> None:
     least, most = (sum(pick(size for size, _ in group) for group in groups) for pick in (min, max))
