@@ -1,0 +1,142 @@
+"""Do to layers what a candidate says, and count what they then store: the one place where both are decided.
+
+Curves are measured through here, and a plan that is executed through here stores the bytes and, on the same H, has
+the error that it was chosen for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import CompressionError
+from ..grid import QuantizedWeight, check_finite, round_to_nearest
+from ..rules import GroupRounding
+from ..solver import Rule, Solution, column_solve
+from ..sparse import SparseGPT
+from ..spqr import SpQR
+from ..spqr_weight import SpQRWeight
+from ..system import System
+from ..weights import LayerWeight, SparseWeight
+from .candidates import Candidate, pruned_bytes, quantized_bytes
+
+#: Bytes of a pruned layer in the container that will hold it.
+MeasuredBytes = Callable[[SparseWeight], int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseWeight:
+    """Hold a layer that is left as it is: its values [R, C] in the model's type."""
+
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return outputs and inputs."""
+        return int(self.values.shape[0]), int(self.values.shape[1])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the values [R, C]."""
+        return self.values.to(dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Applied:
+    """Hold a layer's new form and what the solver had to do instead of what it was asked ("" for nothing)."""
+
+    weight: LayerWeight
+    fallback: str = ""
+
+
+def apply(
+    weights: Sequence[Tensor],
+    system: System | None,
+    candidate: Candidate,
+    *,
+    damp: float = 0.01,
+    dtype: torch.dtype | None = None,
+) -> list[Applied]:
+    """Compress layers [R_i, C] that read the same input, stacked: each as it would be alone.
+
+    `system` is that of the input (RTN and dense need none); `damp` is for candidates without one of their own; `dtype`
+    is the type of the model's weights, by default theirs. Raises CompressionError for layers that cannot have the
+    candidate.
+    """
+    stored = weights[0].dtype if dtype is None else dtype
+    heights = [len(weight) for weight in weights]
+    stack = torch.cat(list(weights))
+    candidate.check(len(stack), stack.shape[1], stored)
+    if candidate.method == "dense":
+        check_finite(stack)
+        return [Applied(weight=DenseWeight(values=weight.to(stored))) for weight in weights]
+    if candidate.method == "rtn":
+        assert candidate.grid is not None
+        codes = round_to_nearest(stack, candidate.grid)
+        return [Applied(weight=codes.rows(*rows)) for rows in _rows(heights)]
+    if system is None:
+        raise CompressionError(f"{candidate} needs the second moments of the layer's inputs; calibrate, or use rtn")
+    rule = _rule(candidate, heights)
+    solution = column_solve(stack, system, rule, damp=damp if candidate.damp is None else candidate.damp)
+    results = _results(candidate, rule, solution, heights, stored)
+    return [Applied(weight=weight, fallback=solution.fallback) for weight in results]
+
+
+def measured_bytes(weight: LayerWeight, bytes_of: MeasuredBytes | None = None) -> int:
+    """Return the bytes that a layer stores; `bytes_of` counts pruned ones, else the formulas of `sizes` for their density."""
+    if isinstance(weight, DenseWeight):
+        return weight.values.numel() * weight.values.element_size()
+    if isinstance(weight, SpQRWeight):
+        return sum(array.nbytes for array in weight.packed().values())
+    if isinstance(weight, QuantizedWeight):
+        return quantized_bytes(weight.grid, *weight.shape)
+    if not isinstance(weight, SparseWeight):
+        raise TypeError(f"{type(weight).__name__} is no form of which bytes can be counted")
+    if bytes_of is not None:
+        return bytes_of(weight)
+    grid = None if weight.codes is None else weight.codes.grid
+    values = torch.float32 if weight.values is None else weight.values.dtype
+    return pruned_bytes(grid, *weight.shape, int((~weight.removed).sum()), values)
+
+
+def _rule(candidate: Candidate, heights: Sequence[int]) -> GroupRounding | SpQR | SparseGPT:
+    if candidate.method == "spqr":
+        assert candidate.bits is not None
+        assert candidate.group_size is not None
+        assert candidate.tau is not None
+        return SpQR(candidate.bits, candidate.group_size, tau=candidate.tau, heights=heights)
+    # Pruning takes columns as they stand, so that groups are fitted when they begin, on corrected values.
+    rounding = (
+        None
+        if candidate.grid is None
+        else GroupRounding(candidate.grid, act_order="static" if candidate.pruning is None else "none")
+    )
+    if candidate.pruning is not None:
+        return SparseGPT(candidate.pruning, rounding, heights=heights)
+    assert rounding is not None
+    return rounding
+
+
+def _results(
+    candidate: Candidate, rule: Rule, solution: Solution, heights: Sequence[int], dtype: torch.dtype
+) -> Sequence[LayerWeight]:
+    if isinstance(rule, SpQR):
+        return rule.results()
+    if isinstance(rule, GroupRounding):
+        return [rule.result().rows(*rows) for rows in _rows(heights)]
+    assert isinstance(rule, SparseGPT)
+    masks = rule.mask().split(list(heights))
+    if candidate.grid is None:
+        values = solution.quantized.to(dtype).split(list(heights))
+        return [SparseWeight(removed=mask, values=value) for mask, value in zip(masks, values, strict=True)]
+    codes = rule.result()
+    return [
+        SparseWeight(removed=mask, codes=codes.rows(*rows)) for mask, rows in zip(masks, _rows(heights), strict=True)
+    ]
+
+
+def _rows(heights: Sequence[int]) -> list[tuple[int, int]]:
+    return [(stop - height, stop) for stop, height in zip(itertools.accumulate(heights), heights, strict=True)]
