@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from .blockwise import Compression, OnLayer, compress_model
 from .calibration import Calibration
-from .checkpoint import Size, dense_config, read_tensors, write_checkpoint
 from .errors import CompressionError
+from .formats.files import Size, TensorFiles, dense_config
+from .formats.registry import CODECS
+from .formats.write import write_checkpoint
 from .records import layers_table, summarize
 from .settings import PRUNING, Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = ("compressed-tensors", "gptq", "gptq_v2", "spqr", "sparse", "dense")
+FORMATS = tuple(CODECS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +96,10 @@ def fitted(settings: Settings, form: str | None) -> tuple[Settings, str]:
 
 def stored_dtype(source: Path) -> torch.dtype:
     """Return the type that most values of a dense checkpoint are stored in: what pruned weights are kept in."""
+    files = TensorFiles(source)
     counts: dict[torch.dtype, int] = {}
-    for tensor in read_tensors(source).values():
+    for name in files:
+        tensor = files[name]
         if tensor.is_floating_point():
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
     return max(counts, key=lambda kind: counts[kind], default=torch.float32)
@@ -132,7 +136,13 @@ def write_report(source: Path, destination: Path, compression: Compression, sett
     """Write the compressed checkpoint in a format and gather the report."""
     ordered = settings.method == "gptq" and settings.act_order == "static"
     size = write_checkpoint(
-        source, destination, compression.weights, compression.ignored, "static" if ordered else None
+        source,
+        destination,
+        compression.weights,
+        format=form,
+        ignored=compression.ignored,
+        act_order="static" if ordered else None,
+        transposed=compression.transposed,
     )
     metrics = summarize(compression.records) | {
         "bits_per_parameter": size.bits_per_parameter,

@@ -19,8 +19,8 @@ _FORMATS = {
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer calibration, quantization, pruning and what sparse storage takes."""
-    from . import calibration_stages, container_stages, pruning_stages, stages
+    """Offer calibration, quantization, pruning, plans and what sparse storage takes."""
+    from . import calibration_stages, container_stages, planning_stages, pruning_stages, stages
 
     return [
         calibration_stages.calibrate,
@@ -30,6 +30,7 @@ def orchestrator_stages() -> list[Any]:
         pruning_stages.prune,
         pruning_stages.sparsegpt,
         pruning_stages.wanda,
+        planning_stages.plan,
         container_stages.storage,
     ]
 

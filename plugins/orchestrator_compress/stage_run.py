@@ -233,9 +233,10 @@ def _settings(config: Any, method: str, plan: Table | None) -> Settings:
     if given.get("scale_dtype") == "auto":
         given["scale_dtype"] = None
     if plan is not None:
-        from .planning.plan import overrides_from_table
+        from .planning.execute import plan_settings
 
-        given["overrides"] = overrides_from_table(plan.read())
+        given["overrides"], dense = plan_settings(plan.read())
+        given["ignore"] = (*given["ignore"], *dense)
     return Settings(method=method, **given)  # type: ignore[arg-type]
 
 

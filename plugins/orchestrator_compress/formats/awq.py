@@ -63,7 +63,9 @@ class AWQ:
         left = dict(tensors)
         names = layer_names(tensors)
         if not names:
-            raise CheckpointError("it is labelled awq but holds no qweight tensor: a dense checkpoint with a wrong label")
+            raise CheckpointError(
+                "it is labelled awq but holds no qweight tensor: a dense checkpoint with a wrong label"
+            )
         weights: dict[str, LayerWeight] = {
             name: inspect(name, {part: left.pop(f"{name}.{part}", None) for part in PARTS}, grid).strict()
             for name in names
@@ -99,7 +101,9 @@ def inspect(name: str, parts: Mapping[str, Tensor | None], grid: Grid) -> Inspec
         absent = [part for part in PARTS if parts[part] is None]
         return fault(name, "missing-part", f"of its parts {absent} are missing", "copy or download it again")
     if qweight.dtype != torch.int32 or qweight.dim() != 2 or not qweight.numel():
-        return fault(name, "wrong-shape", f"qweight is {qweight.dtype} {list(qweight.shape)}; it must be int32 [C, R / 8]")
+        return fault(
+            name, "wrong-shape", f"qweight is {qweight.dtype} {list(qweight.shape)}; it must be int32 [C, R / 8]"
+        )
     columns, rows = qweight.shape[0], qweight.shape[1] * 8
     width = columns if grid.group_size == -1 else grid.group_size
     if columns % width:

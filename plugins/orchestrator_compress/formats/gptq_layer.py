@@ -28,7 +28,9 @@ def inspect(name: str, parts: Mapping[str, Tensor | None], label: LayerLabel, ve
         return fault(name, "missing-part", f"of its parts {absent} are missing", "copy or download it again")
     if qweight.dtype != torch.int32 or qweight.dim() != 2 or qweight.shape[0] * 32 % grid.bits or not qweight.numel():
         return fault(
-            name, "wrong-shape", f"qweight is {qweight.dtype} {list(qweight.shape)}; it must be int32 [C * bits / 32, R]"
+            name,
+            "wrong-shape",
+            f"qweight is {qweight.dtype} {list(qweight.shape)}; it must be int32 [C * bits / 32, R]",
         )
     columns, rows = qweight.shape[0] * 32 // grid.bits, qweight.shape[1]
     width = columns if grid.group_size == -1 else grid.group_size

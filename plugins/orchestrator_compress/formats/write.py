@@ -110,7 +110,9 @@ def write_contents(
     """Write contents as a checkpoint of format `form`, with the companions of `source`, and check what was written."""
     chosen = codec(form)
     if max_shard_bytes < 1:
-        raise CheckpointError(f"max_shard_bytes={max_shard_bytes}; a file holds at least one tensor: give a size in bytes")
+        raise CheckpointError(
+            f"max_shard_bytes={max_shard_bytes}; a file holds at least one tensor: give a size in bytes"
+        )
     if not contents.weights:
         raise CheckpointError("there is no compressed layer to write: an empty compression is the dense checkpoint")
     for name, weight in contents.weights.items():
@@ -196,15 +198,13 @@ def _units(chosen: Codec, contents: Contents) -> list[_Unit]:
     def made(name: str) -> Callable[[], dict[str, Tensor]]:
         return lambda: _layer_tensors(chosen, contents, name)
 
-    units = [
-        _Unit(name=name, nbytes=_nbytes(contents.dense, name), make=copied(name)) for name in contents.dense
-    ] + [_Unit(name=name, nbytes=_layer_bytes(chosen, contents, name), make=made(name)) for name in contents.weights]
+    units = [_Unit(name=name, nbytes=_nbytes(contents.dense, name), make=copied(name)) for name in contents.dense] + [
+        _Unit(name=name, nbytes=_layer_bytes(chosen, contents, name), make=made(name)) for name in contents.weights
+    ]
     return sorted(units, key=lambda unit: unit.name)
 
 
-def _write_shards(
-    destination: Path, units: Sequence[_Unit], max_shard_bytes: int
-) -> tuple[list[str], tuple[int, int]]:
+def _write_shards(destination: Path, units: Sequence[_Unit], max_shard_bytes: int) -> tuple[list[str], tuple[int, int]]:
     """Write the units in order; return the files, and the elements and nonzero elements of dense tensors."""
     shards: list[list[_Unit]] = [[]]
     filled = 0

@@ -1,0 +1,164 @@
+"""What `compress.plan` runs: curves from calibrated inputs, factors from divergences, a plan within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from orchestrator import Context, StageError
+from orchestrator_storage import Model, Table, Tensors, Tokens
+
+from .blocks import block_linears, decoder_blocks
+from .calibration import Calibration, token_windows
+from .compress import stored_dtype
+from .linears import LinearView
+from .planning.apply import apply
+from .planning.candidates import Candidate, parse
+from .planning.curves import measure
+from .planning.figures import bits_by_layer, quality_against_bytes
+from .planning.frontier import frontier, uniform_line
+from .planning.plan import Plan, budget_bytes, choose
+from .planning.terms import Terms, calibrate_sensitivity
+from .settings import selected
+from .stage_run import user_errors
+from .system import System
+
+if TYPE_CHECKING:
+    from .planning_stages import PlanConfig
+
+_FRONTIER_POINTS = 24
+
+
+def plan_stage(
+    ctx: Context, config: PlanConfig, model: Model, hessians: Tensors, tokens: Tokens | None
+) -> tuple[Table, Table]:
+    """Measure curves, choose, and return the plan and the curves as tables."""
+    if model.format != "dense":
+        raise StageError(f"compress.plan takes a model of format 'dense', this one is {model.format!r}")
+    if hessians.meta.get("model") != model.digest:
+        raise StageError("the hessians were calibrated on another model", "wire the same model to compress.calibrate")
+    if config.sensitivity == "measured" and tokens is None:
+        raise StageError("sensitivity 'measured' runs the model on tokens", "wire `calibration`, or use 'absolute'")
+    loaded = ctx.component("model_loader", model.format).load(model.path)
+    with user_errors():
+        candidates = [parse(name) for name in config.candidates]
+        views = _layers(loaded, config.ignore)
+        systems, heldout = _systems(hessians, views)
+        stored = stored_dtype(model.path)
+        curves = measure(
+            {name: view.weight for name, view in views.items()},
+            systems,
+            candidates,
+            heldout,
+            progress=_progress(ctx, "curve points"),
+            dtype=stored,
+        )
+        terms = Terms(tie=config.tie, keep={_as_pattern(pattern): 8 for pattern in config.keep})
+        if config.sensitivity == "measured":
+            assert tokens is not None
+            windows = token_windows(tokens.read("heldout").tokens, config.sequences, config.sequence_length)
+            reference = _coarsest(candidates, views, stored)
+            slopes = calibrate_sensitivity(
+                curves, _divergence(ctx, loaded, views, systems, reference, windows), reference
+            )
+            terms = Terms(tie=terms.tie, keep=terms.keep, sensitivity=slopes)
+        made = choose(curves, budget_bytes(curves, config.bits_per_weight), terms)
+    _publish(ctx, made, curves, terms)
+    return ctx.table(made.to_table(), "result"), ctx.table(curves, "curves")
+
+
+def _publish(ctx: Context, made: Plan, curves: Any, terms: Terms) -> None:
+    weights = sum(choice.rows * choice.columns for choice in made.layers)
+    ctx.log_metrics(
+        {
+            "planned_bytes": made.bytes,
+            "planned_bits_per_weight": 8 * made.bytes / weights,
+            "objective": made.objective,
+            "lower_bound": made.lower_bound,
+            "exact": float(made.exact),
+        }
+    )
+    ctx.log_figure(
+        "quality_against_bytes",
+        quality_against_bytes(frontier(curves, _FRONTIER_POINTS, terms), uniform_line(curves, terms), made),
+    )
+    ctx.log_figure("bits_by_layer", bits_by_layer(made))
+
+
+def _layers(model: Any, ignore: tuple[str, ...]) -> dict[str, LinearView]:
+    views = {name: view for lead, block in decoder_blocks(model) for name, view in block_linears(lead, block).items()}
+    return {name: views[name] for name in selected(views, ignore)}
+
+
+def _systems(hessians: Tensors, views: dict[str, LinearView]) -> tuple[dict[str, System], dict[str, Tensor] | None]:
+    arrays = {name: torch.from_numpy(array) for name, array in hessians.read().items()}
+    calibration = Calibration.restored(str(hessians.meta.get("index")), arrays)
+    calibration.check({name: view.shape for name, view in views.items()})
+    systems: dict[str, System] = {}
+    heldout: dict[str, Tensor] = {}
+    for one in calibration.inputs:
+        shared = System(one.hessian)
+        for name in one.names:
+            if name in views:
+                systems[name] = shared
+                if one.heldout is not None:
+                    heldout[name] = one.heldout
+    return systems, heldout if len(heldout) == len(views) else None
+
+
+def _coarsest(candidates: list[Candidate], views: dict[str, LinearView], stored: torch.dtype) -> Candidate:
+    """Return the candidate with the fewest bytes that every layer can have: the one whose harm shows best."""
+    shapes = [view.shape for view in views.values()]
+    common = [one for one in candidates if one.method != "dense" and all(one.fits(*shape, stored) for shape in shapes)]
+    if not common:
+        raise StageError("no candidate fits every layer, so that divergences have no reference", "add gptq-4-sym, say")
+    return min(common, key=lambda one: sum(one.stored_bytes(*shape, stored) for shape in shapes))
+
+
+def _divergence(
+    ctx: Context,
+    model: Any,
+    views: dict[str, LinearView],
+    systems: dict[str, System],
+    reference: Candidate,
+    windows: Tensor,
+) -> Callable[[str], float]:
+    """Return the function that measures KL(dense || compressed) in nats a token with one layer at the reference."""
+    dense = _log_probabilities(model, windows)
+    done = 0
+
+    def divergence(layer: str) -> float:
+        nonlocal done
+        view = views[layer]
+        before = view.weight.clone()
+        view.assign(apply([before], systems[layer], reference)[0].weight.dequantize())
+        other = _log_probabilities(model, windows)
+        view.assign(before)
+        done += 1
+        ctx.progress(done, len(views), "layers measured")
+        ctx.check_cancelled()
+        # Rounding can leave a divergence of nothing a little below zero.
+        return max(0.0, float((dense.exp() * (dense - other)).sum(-1).mean()))
+
+    return divergence
+
+
+def _log_probabilities(model: Any, windows: Tensor) -> Tensor:
+    with torch.no_grad():
+        parts = [model(input_ids=part, use_cache=False).logits.log_softmax(-1) for part in windows.split(8)]
+    return torch.cat(parts)
+
+
+def _as_pattern(text: str) -> str:
+    return text if text.startswith("re:") else f"re:{text}"
+
+
+def _progress(ctx: Context, unit: str) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        ctx.progress(done, total, unit)
+        ctx.check_cancelled()
+
+    return progress

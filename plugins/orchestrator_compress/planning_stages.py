@@ -1,0 +1,64 @@
+"""The stage that spends a budget of bytes where it buys most."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from orchestrator import Context, stage
+from orchestrator_storage import Model, Table, Tensors, Tokens
+
+_CANDIDATES = ("gptq-2g64-sym", "gptq-3g64-sym", "gptq-4g64-sym", "gptq-8g64-sym")
+
+
+class Planned(NamedTuple):
+    """The plan, one row a layer, and what every candidate would cost and spoil, one row a layer and candidate."""
+
+    result: Table
+    curves: Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What a recipe may set for a plan.
+
+    bits_per_weight  budget: bits a weight over all planned layers, scales and all that is stored included
+    candidates       what a layer may become, such as gptq-4g128-sym, spqr-3g16-t0.2, sparsegpt-2:4, joint-50%-4g128-sym, dense
+    sensitivity      absolute: a layer's output error counts as it is; measured: by the divergence of the model's
+                     answers when only that layer is compressed (needs `calibration`, one pass a layer)
+    tie              re: patterns whose layers share a candidate, such as (.*)(q|k|v)_proj: groups match alike
+    keep             re: patterns of layers that keep at least 8 bits
+    ignore           layer names or re:PATTERNS to leave out of the plan, and dense
+    sequences, sequence_length  held-out tokens that divergences are measured on
+    """
+
+    bits_per_weight: float = 4.0
+    candidates: tuple[str, ...] = _CANDIDATES
+    sensitivity: Literal["absolute", "measured"] = "absolute"
+    tie: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    sequences: int = 16
+    sequence_length: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.bits_per_weight > 0:
+            raise ValueError(f"bits_per_weight is {self.bits_per_weight}; a budget is more than nothing")
+        if not self.candidates:
+            raise ValueError("candidates is empty; name what a layer may become, such as gptq-4g128-sym")
+        if self.sequences < 1 or self.sequence_length < 2:
+            raise ValueError(
+                f"sequences={self.sequences}, sequence_length={self.sequence_length}; divergences are measured on at "
+                "least one sequence of two tokens"
+            )
+
+
+@stage("compress.plan", version="1", cites=["arXiv:2210.17323"])
+def plan(
+    ctx: Context, config: PlanConfig, model: Model, hessians: Tensors, calibration: Tokens | None = None
+) -> Planned:
+    """Choose bits, group, sparsity and outliers of every layer for the least error within a budget of bytes.
+
+    Wire the result as `plan` of compress.gptq to carry it out.
+    """
+    from orchestrator_compress.plan_run import plan_stage
+
+    return Planned(*plan_stage(ctx, config, model, hessians, calibration))

@@ -1,0 +1,195 @@
+"""The stages of the family together: one calibration for all, every method in every format, plans carried out, workers."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+import orchestrator_storage as storage
+from orchestrator import Component, StageError
+from orchestrator.plugins import installed
+from orchestrator.testing import StageRun, run_stage
+from orchestrator_compress import calibration_stages, planning_stages, plugin, pruning_stages, stages
+
+from .conftest import VOCABULARY, sample_tokens
+
+SEQUENCES = {"calibration_sequences": 16, "heldout_sequences": 4, "sequence_length": 32}
+
+
+class DenseLoader:
+    def load(self, path: Path) -> LlamaForCausalLM:
+        return LlamaForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def components() -> Iterator[None]:
+    """Offer a loader of dense checkpoints, which another plugin brings in a real run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "dense_loader", types.SimpleNamespace(Loader=DenseLoader))
+        dense = Component(kind="model_loader", name="dense", version="1", entry="dense_loader:Loader")
+        for component in (dense, *plugin.orchestrator_components()):
+            patch.setitem(installed().components, (component.kind, component.name), component)
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, storage.Artifact]:
+    path = tmp_path_factory.mktemp("tokens")
+
+    def split(sequences: int, seed: int) -> storage.TokenSplit:
+        stream = sample_tokens(sequences, 32, seed).numpy().astype(np.uint16)
+        stream[:, -1] = 0
+        ones = np.ones(sequences, dtype=np.int64)
+        offsets = np.arange(sequences + 1, dtype=np.int64) * 32
+        return storage.TokenSplit(tokens=stream.ravel(), offsets=offsets, bytes=32 * ones, words=ones)
+
+    (path / "tokenizer.json").write_text("{}\n")
+    storage.Tokens.write(path, {"train": split(40, 2), "heldout": split(8, 3)}, vocab_size=VOCABULARY, eos_token_id=0)
+    return {
+        "model": storage.Model(trained, digest="0" * 64, meta={"format": "dense"}),
+        "calibration": storage.Tokens(path, digest="1" * 64),
+    }
+
+
+@pytest.fixture(scope="module")
+def hessians(
+    inputs: dict[str, storage.Artifact], components: None, tmp_path_factory: pytest.TempPathFactory
+) -> storage.Artifact:
+    home = tmp_path_factory.mktemp("calibrated")
+    return run_stage(calibration_stages.calibrate, SEQUENCES, inputs=inputs, home=home).outputs["result"]
+
+
+def weights_of(run: StageRun) -> bytes:
+    return (run.outputs["result"].path / "model.safetensors").read_bytes()
+
+
+def logits_of(run: StageRun) -> torch.Tensor:
+    result = run.outputs["result"]
+    with torch.no_grad():
+        served = installed().component("model_loader", result.format).load(result.path)
+        logits: torch.Tensor = served(input_ids=sample_tokens(4, 32, seed=3)).logits
+    return logits
+
+
+def test_one_calibration_serves_as_well_as_tokens(
+    inputs: dict[str, storage.Artifact], hessians: storage.Artifact, tmp_path: Path
+) -> None:
+    """Solving on the artifact is solving on the dense model's inputs, to the byte, without tokens or forward passes."""
+    home = tmp_path / "home"
+    config = {"bits": 3, "group_size": 32}
+    wired = run_stage(stages.gptq, config, inputs={"model": inputs["model"], "hessians": hessians}, home=home)
+    tokens = run_stage(stages.gptq, config | SEQUENCES | {"propagate": "full_precision"}, inputs=inputs, home=home)
+    propagated = run_stage(stages.gptq, config | SEQUENCES, inputs=inputs, home=home)
+    assert weights_of(wired) == weights_of(tokens) != weights_of(propagated)
+    assert wired.metrics["objective_heldout_sum"] == pytest.approx(tokens.metrics["objective_heldout_sum"])
+
+
+def test_hessians_of_another_model_are_refused(
+    inputs: dict[str, storage.Artifact], hessians: storage.Artifact, tmp_path: Path
+) -> None:
+    other = storage.Model(inputs["model"].path, digest="2" * 64, meta={"format": "dense"})
+    with pytest.raises(StageError, match="another model"):
+        run_stage(stages.spqr, {}, inputs={"model": other, "hessians": hessians}, home=tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "form"),
+    [
+        (stages.rtn, {"bits": 4, "group_size": 32}, "gptq"),
+        (stages.gptq, {"bits": 3, "group_size": 32, "symmetric": False}, "gptq_v2"),
+        (stages.gptq, {"bits": 4, "group_size": 32, "act_order": "dynamic"}, "gptq_v2"),
+        (stages.gptq, {"bits": 4, "group_size": 32, "act_order": "group"}, "compressed-tensors"),
+        (stages.gptq, {"bits": 8, "group_size": -1}, "dense"),
+        (stages.spqr, {}, "spqr"),
+        (stages.spqr, {"bits": 4, "statistic_bits": None, "tau": 0.5}, "dense"),
+        (pruning_stages.sparsegpt, {"sparsity": 0.6}, "sparse"),
+        (pruning_stages.sparsegpt, {"pattern": "2:4", "bits": 4, "group_size": 32}, "compressed-tensors"),
+        (pruning_stages.sparsegpt, {"pattern": "2:4", "bits": 4, "group_size": 32}, "sparse"),
+        (pruning_stages.wanda, {"sparsity": 0.5}, "dense"),
+        (pruning_stages.wanda, {"pattern": "2:4"}, "sparse"),
+        (pruning_stages.prune, {"criterion": "obs", "sparsity": 0.5}, "sparse"),
+        (pruning_stages.prune, {"sparsity": 0.25, "element": "neuron", "scope": "global"}, "dense"),
+    ],
+)
+def test_every_method_in_its_formats(
+    stage: Any,
+    config: dict[str, Any],
+    form: str,
+    inputs: dict[str, storage.Artifact],
+    hessians: storage.Artifact,
+    tmp_path: Path,
+) -> None:
+    """What was written is what is served: the artifact, loaded, has the layers' recorded errors and no others."""
+    given = {"model": inputs["model"], "hessians": hessians}
+    run = run_stage(stage, config | {"format": form}, inputs=given, home=tmp_path / "home")
+    result = run.outputs["result"]
+    assert isinstance(result, storage.Model)
+    assert result.format == form
+    served = dict(installed().component("model_loader", form).load(result.path).named_parameters())
+    dense = dict(DenseLoader().load(inputs["model"].path).named_parameters())
+    for row in run.outputs["layers"].read().to_pylist():
+        name = f"{row['layer']}.weight"
+        whole, part = dense[name].detach().double(), served[name].detach().double()
+        error = (part - whole).square().sum() / whole.square().sum()
+        assert float(error) == pytest.approx(row["weight_error"], rel=1e-4)
+        assert not row["fallback"]
+    assert bool(torch.isfinite(logits_of(run)).all())
+    if "sparsity" in config and "element" not in config:
+        assert run.metrics["sparsity"] == pytest.approx(config["sparsity"], abs=0.02)
+
+
+def test_gradient_criteria_take_tokens(inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:
+    """First-order and Fisher saliencies differ from magnitude, and without tokens they say what is missing."""
+    config = SEQUENCES | {"calibration_sequences": 4, "sparsity": 0.5}
+    made = {
+        name: weights_of(
+            run_stage(pruning_stages.prune, config | {"criterion": name}, inputs=inputs, home=tmp_path / "home")
+        )
+        for name in ("magnitude", "first_order", "fisher")
+    }
+    assert len(set(made.values())) == 3
+    with pytest.raises(StageError, match="needs the layer's gradient"):
+        run_stage(
+            pruning_stages.prune,
+            {"criterion": "first_order"},
+            inputs={"model": inputs["model"]},
+            home=tmp_path / "home",
+        )
+
+
+@pytest.mark.parametrize("sensitivity", ["absolute", "measured"])
+def test_a_plan_is_carried_out(
+    sensitivity: str, inputs: dict[str, storage.Artifact], hessians: storage.Artifact, tmp_path: Path
+) -> None:
+    """Within its budget a plan spoils less than uniform bits, and compress.gptq does to each layer what it says."""
+    home = tmp_path / "home"
+    names = ("gptq-2g32-sym", "gptq-3g32-sym", "gptq-4g32-sym", "gptq-8g32-sym")
+    config = {
+        "bits_per_weight": 3.5,
+        "candidates": names,
+        "sensitivity": sensitivity,
+        "sequences": 4,
+        "sequence_length": 32,
+    }
+    planned = run_stage(planning_stages.plan, config, inputs=inputs | {"hessians": hessians}, home=home)
+    rows = {row["layer"]: row for row in planned.outputs["result"].read().to_pylist()}
+    assert len({row["bits"] for row in rows.values()}) > 1
+    given = {"model": inputs["model"], "hessians": hessians}
+    run = run_stage(stages.gptq, {}, inputs=given | {"plan": planned.outputs["result"]}, home=home)
+    layers = run.outputs["layers"].read().to_pylist()
+    assert {row["layer"]: row["bits"] for row in layers} == {name: row["bits"] for name, row in rows.items()}
+    assert run.metrics["bits_per_weight"] <= 3.5 + 0.1
+    assert bool(torch.isfinite(logits_of(run)).all())
+    if sensitivity == "absolute":
+        assert run.metrics["objective_sum"] == pytest.approx(planned.metrics["objective"], rel=1e-3)
+        uniform = run_stage(stages.gptq, {"bits": 3, "group_size": 32}, inputs=given, home=home)
+        assert run.metrics["objective_sum"] < uniform.metrics["objective_sum"]
+        assert set(planned.figures) == {"quality_against_bytes.svg", "bits_by_layer.svg"}
