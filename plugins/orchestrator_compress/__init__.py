@@ -8,7 +8,7 @@ from typing import Any
 _HOMES = {
     "compress_checkpoint": "compress",
     "compress_model": "blockwise",
-    "load_compressed": "reader",
+    "load_compressed": "formats.read",
     "column_solve": "solver",
     "Settings": "settings",
     "Grid": "grid",

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .blockwise import Compression, OnLayer, compress_model
-from .checkpoint import Size, dense_config, write_checkpoint
 from .errors import CompressionError
+from .formats.files import Size, dense_config
+from .formats.write import write_checkpoint
 from .records import layers_table, summarize
 from .settings import Settings
 
@@ -77,7 +78,12 @@ def write_report(source: Path, destination: Path, compression: Compression, sett
     """Write the compressed checkpoint and gather the report."""
     ordered = settings.method == "gptq" and settings.act_order == "static"
     size = write_checkpoint(
-        source, destination, compression.weights, compression.ignored, "static" if ordered else None
+        source,
+        destination,
+        compression.weights,
+        format="compressed-tensors",
+        ignored=compression.ignored,
+        act_order="static" if ordered else None,
     )
     metrics = summarize(compression.records) | {
         "bits_per_parameter": size.bits_per_parameter,

@@ -1,4 +1,4 @@
-"""The `model_loader` component of the format `compressed-tensors`."""
+"""The `model_loader` component of the formats that this project writes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class Loader:
 
     def load(self, path: Path) -> nn.Module:
         """Return the model under `path` in eval mode; raises CheckpointError for files that are not what they say."""
-        from .reader import load_compressed
+        from .formats.read import load_compressed
 
         return load_compressed(path)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchestrator_compress.checkpoint import packed_tensors
 from orchestrator_compress.errors import CalibrationError, CheckpointError
 from orchestrator_compress.factor import damped, inverse_factor
+from orchestrator_compress.formats.compressed_tensors import CODEC
 from orchestrator_compress.grid import Grid, encode, fit
 from orchestrator_compress.objective import identity_gap, quadratic
 from orchestrator_compress.order import by_diagonal, by_group
@@ -83,7 +83,7 @@ def test_codes_stand_for_the_solution(act_order: str, symmetric: bool) -> None:
     if quantized.groups is not None:
         assert quantized.groups.unique(return_counts=True)[1].tolist() == [16] * 4
         with pytest.raises(CheckpointError, match="act_order 'static' or 'group'"):
-            packed_tensors("layer", quantized)
+            CODEC.tensors("layer", quantized)
 
 
 def test_the_group_order_keeps_groups_together() -> None:

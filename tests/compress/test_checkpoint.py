@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from orchestrator_compress import compress_checkpoint, compress_model, load_compressed
 from orchestrator_compress.compress import Report
 from orchestrator_compress.errors import CheckpointError, CompressionError
+from orchestrator_compress.formats.read import read_checkpoint
 from orchestrator_compress.loader import Loader
-from orchestrator_compress.reader import read_compressed
 from orchestrator_compress.settings import Settings
 
 from .conftest import llama, sample_tokens
@@ -217,17 +217,23 @@ def test_tensors_that_do_not_fit_are_refused(compressed: Path) -> None:
         load_compressed(compressed)
 
 
-def test_foreign_directories_are_refused(trained: Path, compressed: Path, tmp_path: Path) -> None:
-    """Dense, pickled, empty and twice compressed directories are told apart."""
-    with pytest.raises(CheckpointError, match="not a compressed checkpoint"):
-        load_compressed(trained)
+def test_a_dense_checkpoint_is_a_format_too(trained: Path, heldout: Tensor) -> None:
+    """What is not compressed is served as it is, so that variants and what they came from load alike."""
+    assert read_checkpoint(trained).format == "dense"
+    theirs = LlamaForCausalLM.from_pretrained(trained, dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert torch.equal(load_compressed(trained)(input_ids=heldout).logits, theirs(input_ids=heldout).logits)
+
+
+def test_foreign_directories_are_refused(compressed: Path, tmp_path: Path) -> None:
+    """Pickled, empty and twice compressed directories are told apart."""
     with pytest.raises(CheckpointError, match=r"config\.json"):
         load_compressed(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="quantized already"):
         compress_checkpoint(compressed, tmp_path / "again", method="rtn", group_size=32)
     (compressed / "model.safetensors").rename(compressed / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="pickled weights"):
-        read_compressed(compressed)
+        read_checkpoint(compressed)
 
 
 def test_an_unknown_format_is_refused(trained: Path, tmp_path: Path) -> None:
