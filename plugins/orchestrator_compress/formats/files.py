@@ -71,17 +71,17 @@ class TensorFiles(Mapping[str, Tensor]):
                 damaged.append(error)
         absent = sorted(set(self._promised()) - self._handles.keys())
         if absent and not damaged:
-            error = CheckpointError(
+            missing = CheckpointError(
                 f"{INDEX_FILE} of {path.name} names {absent[0]}, which no shard holds ({len(absent)} in all); copy or "
                 "download it again"
             )
             if damaged is None:
-                raise error
-            damaged.append(error)
+                raise missing
+            damaged.append(missing)
 
     def _open(self, file: str) -> None:
         with readable(self._path, file):
-            handle = safe_open(self._path / file, framework="pt")
+            handle: Any = safe_open(self._path / file, framework="pt")
             names = list(handle.keys())
         twice = sorted(self._handles.keys() & set(names))
         if twice:
@@ -113,7 +113,8 @@ class TensorFiles(Mapping[str, Tensor]):
             part = handle.get_slice(name)
             kind = part.get_dtype()
             bits = 8 if kind == "BOOL" else int(kind.partition("_")[0].lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-            return math.prod(part.get_shape()) * bits // 8
+            elements: int = math.prod(part.get_shape())
+            return elements * bits // 8
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor from the header."""

@@ -35,7 +35,7 @@ def inspect(name: str, parts: Mapping[str, Tensor | None], label: LayerLabel, ve
     columns, rows = qweight.shape[0] * 32 // grid.bits, qweight.shape[1]
     width = columns if grid.group_size == -1 else grid.group_size
     groups = -(-columns // width)
-    expected = {
+    expected: dict[str, tuple[Tensor, tuple[torch.dtype, ...], tuple[int, ...]]] = {
         "qzeros": (qzeros, (torch.int32,), (groups, rows * grid.bits // 32)),
         "scales": (scales, tuple(SCALE_DTYPES.values()), (groups, rows)),
     }
