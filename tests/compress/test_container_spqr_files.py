@@ -233,6 +233,7 @@ def test_two_outliers_at_one_place_are_refused() -> None:
         ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 0}, "rows=0"),
         ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 1.5}, "rows=1.5"),
         ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 8}, "weight_scale_"),
+        ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 2**70}, "no layer has as many"),
     ],
 )
 def test_a_label_that_lies_is_refused(key: str, value: Any, text: str) -> None:
