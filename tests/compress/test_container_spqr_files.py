@@ -251,6 +251,8 @@ def test_a_foreign_label_is_refused() -> None:
     for change in ({"quant_method": "spqr"}, {"version": None}, {"layers": None}):
         with pytest.raises(CheckpointError, match="quantization_config"):
             CODEC.read(tensors, config | change)
+    with pytest.raises(CheckpointError, match="no layer is compressed"):
+        CODEC.config({}, [])
     assert not CODEC.recognizes({"quant_method": "spqr"}, list(tensors))
 
 

@@ -31,7 +31,7 @@ LARGEST = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Hold what it takes to read the streams of a container: PruningError for a container that there is not."""
+    """Hold what it takes to read the streams of a container; `verify` checks that it can be."""
 
     container: Container
     rows: int
