@@ -86,7 +86,7 @@ def _rows(config: StorageConfig, density: float) -> list[dict[str, Any]]:
 
 def _headline(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "variant": f"density {row['density']:g}",
+        "variant": f"{row['value_bits']} bits, density {row['density']:g}",
         "container": row["container"],
         "bits_per_parameter": row["bits_per_parameter"],
         "ratio_to_dense": row["ratio_to_dense"],

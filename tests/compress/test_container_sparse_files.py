@@ -216,6 +216,8 @@ def test_a_foreign_label_is_refused() -> None:
     for change in ({"quant_method": "gptq"}, {"version": 2}, {"layers": {}}, {"layers": [NAME]}, {"layers": {NAME: 3}}):
         with pytest.raises(CheckpointError, match=r"quant|described"):
             CODEC.read(tensors, config | change)
+    with pytest.raises(CheckpointError, match="no layer is compressed"):
+        CODEC.config({}, [])
     assert not CODEC.recognizes({"quant_method": "gptq"}, list(tensors))
     assert not CODEC.recognizes({}, [])
 

@@ -233,6 +233,7 @@ def test_two_outliers_at_one_place_are_refused() -> None:
         ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 0}, "rows=0"),
         ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 1.5}, "rows=1.5"),
         ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 8}, "weight_scale_"),
+        ("bilevel", {"scale_bits": 3, "zero_bits": 3, "rows": 2**70}, "no layer has as many"),
     ],
 )
 def test_a_label_that_lies_is_refused(key: str, value: Any, text: str) -> None:
@@ -250,6 +251,8 @@ def test_a_foreign_label_is_refused() -> None:
     for change in ({"quant_method": "spqr"}, {"version": None}, {"layers": None}):
         with pytest.raises(CheckpointError, match="quantization_config"):
             CODEC.read(tensors, config | change)
+    with pytest.raises(CheckpointError, match="no layer is compressed"):
+        CODEC.config({}, [])
     assert not CODEC.recognizes({"quant_method": "spqr"}, list(tensors))
 
 

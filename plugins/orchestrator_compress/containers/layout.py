@@ -31,7 +31,7 @@ LARGEST = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Hold what it takes to read the streams of a container: PruningError for a container that there is not."""
+    """Hold what it takes to read the streams of a container; `verify` checks that it can be."""
 
     container: Container
     rows: int
@@ -174,10 +174,16 @@ class Pattern:
     def _gap_bits(self, value_bits: int) -> tuple[int, int]:
         """Return the width that needs the fewest bits, with the number of its fillers."""
         best: tuple[int, int, int] | None = None
+        # Gaps are short where they are many: each length is looked at once, with how often it occurs.
+        if self.count and int(self.gaps.max()) < self.count:
+            counts = np.bincount(self.gaps)
+            lengths = np.arange(len(counts))
+        else:
+            counts, lengths = np.ones(self.count, dtype=np.int64), self.gaps
         for width in GAP_WIDTHS:
             if best is not None and (width + value_bits) * self.count >= best[0]:
                 break
-            fillers = int((self.gaps >> width).sum())
+            fillers = int((lengths >> width) @ counts)
             bits = (width + value_bits) * (self.count + fillers)
             if best is None or bits < best[0]:
                 best = bits, width, fillers

@@ -15,7 +15,9 @@ VERSION = 1
 
 
 def label(method: str, layers: Mapping[str, Any], ignored: Iterable[str], act_order: str | None) -> dict[str, Any]:
-    """Return a `quantization_config` with one entry for each layer."""
+    """Return a `quantization_config` with one entry for each layer; CheckpointError where there is none."""
+    if not layers:
+        raise CheckpointError(f"no layer is compressed: there is nothing to label {method}; write the model as 'dense'")
     return {
         "quant_method": method,
         "version": VERSION,

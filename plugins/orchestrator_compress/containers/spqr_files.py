@@ -229,8 +229,11 @@ def _bilevel(name: str, entry: Mapping[str, Any]) -> Bilevel | None:
     keys = ("scale_bits", "zero_bits", "rows")
     if not isinstance(found, Mapping) or set(found) != set(keys):
         raise CheckpointError(f"{name}: bilevel={found!r} in quantization_config; it has {', '.join(keys)}, or is null")
+    numbers = {key: whole(found, key, name) for key in keys}
+    if numbers["rows"] >= 2**31:
+        raise CheckpointError(f"{name}: tiles of {numbers['rows']} rows in quantization_config; no layer has as many")
     try:
-        return Bilevel(**{key: whole(found, key, name) for key in keys})
+        return Bilevel(**numbers)
     except GridError as error:
         raise CheckpointError(f"{name}: {error}") from error
 
