@@ -58,12 +58,18 @@ def read_compressed(path: Path) -> CompressedCheckpoint:
     return CompressedCheckpoint(config=config, dense=tensors, weights=weights)
 
 
-def load_compressed(path: str | Path) -> nn.Module:
-    """Return the causal language model of a compressed checkpoint in eval mode, its weights decompressed to float32.
+def load_compressed(path: str | Path, compute: str = "exact") -> nn.Module:
+    """Return the causal language model of a compressed checkpoint in eval mode.
 
+    `compute` "exact" decompresses its weights to float32; "fast" serves them compressed, see `runtime.load_served`.
     Raises CheckpointError like `read_compressed`, and where tensors do not belong to the architecture that
     config.json names.
     """
+    if compute != "exact":
+        from .runtime import Policy, load_served
+
+        served: nn.Module = load_served(path, Policy(compute=compute)).model
+        return served
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     path = Path(path)
