@@ -17,11 +17,11 @@ _HOMES = {
     "DequantizedLinear": "dequantized",
     "Int4Linear": "int4",
     "Policy": "dispatch",
-    "Served": "serve",
-    "ServedLayer": "serve",
+    "Served": "serving",
+    "ServedLayer": "serving",
     "ServedLinear": "base",
     "load_served": "load",
-    "serve": "serve",
+    "serve": "serving",
 }
 
 __all__ = [

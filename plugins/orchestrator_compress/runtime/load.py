@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..errors import CheckpointError
 from .dispatch import Policy
-from .serve import Served, linear_shape, replace
+from .serving import Served, linear_shape, replace
 
 
 def load_served(path: str | Path, policy: Policy | None = None) -> Served:
