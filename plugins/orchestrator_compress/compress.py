@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .blocks import block_linears, decoder_blocks
 from .blockwise import Compression, OnLayer, compress_model
 from .calibration import Calibration
 from .errors import CompressionError
 from .formats.files import Size, TensorFiles, dense_config
-from .formats.registry import CODECS
+from .formats.registry import CODECS, check_grid
 from .formats.write import write_checkpoint
 from .records import layers_table, summarize
-from .settings import PRUNING, Settings
+from .settings import PRUNING, Settings, selected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +62,7 @@ def compress_checkpoint(
     chosen, form = fitted(_settings(settings), format)
     dense_config(Path(source))
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+    check_format(model, chosen, form)
     compression = compress_model(
         model.eval(),
         chosen,
@@ -92,6 +94,21 @@ def fitted(settings: Settings, form: str | None) -> tuple[Settings, str]:
             "act_order 'static' or 'group', or format 'gptq_v2'"
         )
     return settings, form
+
+
+def check_format(model: nn.Module, settings: Settings, form: str) -> None:
+    """Raise CompressionError, before any work, where a format cannot hold what a compression will make."""
+    views = {name: view for lead, block in decoder_blocks(model) for name, view in block_linears(lead, block).items()}
+    chosen = selected(views, settings.ignore)
+    grids = {grid for grid in (settings.of(name).grid for name in chosen) if grid is not None}
+    for grid in grids:
+        if settings.method != "spqr":
+            check_grid(form, grid)
+    turned = [name for name in chosen if views[name].transposed]
+    if turned and form == "compressed-tensors":
+        raise CompressionError(
+            f"{turned[0]} is a Conv1D, which transformers does not serve from compressed-tensors; write 'gptq', 'gptq_v2' or 'dense'"
+        )
 
 
 def stored_dtype(source: Path) -> torch.dtype:
@@ -126,6 +143,7 @@ def compress_loaded(
 ) -> Report:
     """Do what `compress_checkpoint` does with a model already loaded from `source`, whose weights change in place."""
     settings, form = fitted(settings, form)
+    check_format(model, settings, form)
     compression = compress_model(
         model, settings, calibration, heldout, scratch=scratch, on_layer=on_layer, stored=stored_dtype(source)
     )

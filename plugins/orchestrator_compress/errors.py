@@ -6,7 +6,8 @@ CompressionError (a ValueError)
 |- CalibrationError   tokens or activations that cannot calibrate
 |- SolveError         a system that only a fallback could solve, in strict mode
 |- PruningError       a sparsity, pattern or mask that the layer cannot have
-`- CheckpointError    a directory that is not what it says it is
+|- CheckpointError    a directory that is not what it says it is
+`- ServingError       a layer or inputs that a runtime module cannot serve
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class PruningError(CompressionError):
 
 class CheckpointError(CompressionError):
     """Report a checkpoint that is truncated, mislabelled or of a foreign format."""
+
+
+class ServingError(CompressionError):
+    """Report a layer or inputs that the chosen runtime module cannot serve."""

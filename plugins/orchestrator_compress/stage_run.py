@@ -16,7 +16,7 @@ from orchestrator_storage import Model, Table, Tensors, Tokens
 
 from .blockwise import Compression, compress_model, finished_compression
 from .calibration import Calibration, calibrate, token_windows
-from .compress import Report, fitted, stored_dtype, write_report
+from .compress import Report, check_format, fitted, stored_dtype, write_report
 from .errors import CompressionError
 from .figures import error_by_layer
 from .records import LayerRecord
@@ -49,6 +49,7 @@ class Job:
     calibration: tuple[int, int]
     heldout: tuple[int, int]
     settings: Settings | None = None
+    form: str = "compressed-tensors"
     hessians: tuple[Path, str] | None = None
     scratch: Path | None = None
 
@@ -93,6 +94,7 @@ def compress(
         calibration=(config.calibration_sequences, config.sequence_length),
         heldout=(config.heldout_sequences, config.sequence_length),
         settings=settings,
+        form=form,
         hessians=None if hessians is None else (hessians.path, str(hessians.meta.get("index"))),
         scratch=ctx.scratch / "layers",
     )
@@ -192,8 +194,10 @@ def _run(ctx: Context, job: Job) -> Compression:
         ctx.gang().run(compress_member, job)
         assert job.scratch is not None
         return finished_compression(job.load(), job.settings, job.scratch)
+    model = job.load()
+    check_format(model, job.settings, job.form)
     return compress_model(
-        job.load(),
+        model,
         job.settings,
         job.inputs(),
         job.windows("heldout") if job.hessians is None else None,

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator_compress import compress_checkpoint, load_compressed
-from orchestrator_compress.errors import CompressionError
+from orchestrator_compress.calibration import calibrate
+from orchestrator_compress.errors import CalibrationError, CompressionError
 
 LLAMA_LIKE = {
     "hidden_size": 64,
@@ -57,8 +58,48 @@ def test_other_decoders_are_compressed_and_served(family: str, tmp_path: Path) -
         assert float((theirs(input_ids=tokens[:2]).logits - ours).abs().max()) <= 1e-3
 
 
-def test_blocks_without_linear_layers_are_refused(tmp_path: Path) -> None:
-    """GPT-2 keeps its weights transposed in Conv1D: that is said, not passed over."""
+def test_gpt2_keeps_its_weights_transposed(tmp_path: Path) -> None:
+    """Conv1D is compressed like any linear layer, and files hold it as GPT-2 does where they hold it dense."""
     save_random("gpt2", tmp_path / "dense", n_embd=64, n_layer=2, n_head=4, n_positions=64)
-    with pytest.raises(CompressionError, match=r"no torch\.nn\.Linear layers"):
-        compress_checkpoint(tmp_path / "dense", tmp_path / "out", method="rtn", group_size=32)
+    tokens = torch.randint(3, 96, (16, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = {}
+        for form, name in (("gptq", "gptq"), ("dense", "dense-of-gptq")):
+            report = compress_checkpoint(
+                tmp_path / "dense",
+                tmp_path / name,
+                calibration=tokens,
+                bits=4,
+                group_size=32,
+                scale_dtype="float16",
+                format=form,
+            )
+            assert report.metrics["layers"] == 8
+            assert report.metrics["fallbacks"] == 0
+            logits[form] = load_compressed(tmp_path / name)(input_ids=tokens[:2]).logits
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "dense-of-gptq", dtype=torch.float32)
+        assert float((logits["gptq"] - theirs(input_ids=tokens[:2]).logits).abs().max()) <= 1e-5
+
+
+def test_a_format_that_cannot_hold_the_model_is_refused_before_work(tmp_path: Path) -> None:
+    """Transformers does not serve Conv1D from compressed-tensors."""
+    save_random("gpt2", tmp_path / "dense", n_embd=64, n_layer=2, n_head=4, n_positions=64)
+    calls: list[object] = []
+    with pytest.raises(CompressionError, match="is a Conv1D"):
+        compress_checkpoint(
+            tmp_path / "dense", tmp_path / "out", method="rtn", group_size=32, on_layer=lambda *one: calls.append(one)
+        )
+    assert not calls
+
+
+def test_padding_does_not_change_what_is_measured(trained: Path, calibration: torch.Tensor) -> None:
+    """Right padding and its mask give the moments of the sequences without it; padding elsewhere is refused."""
+    model = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).eval()
+    plain = calibrate(model, calibration)
+    padded = torch.nn.functional.pad(calibration, (0, 9), value=5)
+    mask = torch.nn.functional.pad(torch.ones_like(calibration), (0, 9))
+    for one, other in zip(plain.inputs, calibrate(model, padded, mask=mask).inputs, strict=True):
+        assert one.tokens == other.tokens == calibration.numel()
+        torch.testing.assert_close(one.hessian, other.hessian, rtol=1e-4, atol=1e-5)
+    with pytest.raises(CalibrationError, match="at the end of sequences"):
+        calibrate(model, padded, mask=mask.flip(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -61,12 +61,18 @@ def read_label(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, label or {}
 
 
-def load_compressed(path: str | Path) -> nn.Module:
-    """Return the causal language model of a checkpoint in eval mode, its weights decompressed to float32.
+def load_compressed(path: str | Path, compute: Literal["exact", "fast"] = "exact") -> nn.Module:
+    """Return the causal language model of a checkpoint in eval mode.
 
+    `compute` "exact" decompresses its weights to float32; "fast" serves them compressed, see `runtime.load_served`.
     Raises CheckpointError like `read_checkpoint`, and where tensors do not belong to the architecture that
     config.json names.
     """
     path = Path(path)
+    if compute != "exact":
+        from ..runtime import Policy, load_served
+
+        served: nn.Module = load_served(path, Policy(compute=compute)).model
+        return served
     checkpoint = read_checkpoint(path)
     return build_model(checkpoint, path)
