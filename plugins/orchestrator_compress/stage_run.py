@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -236,6 +237,8 @@ def _settings(config: Any, method: str, plan: Table | None) -> Settings:
     given = {field.name: getattr(config, field.name) for field in fields(config) if field.name in known}
     if given.get("scale_dtype") == "auto":
         given["scale_dtype"] = None
+    if "tau" in given and given["tau"] is None:
+        given["tau"] = math.inf
     if plan is not None:
         from .planning.execute import plan_settings
 

@@ -116,7 +116,7 @@ class SpQRConfig(SolverConfig):
     """What a recipe may set for SpQR, beside the fields of solving.
 
     bits, group_size           codes, and inputs of what is solved together that share scale and zero point
-    tau                        outlier threshold, relative; infinity: no outliers
+    tau                        outlier threshold, relative; null: no outliers
     statistic_bits, tile_rows  width of the scales' and zero points' own codes (null: stored as they are), and the
                                output rows that share their second statistics
     damp                       added to the Hessian's diagonal, relative to its mean (the published value is 1)
@@ -125,7 +125,7 @@ class SpQRConfig(SolverConfig):
 
     bits: Literal[2, 3, 4, 8] = 3
     group_size: int = 16
-    tau: float = 0.2
+    tau: float | None = 0.2
     statistic_bits: int | None = 3
     tile_rows: int = 16
     damp: float = 1.0
@@ -135,7 +135,7 @@ class SpQRConfig(SolverConfig):
         SolverConfig.__post_init__(self)
         check_grid(self.group_size, symmetric=True, form=self.format)
         check_damp(self.damp)
-        if not self.tau >= 0:
+        if self.tau is not None and not self.tau >= 0:
             raise ValueError(f"tau is {self.tau}; an outlier threshold is at least 0 (usual: 0.2)")
         if self.tile_rows < 1 or (self.statistic_bits is not None and not 1 <= self.statistic_bits <= 8):
             raise ValueError(

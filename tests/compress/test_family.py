@@ -193,3 +193,87 @@ def test_a_plan_is_carried_out(
         uniform = run_stage(stages.gptq, {"bits": 3, "group_size": 32}, inputs=given, home=home)
         assert run.metrics["objective_sum"] < uniform.metrics["objective_sum"]
         assert set(planned.figures) == {"quality_against_bytes.svg", "bits_by_layer.svg"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("propagate", ["quantized", "full_precision"])
+def test_workers_change_nothing_but_time(
+    propagate: str, inputs: dict[str, storage.Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers that share tokens and layers write the bytes that one writes, and calibrate to the same sums."""
+    # Workers are processes of their own and find the trainer's loader of dense checkpoints: so does this one.
+    monkeypatch.setitem(
+        installed().components,
+        ("model_loader", "dense"),
+        Component(kind="model_loader", name="dense", version="1", entry="orchestrator_pretrain.loader:DenseLoader"),
+    )
+    # More than one batch, so that there are shards to divide.
+    config = SEQUENCES | {"bits": 3, "group_size": 32, "propagate": propagate, "calibration_sequences": 40}
+    alone = run_stage(stages.gptq, config, inputs=inputs, home=tmp_path / "one")
+    together = run_stage(stages.gptq, config, inputs=inputs, home=tmp_path / "two", workers=2)
+    assert weights_of(alone) == weights_of(together)
+    assert alone.outputs["layers"].read().equals(together.outputs["layers"].read())
+    one, two = (
+        run_stage(calibration_stages.calibrate, SEQUENCES, inputs=inputs, home=tmp_path / f"{count}", workers=count)
+        for count in (1, 2)
+    )
+    assert one.outputs["result"].digest == two.outputs["result"].digest
+
+
+def test_gradual_pruning_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    """Through the trainer: the sparsity that was asked for, zeros that stay, and the same bytes after a restart."""
+    from orchestrator_compress.gradual_callback import Gradual, GradualConfig
+    from orchestrator_pretrain.model import DecoderConfig, build
+    from orchestrator_pretrain.optimizer import OptimizerConfig
+    from orchestrator_pretrain.trainer import TrainConfig, Trainer
+
+    shape = DecoderConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=32,
+    )
+    stream = sample_tokens(60, 33, seed=5).numpy().astype(np.uint16).ravel()
+
+    class Stop(Exception):
+        pass
+
+    class Killer(Gradual):
+        def after_step(self, trainer: Any, step: int) -> None:
+            super().after_step(trainer, step)
+            if step == 13:
+                raise Stop
+
+    def trained(folder: Path, callback: Gradual) -> Any:
+        config = TrainConfig(
+            steps=20,
+            batch=2,
+            context=32,
+            micro_batch=2,
+            eval_every=0,
+            eval_windows=2,
+            checkpoint_every=4,
+            seed=1,
+            optimizer=OptimizerConfig(learning_rate=1e-2),
+        )
+        trainer = Trainer(build(shape, 1), config, stream, stream, folder, callbacks=[callback])
+        trainer.run()
+        return trainer.model
+
+    settings = GradualConfig(sparsity=0.8, every=3, criterion="magnitude")
+    whole = trained(tmp_path / "whole", Gradual(settings))
+    with pytest.raises(Stop):
+        trained(tmp_path / "killed", Killer(settings))
+    again = trained(tmp_path / "killed", Gradual(settings))
+    for (name, one), (_, other) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    for name, parameter in whole.named_parameters():
+        share = float((parameter == 0).float().mean())
+        if name.endswith("_proj.weight"):
+            assert share == pytest.approx(0.8, abs=0.01), name
+        elif "norm" not in name:
+            assert share < 0.01, name
