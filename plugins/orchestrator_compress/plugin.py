@@ -1,4 +1,4 @@
-"""What the compress family offers: two stages and the loader of the checkpoints that they write."""
+"""What the compress family offers: its stages and the loaders of the checkpoints that they write."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ orchestrator_api = "1"
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer round to nearest and GPTQ."""
-    from . import stages
+    """Offer round to nearest, GPTQ, and what there is for files."""
+    from . import format_stages, stages
 
-    return [stages.rtn, stages.gptq]
+    return [stages.rtn, stages.gptq, format_stages.convert, format_stages.doctor]
 
 
 @hookimpl
 def orchestrator_components() -> list[Component]:
-    """Offer the loader of `compressed-tensors` checkpoints, the pruning criteria and the sparsity schedules."""
+    """Offer the loaders of compressed checkpoints, the pruning criteria and the sparsity schedules."""
     from .taxonomy import components
 
     return [
@@ -30,5 +30,15 @@ def orchestrator_components() -> list[Component]:
             version="1",
             entry="orchestrator_compress.loader:Loader",
             doc="compressed-tensors pack-quantized checkpoints, decompressed to float32 by an independent reader",
+        ),
+        *(
+            Component(
+                kind="model_loader",
+                name=name,
+                version="1",
+                entry="orchestrator_compress.loader:Loader",
+                doc=f"GPTQ checkpoints of version {version}, decompressed to float32",
+            )
+            for name, version in (("gptq", 1), ("gptq_v2", 2))
         ),
     ]
