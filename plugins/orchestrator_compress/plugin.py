@@ -19,8 +19,8 @@ _FORMATS = {
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer calibration, quantization, pruning, plans and what sparse storage takes."""
-    from . import calibration_stages, container_stages, planning_stages, pruning_stages, stages
+    """Offer calibration, quantization, pruning, plans, sparse storage and what there is for files."""
+    from . import calibration_stages, container_stages, format_stages, planning_stages, pruning_stages, stages
 
     return [
         calibration_stages.calibrate,
@@ -32,6 +32,8 @@ def orchestrator_stages() -> list[Any]:
         pruning_stages.wanda,
         planning_stages.plan,
         container_stages.storage,
+        format_stages.convert,
+        format_stages.doctor,
     ]
 
 
