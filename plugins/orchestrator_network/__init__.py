@@ -28,6 +28,7 @@ _HOMES = {
     "Result": "simulation",
     "simulate_step": "step",
     "Workload": "workloads",
+    "Failure": "failed_tree",
     "BoardGrid": "board_grid",
     "Job": "allocation",
     "allocate": "allocation",

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from orchestrator_network.engine import run
 from orchestrator_network.errors import TopologyError
+from orchestrator_network.failed_tree import without
 from orchestrator_network.fairness import alone_rates
 from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
@@ -94,6 +95,7 @@ def simulate(
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
     looks = looks_of(sample_us, trace_flows, len(workload))
+    topology = _without_failed(topology, workload)
     said = {
         "delivery": delivery,
         "trimming_mode": trimming_mode,
@@ -221,9 +223,10 @@ def _packets(
     network, planes = topology.network, topology.planes
     engine.warm_up()
     began = time.perf_counter()
-    lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
-    least = packet_bounds(topology, lowered, one_plane, wire, answered=options.delivery != "uud")
+    cuts = getattr(topology, "cuts", topology)  # where load balancers decide over routes, a bound takes what is certain
+    lowered = lower_flows(cuts, workload, wire)
+    least = packet_bounds(cuts, lowered, one_plane, wire, answered=options.delivery != "uud")
     sampler = None if looks is None else Sampler(network, looks.flows, looks.every_ps(least.end_ps))
     trace = engine.run(behind_routers(network), one_plane, transport, balancer, options, progress, sampler)
     flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
@@ -261,6 +264,18 @@ def packet_bounds(
     return Bounds(alone_ps=alone, back_ps=back_ps, end_ps=end_ps)
 
 
+def _without_failed(topology: Topology, workload: Workload) -> Topology:
+    """Return the topology without the links that the workload fails."""
+    if not workload.failures:
+        return topology
+    if not isinstance(topology, FatTree):
+        raise TopologyError(
+            f"{workload.failures[0].where or 'the workload'}: a failure names a link of a fat tree, and {topology.name} is none; "
+            "take the failures out, or use link_changes at fidelity packet"
+        )
+    return without(topology, workload.failures)
+
+
 def _slow(topology: Topology, count: int) -> tuple[int, ...]:
     """Return the numbers of the first links from cores down, aggregation switch by aggregation switch."""
     if count == 0:
@@ -281,6 +296,8 @@ def _changes(network: Network, wanted: Iterable[tuple[int, str, str, float]]) ->
         found = np.flatnonzero((network.source == ends[0]) & (network.target == ends[1]))
         if len(found) == 0:
             raise TopologyError(f"no link leads from `{first}` to `{second}`; names are those of the table of links")
+        if network.route_weight is not None and np.any(network.route_weight[found] == 0):
+            raise TopologyError(f"the link from `{first}` to `{second}` has failed, and no change brings it back")
         changes += [(when_ps, int(link), share) for link in found]
     return tuple(changes)
 

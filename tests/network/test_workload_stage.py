@@ -276,7 +276,7 @@ def test_faults_of_links_reach_the_simulator(tmp_path):
 
 
 def test_a_connection_matrix_is_known_by_its_content(tmp_path):
-    """Its flows are carried; another digest, too few devices and failed links are refused with the file's name."""
+    """Its flows are carried and its links fail; another digest, too few devices and other topologies are refused by file."""
     path = tmp_path / "two.cm"
     path.write_text("Nodes 16\nConnections 2\n0->15 id 1 start 0 size 50000\n1->15 id 2 start 1000 size 40000\n")
 
@@ -292,9 +292,12 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
     with pytest.raises(StageError, match=r"two.cm: Nodes: the file has 16, the recipe 2 devices"):
         run_stage(simulate, asked(devices=2, topology="fat_tree"), home=tmp_path)
     text = path.read_text().replace("Connections 2", "Connections 2\nFailures 1")
-    path.write_text(text + "failure switch_type AGG switch_id 0 link_id 0\n")
-    with pytest.raises(StageError, match="fails 1 links; take those lines out and write them as link_changes"):
-        run_stage(simulate, asked(), home=tmp_path)
+    path.write_text(text + "failure switch_type AGG switch_id 1 link_id 0\n")
+    run = run_stage(simulate, asked(topology=TREE), home=tmp_path)
+    carried = {(row["src"], row["dst"]): row["bytes"] for row in run.outputs["links"].read().to_pylist()}
+    assert carried["agg1", "core2"] == 0 < carried["agg1", "core3"]  # up-link 0 of the second agg of its pod
+    with pytest.raises(StageError, match=r"two.cm:6: a failure names a link of a fat tree, and dragonfly is none"):
+        run_stage(simulate, asked(topology="dragonfly", devices=64), home=tmp_path)
 
 
 @pytest.mark.parametrize(
