@@ -22,6 +22,8 @@ _OF_WORKLOADS = (
     "entropies",
     "delivery",
     "lossless",
+    "stop_packets",
+    "go_packets",
     "trimming_mode",
     "bit_error_rate",
     "link_retry",
@@ -33,7 +35,7 @@ _OF_WORKLOADS = (
 #: Of these, those that need single links and packets.
 _OF_SINGLE_LINKS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :])
 #: Those of them that say something of a training step, too, at fidelity packet.
-_OF_PACKETS = ("entropies", "delivery", "lossless")
+_OF_PACKETS = ("entropies", "delivery", "lossless", "stop_packets", "go_packets")
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "collectives")
 _MOST_BIT_ERRORS = 1e-4
@@ -79,7 +81,8 @@ class SimulateConfig:
     none; uud: datagrams, which nobody answers. ``trimming_mode`` spec: the arrival is trimmed, to 24 bytes, and headers have
     half of a busy port. ``bit_error_rate`` of wires, hidden by ``link_retry``; ``security_bytes`` more a header (28 for Ultra
     Ethernet's), and refusal of what is sent ``replay_window`` packets before the newest (0: none). ``lossless``: links that
-    never drop, by priority flow control or credit. ``load_balancer`` and ``lossless`` null: what the transport is meant for.
+    never drop, by priority flow control or credit; a switch says stop above ``stop_packets`` of a link (null: 15) and go on
+    at ``go_packets`` (null: four fifths of that). ``load_balancer`` and ``lossless`` null: what the transport is meant for.
     ``sample_us`` and ``trace_flows`` (numbers of flows, or how many) keep what the first seed looked like over time, as the
     outputs ``queues`` and ``windows``; null: 200 samples until the bound where figures are drawn, and no windows.
     ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
@@ -110,6 +113,8 @@ class SimulateConfig:
     trimming_mode: Literal["htsim", "spec"] = "htsim"
     delivery: Literal["rud", "rod", "rudi", "uud"] = "rud"
     lossless: Literal["none", "pfc", "credit"] | None = None
+    stop_packets: int | None = None
+    go_packets: int | None = None
     bit_error_rate: float = 0.0
     link_retry: bool = False
     security_bytes: int = 0
@@ -192,6 +197,7 @@ class SimulateConfig:
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links; set fidelity: packet"
             )
         self._check_wires()
+        self._check_thresholds()
         if self.delivery == "rod" and str(self.transport) in CREDITED:
             raise ValueError(
                 f"delivery is rod, but the receivers of transport {self.transport} give no credit for what is sent again; "
@@ -216,6 +222,22 @@ class SimulateConfig:
             raise ValueError(
                 f"security_bytes is {self.security_bytes} beside header_bytes {self.header_bytes}; together they must be below "
                 f"packet_bytes, {self.packet_bytes}"
+            )
+
+    def _check_thresholds(self) -> None:
+        """Refuse thresholds that no network takes; those of a given one are checked when it is there."""
+        stop, go = self.stop_packets, self.go_packets
+        if (stop is not None or go is not None) and self.lossless == "none":
+            raise ValueError(
+                f"{'go' if stop is None else 'stop'}_packets is set, but lossless is none, so that links drop and never stop; set "
+                "lossless: pfc"
+            )
+        if stop is not None and stop < 1:
+            raise ValueError(f"stop_packets is {stop}, it must be at least 1")
+        if go is not None and not 0 <= go < (15 if stop is None else stop):
+            raise ValueError(
+                f"go_packets is {go} and stop_packets {_shown(stop)}; a switch goes on at fewer packets than it stops at (15 where "
+                "it is not set), and at 0 or more"
             )
 
     def _check_looks(self) -> None:

@@ -62,6 +62,8 @@ def simulate(
     entropies: int = 64,
     delivery: Delivery = "rud",
     lossless: Lossless | None = None,
+    stop_packets: int | None = None,
+    go_packets: int | None = None,
     trimming: bool = True,
     trimming_mode: TrimmingMode = "htsim",
     bit_error_rate: float = 0.0,
@@ -80,7 +82,9 @@ def simulate(
     are integer picoseconds. ``slow_links``: so many links from cores to aggregation switches have a quarter of their
     speed. ``link_changes``: (time in ps, from, to, share of its speed from then on) of links by the names of their
     ends; share 0 takes a link down with what waits for it, a later change brings it back. ``load_balancer`` and ``lossless``
-    (links that never drop data: priority flow control, or credit) are by default what the transport is meant for.
+    (links that never drop data: priority flow control, or credit) are by default what the transport is meant for. There a
+    switch says stop above ``stop_packets`` of a link (15; of credit, the room beside what is on its way) and, with priority
+    flow control, go on at ``go_packets`` (four fifths of that).
     ``delivery``: `rud` reliable and unordered; `rod` ordered, a sender goes back to the first packet that is missing;
     `rudi` at least once, every packet answered by a receiver that remembers none; `uud` datagrams at the rate of the
     line, which nobody answers: a flow ends when its last packet has arrived or is lost, and the table of flows says how
@@ -112,6 +116,8 @@ def simulate(
             transport=transport,
             load_balancer=load_balancer,
             lossless=lossless,
+            stop_packets=stop_packets,
+            go_packets=go_packets,
             slow_links=slow_links,
             link_changes=link_changes,
             seed=seed,
@@ -121,7 +127,9 @@ def simulate(
         )
         return _packets(topology, workload, *parts, wire, progress, looks)
     _check_no_packets(
-        said | {"lossless": lossless or "none", "slow_links": slow_links, "link_changes": list(link_changes)}
+        said
+        | {"lossless": lossless or "none", "stop_packets": stop_packets, "go_packets": go_packets}
+        | {"slow_links": slow_links, "link_changes": list(link_changes)}
     )
     if looks is not None:
         raise ValueError("sample_us or trace_flows is given, but only fidelity `packet` has queues and windows")
@@ -148,6 +156,8 @@ def packet_parts(
     transport: str | Transport = "nscc",
     load_balancer: str | Balancer | None = None,
     lossless: str | None = None,
+    stop_packets: int | None = None,
+    go_packets: int | None = None,
     slow_links: int = 0,
     link_changes: Iterable[tuple[int, str, str, float]] = (),
     **said: Any,
@@ -167,8 +177,10 @@ def packet_parts(
     _check_policies(delivery, lossless, chosen)
     if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
         said = said | {"trimming": False}
+    lossless = lossless or chosen.lossless
+    said = said | _thresholds(topology, wire, lossless, stop_packets, go_packets)
     options = Options(
-        lossless=lossless or chosen.lossless,
+        lossless=lossless,
         packet_bytes=wire.packet_bytes,
         header_bytes=wire.header_bytes,
         slow=_slow(topology, slow_links),
@@ -179,9 +191,40 @@ def packet_parts(
     return chosen, find_balancer(load_balancer or chosen.load_balancer), options
 
 
+def _thresholds(
+    topology: Topology, wire: Wire, lossless: str, stop_packets: int | None, go_packets: int | None
+) -> dict[str, int]:
+    """Return when links without losses stop and go on, as `Options` takes it; nothing where nothing is said."""
+    if stop_packets is None and go_packets is None:
+        return {}
+    from orchestrator_network.packet.fabric import describe, queue_packets
+    from orchestrator_network.packet.options import Options
+    from orchestrator_network.packet.routers import behind_routers
+
+    if lossless == "none" or (lossless == "credit" and go_packets is not None):
+        name, value = ("go_packets", go_packets) if go_packets is not None else ("stop_packets", stop_packets)
+        raise ValueError(
+            f"{name} is {value}, but links are lossless `{lossless}`: only priority flow control goes on at a number of packets, "
+            "and only it and credit have one to stop at; set lossless to `pfc`, or leave it out"
+        )
+    stop = Options.stop_packets if stop_packets is None else stop_packets
+    network = behind_routers(topology.network)
+    fabric = describe(network, packet_bytes=wire.packet_bytes, header_bytes=wire.header_bytes, trimming=False)
+    most = queue_packets(fabric)
+    if not 1 <= stop <= most:
+        raise ValueError(
+            f"stop_packets is {stop}; it must be 1 to {most}, the packets that a port of this network holds (the "
+            "bandwidth-delay product of its longest path)"
+        )
+    go = stop * 4 // 5 if go_packets is None else go_packets
+    if not 0 <= go < stop:
+        raise ValueError(f"go_packets is {go}, it must be 0 or more and below stop_packets, {stop}")
+    return {"stop_packets": stop, "go_packets": go}
+
+
 def _check_no_packets(said: dict[str, Any]) -> None:
     """Refuse what only packets and single links know, by name."""
-    usual = {"delivery": "rud", "trimming_mode": "htsim", "lossless": "none"}
+    usual = {"delivery": "rud", "trimming_mode": "htsim", "lossless": "none", "stop_packets": None, "go_packets": None}
     for name, value in said.items():
         if value != usual.get(name, value) or (name not in usual and value):
             raise ValueError(
