@@ -27,6 +27,7 @@ _HOMES = {
     "simulate": "simulation",
     "Result": "simulation",
     "simulate_step": "step",
+    "Tuning": "tuning",
     "Workload": "workloads",
     "Failure": "failed_tree",
     "BoardGrid": "board_grid",

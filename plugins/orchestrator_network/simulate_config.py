@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from orchestrator import Ref
 from orchestrator_network.cost import Prices
 from orchestrator_network.packet.catalog_names import CREDITED, ORDERED
+from orchestrator_network.tuning import Tuning
 from orchestrator_network.workload_components import SIZED, UNSIZED
 
 #: Fields that say something of a workload, and nothing of a training step.
@@ -37,7 +38,13 @@ _OF_SINGLE_LINKS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.i
 #: Those of them that say something of a training step, too, at fidelity packet.
 _OF_PACKETS = ("entropies", "delivery", "lossless", "stop_packets", "go_packets")
 #: Fields that say something of a training step, and nothing of a workload.
-_OF_STEPS = ("allreduce", "collectives")
+_OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
+#: Fields of a training step by the all-reduces that know them.
+_OF_ALGORITHMS = {
+    "per_server": ("hierarchical",),
+    "chunk_bytes": ("double_binary_tree", "in_network"),
+    "chunks_in_flight": ("in_network",),
+}
 _MOST_BIT_ERRORS = 1e-4
 _WIDEST = 65_536  # entropy values have 16 bits
 
@@ -70,8 +77,10 @@ class SimulateConfig:
 
     Steps: ``fidelity`` ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone, ``packet``
     sends every message of every collective as packets, with what follows for workloads.
-    ``allreduce`` auto: the algorithm that is quickest when alone. ``collectives``: those of one group run in_order, or
-    concurrent.
+    ``allreduce`` auto: of those up to halving_doubling the one that is quickest when alone. ``per_server``: consecutive devices
+    of a server, for hierarchical (null: what the topology says). ``chunk_bytes``: what double_binary_tree and in_network pass
+    on at a time (null: what is quickest), ``chunks_in_flight``: for how many of those a switch has room, in_network (null: as
+    many as keep the links busy). ``collectives``: those of one group run in_order, or concurrent.
 
     Workloads: ``devices`` hosts, ``flow_bytes`` each flow (of the buffer, for all-reduces), and ``seeds`` of them:
     that of the stage, the one after it, and so on. Fidelity ``packet`` simulates every packet, with ``transport``,
@@ -94,7 +103,21 @@ class SimulateConfig:
     hardware: Annotated[str | None, Ref("hardware")] = "h200_1024"
     injection_gbps: float | None = None
     link_latency_ns: float = 1000.0
-    allreduce: Literal["auto", "ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"] = "auto"
+    allreduce: Literal[
+        "auto",
+        "ring",
+        "bidirectional",
+        "two_rings",
+        "torus2d",
+        "halving_doubling",
+        "recursive_doubling",
+        "double_binary_tree",
+        "hierarchical",
+        "in_network",
+    ] = "auto"
+    per_server: int | None = None
+    chunk_bytes: int | None = None
+    chunks_in_flight: int | None = None
     collectives: Literal["in_order", "concurrent"] = "in_order"
     packet_bytes: int = 4150
     header_bytes: int = 64
@@ -169,6 +192,17 @@ class SimulateConfig:
                 f"{said[0]} is set, but no workload is named; set workload, for example workload: permutation, or leave "
                 f"{said[0]} out for the training step of the input traffic"
             )
+        for name, known in _OF_ALGORITHMS.items():
+            if getattr(self, name) is not None and self.allreduce not in known:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but allreduce is {self.allreduce}; it is of {' and '.join(known)}"
+                )
+        if self.allreduce == "in_network" and self.fidelity == "packet" and str(self.transport) in CREDITED:
+            raise ValueError(
+                f"allreduce is in_network, and the receivers of transport {self.transport} give credit for one link, where a switch "
+                "receives over many; use a transport without receiver credit, nscc for example"
+            )
+        Tuning(per_server=self.per_server, chunk_bytes=self.chunk_bytes, chunks_in_flight=self.chunks_in_flight)
         if self.delivery == "uud":
             raise ValueError("delivery is uud, which loses data that a training step waits for; use rud, rod or rudi")
         self._check_links()

@@ -365,6 +365,7 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(lossless="none", go_packets=1), "go_packets is set, but lossless is none"),
         (settings(transport="eqds", delivery="rod"), "delivery is rod, but the receivers of transport eqds"),
         (settings(allreduce="ring"), "allreduce is ring, but workload permutation is no training step"),
+        (settings(per_server=4), "per_server is 4, but workload permutation is no training step"),
         (settings(link_changes=[{"at_us": 1, "src": "a", "dst": "b", "share": 2}]), "share is 2.0"),
         (settings(topology={"name": "fat_tree", "radix": None}), "set tiers: 3 or a radix"),
         ({"delivery": "rod"}, "delivery is set, but no workload is named"),
