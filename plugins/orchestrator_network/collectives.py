@@ -12,21 +12,44 @@ Times when alone, for an all-reduce of S bytes a rank over p ranks, beta seconds
     torus2d            4(sqrt(p) - 1) L + S beta (1 - 1/p) / 2 on a square: two halves, one starts along rows, one
     along columns halving_doubling   2 log2(p) L + 2 S beta (1 - 1/p), p a power of two, if the network does not
     block
+    recursive_doubling log2(p) (L + S beta), and 2 (L + S beta) more where p is no power of two: ranks beyond the largest
+                       give their buffers to one below it and get the result back
+    double_binary_tree see `double_tree`
+    hierarchical       2 (m - 1)(L + S beta / m) + 2 (n - 1)(L + S beta / (m n)), n servers of m: rings within, then rings
+                       of equal places across, then within; beta and L are those within servers and across
+    in_network         see `in_network`
+
+Recursive doubling scatters and gathers as halving_doubling does; trees and switches only reduce for all, so reduce-scatter
+and all-gather are rings beside them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
+from orchestrator_network.double_tree import DoubleTree, best_pieces
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.in_network import Reduction, reduction
 from orchestrator_network.rings import hamiltonian_cycles
 from orchestrator_network.topology import Topology
+from orchestrator_network.tuning import Tuning
 
-Algorithm = Literal["ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"]
-AllReduce = Literal["auto", "ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"]
+Algorithm = Literal[
+    "ring",
+    "bidirectional",
+    "two_rings",
+    "torus2d",
+    "halving_doubling",
+    "recursive_doubling",
+    "double_binary_tree",
+    "hierarchical",
+    "in_network",
+]
+AllReduce = Literal["auto", Algorithm]
 
 _REDUCING = ("all_reduce", "reduce_scatter", "all_gather")
 COLLECTIVES = (*_REDUCING, "all_to_all", "broadcast", "reduce", "barrier")
@@ -38,6 +61,7 @@ class Phase:
     """Flows ``source[i]`` -> ``target[i]`` in lockstep: each moves ``step_bytes`` payload, ``steps`` times in a row.
 
     They are ``lanes`` equal parts, one after the other, of which each passes on its own bytes only: a ring's directions.
+    ``meets``: message by message, a sender waits until its receiver is as far, as partners do that exchange whole buffers.
     """
 
     source: np.ndarray
@@ -45,6 +69,7 @@ class Phase:
     step_bytes: float
     steps: int
     lanes: int = 1
+    meets: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +80,7 @@ class Uniform:
     step_bytes: float
 
 
-Chain = list[Phase | Uniform]
+Chain = list[Phase | Uniform | DoubleTree | Reduction]
 
 
 def collective_name(name: str) -> str:
@@ -67,7 +92,10 @@ def collective_name(name: str) -> str:
 
 
 def candidates(name: str, ranks: np.ndarray, topology: Topology) -> tuple[Algorithm, ...]:
-    """Return the algorithms that this topology can lay out for these ranks, `ring` first."""
+    """Return the algorithms that `auto` chooses from, those that this topology can lay out for these ranks, `ring` first.
+
+    What passes whole buffers on, needs servers or switches that reduce is asked for by name.
+    """
     if collective_name(name) not in _REDUCING or len(ranks) < 3:
         return ("ring",)
     found: list[Algorithm] = ["ring", "bidirectional"]
@@ -82,7 +110,12 @@ def candidates(name: str, ranks: np.ndarray, topology: Topology) -> tuple[Algori
 
 
 def lower(
-    name: str, size_bytes: int, ranks: np.ndarray, topology: Topology, algorithm: Algorithm = "ring"
+    name: str,
+    size_bytes: int,
+    ranks: np.ndarray,
+    topology: Topology,
+    algorithm: Algorithm = "ring",
+    tuning: Tuning = Tuning(),  # noqa: B008 - frozen
 ) -> list[Chain]:
     """Return concurrent chains of consecutive phases that carry out a collective.
 
@@ -102,9 +135,16 @@ def lower(
     if algorithm == "torus2d":
         grid = _grid(topology, ranks)
         return [_part(kind, *_rows_first(size_bytes / 2, side)) for side in (grid, grid.T)]
-    if algorithm == "halving_doubling":
+    if kind == "all_reduce" and algorithm in _WHOLE:
+        return [_WHOLE[algorithm](size_bytes, ranks, topology, tuning)]
+    if algorithm in ("halving_doubling", "recursive_doubling"):
         scatter = _halving(size_bytes, ranks)
         return [_part(kind, scatter, scatter[::-1])]
+    if algorithm == "hierarchical":
+        scatter = _servers_first(size_bytes, _servers(ranks, topology, tuning))
+        return [_part(kind, scatter, scatter[::-1])]
+    if algorithm in _WHOLE:
+        algorithm = "ring"
     return [_part(kind, *_rings(size_bytes, _cycles(topology, ranks, algorithm)))]
 
 
@@ -180,6 +220,69 @@ def _halving(size_bytes: float, ranks: np.ndarray) -> Chain:
         chain.append(Phase(source=ranks, target=ranks[following], step_bytes=share, steps=factor - 1))
         stride *= factor
     return chain
+
+
+def _servers(ranks: np.ndarray, topology: Topology, tuning: Tuning) -> np.ndarray:
+    """Return the ranks as a grid [servers, places]; WorkloadError if servers are unknown or hold unequally many."""
+    per_server = tuning.per_server or getattr(topology, "gpus_per_node", None)
+    if per_server is None:
+        raise WorkloadError(
+            f"a hierarchical all-reduce goes server by server, and {topology.name} has none; say per_server, the consecutive "
+            "hosts of one"
+        )
+    server, place = np.unique(ranks // per_server, return_inverse=True)
+    counts = np.bincount(place)
+    if counts.min() != counts.max():
+        at = server[counts.argmin()]
+        raise WorkloadError(
+            f"a hierarchical all-reduce over {len(ranks)} ranks with per_server {per_server}: server {at} holds {counts.min()} of "
+            f"them, server {server[counts.argmax()]} {counts.max()}; all must hold equally many, so choose another per_server"
+        )
+    return np.asarray(ranks[np.argsort(place, kind="stable")].reshape(len(server), -1))
+
+
+def _servers_first(size_bytes: float, servers: np.ndarray) -> Chain:
+    """Scatter within every server, then over the ranks of equal places of all servers, along rings."""
+    chain: Chain = []
+    for lines, share in ((servers, size_bytes), (servers.T, size_bytes / servers.shape[1])):
+        steps = lines.shape[1] - 1
+        if steps:
+            source, target = lines.ravel(), np.roll(lines, -1, axis=1).ravel()
+            chain.append(Phase(source=source, target=target, step_bytes=share / (steps + 1), steps=steps))
+    return chain
+
+
+def _doubling(size_bytes: int, ranks: np.ndarray, topology: Topology, tuning: Tuning) -> Chain:  # noqa: ARG001
+    """Exchange whole buffers at doubling distances; ranks beyond a power of two fold into one below it and out again."""
+    power = 1 << (len(ranks).bit_length() - 1)
+    below, above, place = ranks[: len(ranks) - power], ranks[power:], np.arange(power)
+    pairs = [(ranks[:power], ranks[place ^ (1 << turn)]) for turn in range(power.bit_length() - 1)]
+    if len(above):
+        pairs = [(above, below), *pairs, (below, above)]
+    return [Phase(source=source, target=target, step_bytes=size_bytes, steps=1, meets=True) for source, target in pairs]
+
+
+def _double_tree(size_bytes: int, ranks: np.ndarray, topology: Topology, tuning: Tuning) -> Chain:
+    if tuning.chunk_bytes is None:
+        bytes_per_s = topology.planes * topology.link_bps / 8
+        pieces = best_pieces(len(ranks), size_bytes, bytes_per_s, 2 * int(topology.network.latency_ps.max()))
+    else:
+        pieces = -(-size_bytes // 2 // tuning.chunk_bytes)
+    if size_bytes < 2:  # there are no halves
+        return [*_tree("reduce", size_bytes, ranks), *_tree("broadcast", size_bytes, ranks)]
+    return [DoubleTree(ranks=ranks, size_bytes=size_bytes, pieces=max(pieces, 1))]
+
+
+def _in_switches(size_bytes: int, ranks: np.ndarray, topology: Topology, tuning: Tuning) -> Chain:
+    chunk_bytes, in_flight = tuning.chunk_bytes or 0, tuning.chunks_in_flight or 0
+    return [reduction(topology.network, ranks, size_bytes, chunk_bytes=chunk_bytes, in_flight=in_flight)]
+
+
+_WHOLE: dict[str, Callable[[int, np.ndarray, Topology, Tuning], Chain]] = {
+    "recursive_doubling": _doubling,
+    "double_binary_tree": _double_tree,
+    "in_network": _in_switches,
+}
 
 
 def _prime_factors(count: int) -> list[int]:

@@ -25,7 +25,7 @@ class Network:
     ``source``, ``target``, ``trunk`` int32 [links]; ``capacity_bps`` float64 [links] in bits per second;
     ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
     ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
-    weights of their links; None takes all alike.
+    weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it.
     """
 
     hosts: int

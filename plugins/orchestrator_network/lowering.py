@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from orchestrator_network.collectives import Algorithm, AllReduce, Phase, Uniform, candidates, lower
+from orchestrator_network.collectives import Algorithm, AllReduce, Chain, Phase, Uniform, candidates, lower
+from orchestrator_network.double_tree import DoubleTree
 from orchestrator_network.fairness import alone_rates
+from orchestrator_network.in_network import Reduction
 from orchestrator_network.program import Program, ProgramBuilder
 from orchestrator_network.routes import Routes
 from orchestrator_network.topology import Topology
+from orchestrator_network.tuning import Tuning
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
 
@@ -29,8 +32,17 @@ class Move:
 class CollectiveLowering:
     """Lowers collectives into a program under construction; equal ones share their rows."""
 
-    def __init__(self, builder: ProgramBuilder, topology: Topology, wire: Wire, allreduce: AllReduce) -> None:
+    def __init__(
+        self,
+        builder: ProgramBuilder,
+        topology: Topology,
+        wire: Wire,
+        allreduce: AllReduce,
+        tuning: Tuning = Tuning(),  # noqa: B008 - frozen
+    ) -> None:
         self._builder, self._topology, self._wire, self._allreduce = builder, topology, wire, allreduce
+        self._tuning = tuning
+        self._trees: dict[bytes, tuple[int, float]] = {}
         self._rows: dict[tuple[bytes, ...], tuple[int, float, Routes]] = {}
         self._chosen: dict[tuple[str, int, bytes], tuple[Algorithm, list[list[Move]]]] = {}
 
@@ -55,11 +67,25 @@ class CollectiveLowering:
         return self._chosen[key]
 
     def _lower(self, name: str, size_bytes: int, ranks: np.ndarray, algorithm: Algorithm) -> list[list[Move]]:
-        chains = lower(name, size_bytes, ranks, self._topology, algorithm)
-        return [
-            [self._phase(part) if isinstance(part, Phase) else self._uniform(part) for part in chain]
-            for chain in chains
-        ]
+        chains = lower(name, size_bytes, ranks, self._topology, algorithm, self._tuning)
+        return [self._chain(chain) for chain in chains]
+
+    def _chain(self, chain: Chain) -> list[Move]:
+        moves: list[Move] = []
+        for part in chain:
+            if isinstance(part, Phase):
+                moves.append(self._phase(part))
+            elif isinstance(part, Uniform):
+                moves.append(self._uniform(part))
+            elif isinstance(part, DoubleTree):
+                piece = part.size_bytes / 2 / part.pieces
+                moves += [
+                    self._phase(Phase(source=source, target=target, step_bytes=piece, steps=1))
+                    for source, target in part.rounds()
+                ]
+            else:
+                moves.append(self._reduction(part))
+        return moves
 
     def _alone_s(self, chains: list[list[Move]]) -> float:
         """Return the seconds that a collective takes alone; its concurrent chains use different links."""
@@ -90,6 +116,27 @@ class CollectiveLowering:
             routes = self._topology.routes(np.full(len(ranks) - 1, ranks[0]), ranks[1:])
             self._add_row(key, self._topology.loads(demand), routes)
         return self._move(key, exchange.step_bytes, 1)
+
+    def _reduction(self, part: Reduction) -> Move:
+        """Return the transfer of a reduction in switches: every link of the tree carries the buffer once each way."""
+        network, key = self._topology.network, part.up.tobytes()
+        if key not in self._trees:
+            used = np.concatenate([part.up, part.down])
+            row = csr_array(
+                np.bincount(network.trunk[used], minlength=len(network.trunk_bps)).astype(float).reshape(1, -1)
+            )
+            self._trees[key] = (self._builder.rows(row), float(alone_rates(row, network.trunk_bps)[0]))
+        number, alone_bps = self._trees[key]
+        planes = self._topology.planes
+        bits = float(self._wire.bits(part.size_bytes / planes))
+        if part.chunk_bytes:
+            chunk_bits = min(float(self._wire.bits(part.chunk_bytes / planes)), bits)
+        else:
+            chunk_bits = min(self._wire.packet_bytes * 8.0, bits)
+        chunk_ps = chunk_bits / alone_bps * PS_PER_S
+        chunks = -(-part.size_bytes // part.chunk_bytes) if part.chunk_bytes else 1
+        delay_ps = 2 * part.latency_ps + (2 * part.depth - 1) * chunk_ps + part.waiting_ps(chunk_ps, chunks)
+        return Move(bits=bits, row=number, alone_bps=alone_bps, delay_ps=round(delay_ps))
 
     def _add_row(self, key: tuple[bytes, ...], total: np.ndarray, routes: Routes) -> None:
         row = csr_array(total.reshape(1, -1))

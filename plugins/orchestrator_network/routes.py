@@ -2,7 +2,8 @@
 
 With sigma(s, v) the number of minimal paths from s to v, the share of flow s -> t on link (u, v) is
 sigma(s, u) sigma(v, t) / sigma(s, t) where the link lies on a minimal path, else 0. Distances add up ``route_cost``.
-Where links have a ``route_weight``, a path counts for the product of the weights of its links, and so does sigma.
+Where links have a ``route_weight``, a path counts for the product of the weights of its links, and so does sigma; a weight
+of 0 takes a link out.
 Topologies evaluate it for single flows in closed form where they have one, `minimal_routes` does on any network;
 `minimal_loads` sums it over a whole demand matrix by the backward accumulation of Brandes (2001), which costs links x
 sources instead of links x sources x targets.
@@ -143,7 +144,7 @@ def _search(network: Network, steps: dict[int, csr_array], origins: np.ndarray) 
     paths[origins, np.arange(len(origins))] = 1
     frontier = {0: paths.copy()}
     level, missing = 0, distance.size - len(origins)
-    while missing:
+    while missing and frontier:  # what no route reaches stays behind: a switch whose cables failed
         level += 1
         before = [(step, frontier[level - cost]) for cost, step in steps.items() if level - cost in frontier]
         frontier.pop(level - max(steps), None)
@@ -154,8 +155,8 @@ def _search(network: Network, steps: dict[int, csr_array], origins: np.ndarray) 
             missing -= int(new.sum())
             distance[new] = level
             paths += found
-            frontier[level] = found
-        assert level <= max(steps) * network.nodes, "a checked network is connected"
+            if new.any():
+                frontier[level] = found
     return distance, paths
 
 
@@ -167,9 +168,10 @@ def _crossings(
     Yields links and two factors [links, columns] whose product is their load; a link has one product above 0 a column.
     """
     carried, weight = wanted.copy(), _weight(network)
-    for level in np.unique(distance)[:0:-1]:
+    levels = np.unique(distance)
+    for level in levels[levels > 0][::-1]:
         # Demand that ends or passes at this level, per minimal path that reaches it.
-        each_path = np.where(distance == level, carried / paths, 0.0)
+        each_path = np.divide(carried, paths, out=np.zeros_like(carried), where=distance == level)
         for cost, step in steps.items():
             before = np.where(distance == level - cost, paths, 0.0)
             carried += before * (step.T @ each_path)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from orchestrator import Ref
 from orchestrator_network.cost import Prices
 from orchestrator_network.packet.catalog_names import CREDITED, ORDERED
+from orchestrator_network.tuning import Tuning
 from orchestrator_network.workload_components import SIZED, UNSIZED
 
 #: Fields that say something of a workload, and nothing of a training step.
@@ -22,6 +23,8 @@ _OF_WORKLOADS = (
     "entropies",
     "delivery",
     "lossless",
+    "stop_packets",
+    "go_packets",
     "trimming_mode",
     "bit_error_rate",
     "link_retry",
@@ -33,9 +36,15 @@ _OF_WORKLOADS = (
 #: Of these, those that need single links and packets.
 _OF_SINGLE_LINKS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :])
 #: Those of them that say something of a training step, too, at fidelity packet.
-_OF_PACKETS = ("entropies", "delivery", "lossless")
+_OF_PACKETS = ("entropies", "delivery", "lossless", "stop_packets", "go_packets")
 #: Fields that say something of a training step, and nothing of a workload.
-_OF_STEPS = ("allreduce", "collectives")
+_OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
+#: Fields of a training step by the all-reduces that know them.
+_OF_ALGORITHMS = {
+    "per_server": ("hierarchical",),
+    "chunk_bytes": ("double_binary_tree", "in_network"),
+    "chunks_in_flight": ("in_network",),
+}
 _MOST_BIT_ERRORS = 1e-4
 _WIDEST = 65_536  # entropy values have 16 bits
 
@@ -68,8 +77,10 @@ class SimulateConfig:
 
     Steps: ``fidelity`` ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone, ``packet``
     sends every message of every collective as packets, with what follows for workloads.
-    ``allreduce`` auto: the algorithm that is quickest when alone. ``collectives``: those of one group run in_order, or
-    concurrent.
+    ``allreduce`` auto: of those up to halving_doubling the one that is quickest when alone. ``per_server``: consecutive devices
+    of a server, for hierarchical (null: what the topology says). ``chunk_bytes``: what double_binary_tree and in_network pass
+    on at a time (null: what is quickest), ``chunks_in_flight``: for how many of those a switch has room, in_network (null: as
+    many as keep the links busy). ``collectives``: those of one group run in_order, or concurrent.
 
     Workloads: ``devices`` hosts, ``flow_bytes`` each flow (of the buffer, for all-reduces), and ``seeds`` of them:
     that of the stage, the one after it, and so on. Fidelity ``packet`` simulates every packet, with ``transport``,
@@ -79,7 +90,8 @@ class SimulateConfig:
     none; uud: datagrams, which nobody answers. ``trimming_mode`` spec: the arrival is trimmed, to 24 bytes, and headers have
     half of a busy port. ``bit_error_rate`` of wires, hidden by ``link_retry``; ``security_bytes`` more a header (28 for Ultra
     Ethernet's), and refusal of what is sent ``replay_window`` packets before the newest (0: none). ``lossless``: links that
-    never drop, by priority flow control or credit. ``load_balancer`` and ``lossless`` null: what the transport is meant for.
+    never drop, by priority flow control or credit; a switch says stop above ``stop_packets`` of a link (null: 15) and go on
+    at ``go_packets`` (null: four fifths of that). ``load_balancer`` and ``lossless`` null: what the transport is meant for.
     ``sample_us`` and ``trace_flows`` (numbers of flows, or how many) keep what the first seed looked like over time, as the
     outputs ``queues`` and ``windows``; null: 200 samples until the bound where figures are drawn, and no windows.
     ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
@@ -91,7 +103,21 @@ class SimulateConfig:
     hardware: Annotated[str | None, Ref("hardware")] = "h200_1024"
     injection_gbps: float | None = None
     link_latency_ns: float = 1000.0
-    allreduce: Literal["auto", "ring", "bidirectional", "two_rings", "torus2d", "halving_doubling"] = "auto"
+    allreduce: Literal[
+        "auto",
+        "ring",
+        "bidirectional",
+        "two_rings",
+        "torus2d",
+        "halving_doubling",
+        "recursive_doubling",
+        "double_binary_tree",
+        "hierarchical",
+        "in_network",
+    ] = "auto"
+    per_server: int | None = None
+    chunk_bytes: int | None = None
+    chunks_in_flight: int | None = None
     collectives: Literal["in_order", "concurrent"] = "in_order"
     packet_bytes: int = 4150
     header_bytes: int = 64
@@ -110,6 +136,8 @@ class SimulateConfig:
     trimming_mode: Literal["htsim", "spec"] = "htsim"
     delivery: Literal["rud", "rod", "rudi", "uud"] = "rud"
     lossless: Literal["none", "pfc", "credit"] | None = None
+    stop_packets: int | None = None
+    go_packets: int | None = None
     bit_error_rate: float = 0.0
     link_retry: bool = False
     security_bytes: int = 0
@@ -164,6 +192,17 @@ class SimulateConfig:
                 f"{said[0]} is set, but no workload is named; set workload, for example workload: permutation, or leave "
                 f"{said[0]} out for the training step of the input traffic"
             )
+        for name, known in _OF_ALGORITHMS.items():
+            if getattr(self, name) is not None and self.allreduce not in known:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but allreduce is {self.allreduce}; it is of {' and '.join(known)}"
+                )
+        if self.allreduce == "in_network" and self.fidelity == "packet" and str(self.transport) in CREDITED:
+            raise ValueError(
+                f"allreduce is in_network, and the receivers of transport {self.transport} give credit for one link, where a switch "
+                "receives over many; use a transport without receiver credit, nscc for example"
+            )
+        Tuning(per_server=self.per_server, chunk_bytes=self.chunk_bytes, chunks_in_flight=self.chunks_in_flight)
         if self.delivery == "uud":
             raise ValueError("delivery is uud, which loses data that a training step waits for; use rud, rod or rudi")
         self._check_links()
@@ -192,6 +231,7 @@ class SimulateConfig:
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links; set fidelity: packet"
             )
         self._check_wires()
+        self._check_thresholds()
         if self.delivery == "rod" and str(self.transport) in CREDITED:
             raise ValueError(
                 f"delivery is rod, but the receivers of transport {self.transport} give no credit for what is sent again; "
@@ -216,6 +256,22 @@ class SimulateConfig:
             raise ValueError(
                 f"security_bytes is {self.security_bytes} beside header_bytes {self.header_bytes}; together they must be below "
                 f"packet_bytes, {self.packet_bytes}"
+            )
+
+    def _check_thresholds(self) -> None:
+        """Refuse thresholds that no network takes; those of a given one are checked when it is there."""
+        stop, go = self.stop_packets, self.go_packets
+        if (stop is not None or go is not None) and self.lossless == "none":
+            raise ValueError(
+                f"{'go' if stop is None else 'stop'}_packets is set, but lossless is none, so that links drop and never stop; set "
+                "lossless: pfc"
+            )
+        if stop is not None and stop < 1:
+            raise ValueError(f"stop_packets is {stop}, it must be at least 1")
+        if go is not None and not 0 <= go < (15 if stop is None else stop):
+            raise ValueError(
+                f"go_packets is {go} and stop_packets {_shown(stop)}; a switch goes on at fewer packets than it stops at (15 where "
+                "it is not set), and at 0 or more"
             )
 
     def _check_looks(self) -> None:

@@ -12,11 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator_network.engine import run
-from orchestrator_network.errors import TopologyError
 from orchestrator_network.fairness import alone_rates
-from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
 from orchestrator_network.lowering import LoweredFlows, lower_flows
+from orchestrator_network.packet_parts import (
+    Delivery,
+    Lossless,
+    TrimmingMode,
+    check_no_packets,
+    packet_parts,
+    without_failed,
+)
 from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import PS_PER_S, Wire
@@ -29,9 +35,6 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.transports.base import Transport
 
 Fidelity = Literal["packet", "flow", "analytic"]
-Delivery = Literal["rud", "rod", "rudi", "uud"]
-Lossless = Literal["none", "pfc", "credit"]
-TrimmingMode = Literal["htsim", "spec"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +64,8 @@ def simulate(
     entropies: int = 64,
     delivery: Delivery = "rud",
     lossless: Lossless | None = None,
+    stop_packets: int | None = None,
+    go_packets: int | None = None,
     trimming: bool = True,
     trimming_mode: TrimmingMode = "htsim",
     bit_error_rate: float = 0.0,
@@ -79,7 +84,9 @@ def simulate(
     are integer picoseconds. ``slow_links``: so many links from cores to aggregation switches have a quarter of their
     speed. ``link_changes``: (time in ps, from, to, share of its speed from then on) of links by the names of their
     ends; share 0 takes a link down with what waits for it, a later change brings it back. ``load_balancer`` and ``lossless``
-    (links that never drop data: priority flow control, or credit) are by default what the transport is meant for.
+    (links that never drop data: priority flow control, or credit) are by default what the transport is meant for. There a
+    switch says stop above ``stop_packets`` of a link (15; of credit, the room beside what is on its way) and, with priority
+    flow control, go on at ``go_packets`` (four fifths of that).
     ``delivery``: `rud` reliable and unordered; `rod` ordered, a sender goes back to the first packet that is missing;
     `rudi` at least once, every packet answered by a receiver that remembers none; `uud` datagrams at the rate of the
     line, which nobody answers: a flow ends when its last packet has arrived or is lost, and the table of flows says how
@@ -94,6 +101,7 @@ def simulate(
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
     looks = looks_of(sample_us, trace_flows, len(workload))
+    topology = without_failed(topology, workload)
     said = {
         "delivery": delivery,
         "trimming_mode": trimming_mode,
@@ -110,6 +118,8 @@ def simulate(
             transport=transport,
             load_balancer=load_balancer,
             lossless=lossless,
+            stop_packets=stop_packets,
+            go_packets=go_packets,
             slow_links=slow_links,
             link_changes=link_changes,
             seed=seed,
@@ -118,8 +128,10 @@ def simulate(
             **said,
         )
         return _packets(topology, workload, *parts, wire, progress, looks)
-    _check_no_packets(
-        said | {"lossless": lossless or "none", "slow_links": slow_links, "link_changes": list(link_changes)}
+    check_no_packets(
+        said
+        | {"lossless": lossless or "none", "stop_packets": stop_packets, "go_packets": go_packets}
+        | {"slow_links": slow_links, "link_changes": list(link_changes)}
     )
     if looks is not None:
         raise ValueError("sample_us or trace_flows is given, but only fidelity `packet` has queues and windows")
@@ -139,71 +151,6 @@ def simulate(
     return Result(flows=flows, links=links, summary=summary | {"events": trace.events} | cost_of(began))
 
 
-def packet_parts(
-    topology: Topology,
-    wire: Wire,
-    *,
-    transport: str | Transport = "nscc",
-    load_balancer: str | Balancer | None = None,
-    lossless: str | None = None,
-    slow_links: int = 0,
-    link_changes: Iterable[tuple[int, str, str, float]] = (),
-    **said: Any,
-) -> tuple[Transport, Balancer, Options]:
-    """Return what the packet engine needs beside a network and flows; arguments and errors are those of `simulate`.
-
-    ``said`` is what `Options` takes as it is; ``security_bytes`` among it are a part of the header of ``wire``.
-    """
-    if wire.packet_bytes == 0:
-        raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
-    from orchestrator_network.packet.catalog import load_balancer as find_balancer
-    from orchestrator_network.packet.catalog import transport as find_transport
-    from orchestrator_network.packet.options import Options
-
-    chosen = find_transport(transport)
-    delivery = said.get("delivery", "rud")
-    _check_policies(delivery, lossless, chosen)
-    if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
-        said = said | {"trimming": False}
-    options = Options(
-        lossless=lossless or chosen.lossless,
-        packet_bytes=wire.packet_bytes,
-        header_bytes=wire.header_bytes,
-        slow=_slow(topology, slow_links),
-        changes=_changes(topology.network, link_changes),
-        taper=float(getattr(topology, "oversubscription", 1.0)),
-        **said,
-    )
-    return chosen, find_balancer(load_balancer or chosen.load_balancer), options
-
-
-def _check_no_packets(said: dict[str, Any]) -> None:
-    """Refuse what only packets and single links know, by name."""
-    usual = {"delivery": "rud", "trimming_mode": "htsim", "lossless": "none"}
-    for name, value in said.items():
-        if value != usual.get(name, value) or (name not in usual and value):
-            raise ValueError(
-                f"{name} is {value}, but only fidelity `packet` knows packets and single links; leave it out"
-            )
-
-
-def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:
-    """Refuse what is unknown or does not go together, with the name that is wrong."""
-    for name, value, known in (("delivery", delivery, Delivery), ("lossless", lossless or "none", Lossless)):
-        if value not in get_args(known):
-            raise ValueError(f"{name} `{value}` is not one of {', '.join(get_args(known))}")
-    if delivery == "rod" and transport.credit is not None:
-        raise ValueError(
-            "delivery `rod` goes back to what is missing, which this transport's receiver gives no credit for; use a "
-            "transport without receiver credit, or delivery `rud`"
-        )
-    if delivery in ("rudi", "uud") and (transport.ordered or transport.credit is not None):
-        raise ValueError(
-            f"delivery `{delivery}` has no order and no credit, which this transport is made of; use one that has a window, "
-            "nscc for example, or delivery `rud`"
-        )
-
-
 def _packets(
     topology: Topology,
     workload: Workload,
@@ -221,9 +168,10 @@ def _packets(
     network, planes = topology.network, topology.planes
     engine.warm_up()
     began = time.perf_counter()
-    lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
-    least = packet_bounds(topology, lowered, one_plane, wire, answered=options.delivery != "uud")
+    cuts = getattr(topology, "cuts", topology)  # where load balancers decide over routes, a bound takes what is certain
+    lowered = lower_flows(cuts, workload, wire)
+    least = packet_bounds(cuts, lowered, one_plane, wire, answered=options.delivery != "uud")
     sampler = None if looks is None else Sampler(network, looks.flows, looks.every_ps(least.end_ps))
     trace = engine.run(behind_routers(network), one_plane, transport, balancer, options, progress, sampler)
     flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
@@ -259,30 +207,6 @@ def packet_bounds(
     alone = alone_ps(lowered, network.trunk_bps) + sooner_ps
     end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, shortest_ps)
     return Bounds(alone_ps=alone, back_ps=back_ps, end_ps=end_ps)
-
-
-def _slow(topology: Topology, count: int) -> tuple[int, ...]:
-    """Return the numbers of the first links from cores down, aggregation switch by aggregation switch."""
-    if count == 0:
-        return ()
-    if not isinstance(topology, FatTree):
-        raise TopologyError(f"slow_links counts links below the top of a fat tree; {topology.name} is none, use 0")
-    links = topology.links_from_top()
-    if not 0 <= count <= len(links):
-        raise TopologyError(f"slow_links is {count}; this tree has {len(links)} links from its top tier down")
-    return tuple(links[:count].tolist())
-
-
-def _changes(network: Network, wanted: Iterable[tuple[int, str, str, float]]) -> tuple[tuple[int, int, float], ...]:
-    """Return changes of links by their numbers; parallel links between two ends change together."""
-    changes = []
-    for when_ps, first, second, share in wanted:
-        ends = [network.names.index(name) if name in network.names else -1 for name in (first, second)]
-        found = np.flatnonzero((network.source == ends[0]) & (network.target == ends[1]))
-        if len(found) == 0:
-            raise TopologyError(f"no link leads from `{first}` to `{second}`; names are those of the table of links")
-        changes += [(when_ps, int(link), share) for link in found]
-    return tuple(changes)
 
 
 def flow_table(workload: Workload, ideal_ps: np.ndarray, columns: dict[str, Any]) -> pa.Table:

@@ -62,6 +62,7 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
     from orchestrator_network.step import simulate_step
     from orchestrator_network.tables import cost_table, step_row, step_table
     from orchestrator_network.topology_figure import draw_topology
+    from orchestrator_network.tuning import Tuning
     from orchestrator_network.wire import Wire
 
     began_s = time.perf_counter()
@@ -81,6 +82,11 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
             groups,
             fidelity=config.fidelity,
             allreduce=config.allreduce,
+            tuning=Tuning(
+                per_server=config.per_server,
+                chunk_bytes=config.chunk_bytes,
+                chunks_in_flight=config.chunks_in_flight,
+            ),
             in_order=config.collectives == "in_order",
             wire=Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes),
             progress=progress,

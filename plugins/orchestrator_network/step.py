@@ -24,6 +24,7 @@ from orchestrator_network.program import Program, ProgramBuilder
 from orchestrator_network.simulation import Fidelity, link_table
 from orchestrator_network.topology import Topology
 from orchestrator_network.traffic import StepTraffic, read_traffic
+from orchestrator_network.tuning import Tuning
 from orchestrator_network.wire import PS_PER_S, Wire
 
 
@@ -71,12 +72,16 @@ def simulate_step(
     *,
     fidelity: Fidelity = "flow",
     allreduce: AllReduce = "auto",
+    tuning: Tuning = Tuning(),  # noqa: B008 - frozen
     in_order: bool = True,
     wire: Wire = Wire(),  # noqa: B008 - frozen
     progress: Callable[[int, int], None] | None = None,
     **packets: Any,
 ) -> StepResult:
     """Simulate the operations of one step; raise WorkloadError for traffic that cannot be carried.
+
+    ``allreduce``: the algorithm of all-reduces, reduce-scatters and all-gathers, see `collectives`; ``auto`` takes the
+    quickest of those that pass parts of the buffer on. ``tuning``: servers and chunks.
 
     ``packets``: transport, load_balancer and so on as `simulate` takes them, for fidelity packet, which sends the
     messages of every collective as flows; a send is over when it has arrived there.
@@ -88,11 +93,18 @@ def simulate_step(
         from orchestrator_network.step_packets import simulate_packet_step
 
         return simulate_packet_step(
-            topology, traffic, allreduce=allreduce, in_order=in_order, wire=wire, progress=progress, **packets
+            topology,
+            traffic,
+            allreduce=allreduce,
+            tuning=tuning,
+            in_order=in_order,
+            wire=wire,
+            progress=progress,
+            **packets,
         )
     if packets:
         raise ValueError(f"{min(packets)} is given at fidelity `{fidelity}`, but only fidelity `packet` sends packets")
-    lowered = lower_traffic(traffic, topology, allreduce=allreduce, in_order=in_order, wire=wire)
+    lowered = lower_traffic(traffic, topology, allreduce=allreduce, tuning=tuning, in_order=in_order, wire=wire)
     program, capacity = lowered.program, topology.network.trunk_bps
     sharing: Sharing = "max_min" if fidelity == "flow" else "alone"
     traces = []
@@ -141,11 +153,17 @@ class LoweredStep:
 
 
 def lower_traffic(
-    traffic: StepTraffic, topology: Topology, *, allreduce: AllReduce = "auto", in_order: bool = True, wire: Wire
+    traffic: StepTraffic,
+    topology: Topology,
+    *,
+    allreduce: AllReduce = "auto",
+    tuning: Tuning = Tuning(),  # noqa: B008 - frozen
+    in_order: bool = True,
+    wire: Wire,
 ) -> LoweredStep:
     """Return the engine program of a step."""
     builder = ProgramBuilder(len(topology.network.trunk_bps))
-    lowering = CollectiveLowering(builder, topology, wire, allreduce)
+    lowering = CollectiveLowering(builder, topology, wire, allreduce, tuning)
     first = np.full(len(traffic.id), -1)
     streams: dict[tuple[str, int], int] = defaultdict(builder.stream)
     for row in traffic.of_kind("compute").tolist():

@@ -14,26 +14,32 @@ from itertools import product
 
 import numpy as np
 
-from orchestrator_network.collectives import AllReduce, Chain, Phase, lower
+from orchestrator_network.collectives import AllReduce, Chain, Phase, Uniform, lower
+from orchestrator_network.double_tree import DoubleTree
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.in_network import Reduction
 from orchestrator_network.lowering import CollectiveLowering
 from orchestrator_network.program import ProgramBuilder
+from orchestrator_network.step_reduction import chunk_flows, chunk_sizes
 from orchestrator_network.topology import Topology
 from orchestrator_network.traffic import StepTraffic
+from orchestrator_network.tuning import Tuning
 from orchestrator_network.wire import Wire
 from orchestrator_network.workloads import Workload
 
 #: Flows of a step; each takes about 1.5 KB of memory.
 MOST_FLOWS = 200_000
+_NO_PAIRS = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Flows:
-    """Flows of one operation; ``after`` int64 [pairs, 2] as in `Workload`."""
+    """Flows of one operation; ``start_ps`` after that of the operation, ``after`` int64 [pairs, 2] as in `Workload`."""
 
     source: np.ndarray
     target: np.ndarray
     size_bytes: np.ndarray
+    start_ps: np.ndarray
     after: np.ndarray
 
     def __len__(self) -> int:
@@ -43,9 +49,13 @@ class _Flows:
 class FlowLowering:
     """Lowers what operations carry to flows of one plane; equal collectives are worked out once."""
 
-    def __init__(self, topology: Topology, wire: Wire, allreduce: AllReduce) -> None:
-        self._topology = topology
-        self._choice = CollectiveLowering(ProgramBuilder(len(topology.network.trunk_bps)), topology, wire, allreduce)
+    def __init__(
+        self, topology: Topology, wire: Wire, allreduce: AllReduce, tuning: Tuning, answer_every_bytes: int
+    ) -> None:
+        self._topology, self._wire, self._tuning = topology, wire, tuning
+        self._answer_every_bytes = answer_every_bytes
+        builder = ProgramBuilder(len(topology.network.trunk_bps))
+        self._choice = CollectiveLowering(builder, topology, wire, allreduce, tuning)
         self._known: dict[tuple[str, int, bytes], list[Chain]] = {}
         self._expanded: dict[tuple[str, int, bytes], _Flows] = {}
         self._parts: list[tuple[int, _Flows]] = []
@@ -53,7 +63,7 @@ class FlowLowering:
     def check(self, traffic: StepTraffic) -> None:
         """Refuse a step of too many flows before any is made; WorkloadError names the largest collective."""
         sends = len(traffic.of_kind("send"))
-        counts = [_count(self._chains(one.name, one.size_bytes, one.ranks)) for one in traffic.collectives]
+        counts = [self._count(self._chains(one.name, one.size_bytes, one.ranks)) for one in traffic.collectives]
         total = sends + sum(counts)
         if total <= MOST_FLOWS:
             return
@@ -67,67 +77,87 @@ class FlowLowering:
             )
         raise WorkloadError(
             f"packet by packet this step is {total} flows, and the most are {MOST_FLOWS}{largest}; use fewer devices, "
-            "fewer layers or larger buckets, an all-reduce of fewer messages (halving_doubling, torus2d), or fidelity flow"
+            "fewer layers or larger buckets, an all-reduce of fewer messages (halving_doubling, torus2d), larger chunk_bytes of "
+            "trees and switches, or fidelity flow"
         )
 
     def message(self, operation: int, source: int, target: int, size_bytes: int) -> None:
         """Let an operation carry one message; an empty one is a packet of one byte."""
-        planes = self._topology.planes
-        self._parts.append(
-            (
-                operation,
-                _Flows(
-                    source=np.array([source]),
-                    target=np.array([target]),
-                    size_bytes=np.array([max(-(-size_bytes // planes), 1)]),
-                    after=np.zeros((0, 2), np.int64),
-                ),
-            )
+        size = np.array([max(-(-size_bytes // self._topology.planes), 1)])
+        flows = _Flows(
+            source=np.array([source]),
+            target=np.array([target]),
+            size_bytes=size,
+            start_ps=np.array([0]),
+            after=_NO_PAIRS,
         )
+        self._parts.append((operation, flows))
 
     def collective(self, operation: int, name: str, size_bytes: int, ranks: np.ndarray) -> None:
         """Let an operation carry a collective."""
         key = (name, size_bytes, ranks.tobytes())
         if key not in self._expanded:
-            self._expanded[key] = _expand(self._chains(name, size_bytes, ranks), self._topology.planes)
+            self._expanded[key] = self._expand(self._chains(name, size_bytes, ranks))
         self._parts.append((operation, self._expanded[key]))
 
-    def build(self) -> tuple[Workload | None, np.ndarray]:
-        """Return all flows, None if there are none, and the operation of each, int64 [flows], in order of operations."""
+    def _expand(self, chains: list[Chain]) -> _Flows:
+        """Return the flows of a collective; where switches reduce, ends are links of theirs until all is built."""
+        planes = self._topology.planes
+        if not chains or not isinstance(chains[0][0], Reduction):
+            return _expand(chains, planes)
+        network = self._topology.network
+        table, after = chunk_flows(chains[0][0], network, self._wire, planes, self._answer_every_bytes)
+        source, target, size_bytes, start_ps = table.T.copy()
+        return _Flows(source=source, target=target, size_bytes=size_bytes, start_ps=start_ps, after=after)
+
+    def build(self) -> tuple[Workload | None, np.ndarray, np.ndarray]:
+        """Return all flows, None if there are none; the operation of each, int64 [flows], in order; and links of reduction points.
+
+        Of h hosts, h + i is the point that sends over ``links[i]``.
+        """
         parts = [part for part in sorted(self._parts, key=lambda part: part[0]) if len(part[1])]
         if not parts:
-            return None, np.zeros(0, np.int64)
+            return None, np.zeros(0, np.int64), np.zeros(0, np.int64)
         sizes = np.array([len(flows) for _, flows in parts])
         first = np.cumsum(sizes) - sizes
-        source, target, size_bytes = (
-            np.concatenate([getattr(flows, name) for _, flows in parts]) for name in ("source", "target", "size_bytes")
+        source, target, size_bytes, start_ps = (
+            np.concatenate([getattr(flows, name) for _, flows in parts])
+            for name in ("source", "target", "size_bytes", "start_ps")
         )
+        hosts, ends = self._topology.hosts, np.concatenate([source, target])
+        points = np.unique(ends[ends >= hosts])
+        source, target = (np.where(end < hosts, end, hosts + np.searchsorted(points, end)) for end in (source, target))
         workload = Workload(
             source=source,
             target=target,
             size_bytes=size_bytes,
-            start_ps=np.zeros(len(source), np.int64),
+            start_ps=start_ps,
             after=np.concatenate(
                 [flows.after + begin for begin, (_, flows) in zip(first.tolist(), parts, strict=True)]
             ),
         )
-        return workload, np.repeat([operation for operation, _ in parts], sizes)
+        return workload, np.repeat([operation for operation, _ in parts], sizes), points - hosts
 
     def _chains(self, name: str, size_bytes: int, ranks: np.ndarray) -> list[Chain]:
         key = (name, size_bytes, ranks.tobytes())
         if key not in self._known:
             algorithm = self._choice.algorithm(name, size_bytes, ranks)
-            self._known[key] = lower(name, size_bytes, ranks, self._topology, algorithm)
+            self._known[key] = lower(name, size_bytes, ranks, self._topology, algorithm, self._tuning)
         return self._known[key]
 
-
-def _count(chains: list[Chain]) -> int:
-    """Return how many flows concurrent chains are."""
-    return sum(
-        len(part.source) * part.steps if isinstance(part, Phase) else len(part.ranks) * (len(part.ranks) - 1)
-        for chain in chains
-        for part in chain
-    )
+    def _count(self, chains: list[Chain]) -> int:
+        """Return how many flows concurrent chains are."""
+        count = 0
+        for part in (part for chain in chains for part in chain):
+            if isinstance(part, Phase):
+                count += len(part.source) * part.steps
+            elif isinstance(part, DoubleTree):
+                count += len(part)
+            elif isinstance(part, Reduction):
+                count += 2 * len(part.up) * len(chunk_sizes(part, self._wire, self._topology.planes))
+            else:
+                count += len(part.ranks) * (len(part.ranks) - 1)
+        return count
 
 
 def _expand(chains: list[Chain], planes: int) -> _Flows:
@@ -138,17 +168,30 @@ def _expand(chains: list[Chain], planes: int) -> _Flows:
         # By direction and rank, the latest messages in which it took part: whatever waits for them waits for all before.
         latest: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for part in chain:
+            if isinstance(part, DoubleTree):
+                _pieces(part, planes, rows, after)
+                continue
+            assert isinstance(part, Phase | Uniform), "a reduction is no flows of its own"
             size = max(math.ceil(part.step_bytes / planes), 1)
             if isinstance(part, Phase):
                 for _ in range(part.steps):
                     for lane, ends in enumerate(_lanes(part)):
-                        _step(ends, lane, size, latest, rows, after)
+                        _step(ends, lane, size, latest, rows, after, meets=part.meets)
             else:
                 ranks = part.ranks.tolist()
                 rows += [(source, target, size) for source, target in product(ranks, ranks) if source != target]
     table = np.array(rows, np.int64).reshape(-1, 3)
     pairs = np.array(after, np.int64).reshape(-1, 2)
-    return _Flows(source=table[:, 0], target=table[:, 1], size_bytes=table[:, 2], after=pairs)
+    start_ps = np.zeros(len(table), np.int64)
+    return _Flows(source=table[:, 0], target=table[:, 1], size_bytes=table[:, 2], start_ps=start_ps, after=pairs)
+
+
+def _pieces(tree: DoubleTree, planes: int, rows: list[tuple[int, int, int]], after: list[tuple[int, int]]) -> None:
+    """Add the messages of a double binary tree."""
+    ranks, first = tree.ranks.tolist(), len(rows)
+    for number, one in enumerate(tree.messages(), start=first):
+        rows.append((ranks[one.source], ranks[one.target], -(-(one.last - one.first) // planes)))
+        after += [(number, first + earlier) for earlier in one.after]
 
 
 def _lanes(phase: Phase) -> list[list[tuple[int, int]]]:
@@ -164,14 +207,16 @@ def _step(
     latest: dict[tuple[int, int], list[int]],
     rows: list[tuple[int, int, int]],
     after: list[tuple[int, int]],
+    *,
+    meets: bool,
 ) -> None:
-    """Add the messages of one step of one direction."""
+    """Add the messages of one step of one direction; where both ends must meet, the receiver is ready for its step, too."""
     senders = {source for source, _ in ends}
     now: defaultdict[int, list[int]] = defaultdict(list)
     for source, target in ends:
         number = len(rows)
         rows.append((source, target, size))
-        before = latest[lane, source] + ([] if target in senders else latest[lane, target])
+        before = latest[lane, source] + ([] if target in senders and not meets else latest[lane, target])
         after += [(number, earlier) for earlier in dict.fromkeys(before)]
         now[source].append(number)
         now[target].append(number)

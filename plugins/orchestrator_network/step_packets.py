@@ -12,13 +12,15 @@ import numpy as np
 from orchestrator_network.collectives import AllReduce
 from orchestrator_network.engine import Trace as ProgramTrace
 from orchestrator_network.engine import run
+from orchestrator_network.errors import WorkloadError
 from orchestrator_network.lowering import lower_flows
 from orchestrator_network.packet import tables
 from orchestrator_network.packet.engine import warm_up
 from orchestrator_network.packet.operations import Carried, run_operations
-from orchestrator_network.packet.routers import behind_routers
+from orchestrator_network.packet.routers import behind_routers, with_reduction_points
+from orchestrator_network.packet_parts import packet_parts
 from orchestrator_network.program import ProgramBuilder
-from orchestrator_network.simulation import link_table, named_links, packet_bounds, packet_parts
+from orchestrator_network.simulation import link_table, named_links, packet_bounds
 from orchestrator_network.step import (
     LoweredStep,
     StepResult,
@@ -32,17 +34,22 @@ from orchestrator_network.step import (
 from orchestrator_network.step_flows import FlowLowering
 from orchestrator_network.topology import Topology
 from orchestrator_network.traffic import StepTraffic
+from orchestrator_network.tuning import Tuning
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload, flows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _PacketStep:
-    """A step whose operations carry flows: ``flows`` None where nothing is sent, ``owner`` as in `Carried`."""
+    """A step whose operations carry flows: ``flows`` None where nothing is sent, ``owner`` as in `Carried`.
+
+    ``points``: links over which switches send what they reduced; a host each, after those of the network.
+    """
 
     lowered: LoweredStep
     flows: Workload | None
     owner: np.ndarray
+    points: np.ndarray
 
 
 def simulate_packet_step(
@@ -50,6 +57,7 @@ def simulate_packet_step(
     traffic: StepTraffic,
     *,
     allreduce: AllReduce = "auto",
+    tuning: Tuning,
     in_order: bool = True,
     wire: Wire,
     progress: Callable[[int, int], None] | None = None,
@@ -57,7 +65,9 @@ def simulate_packet_step(
 ) -> StepResult:
     """Simulate a step at fidelity packet; ``packets`` as `packet_parts` takes them. WorkloadError for too many flows."""
     transport, balancer, options = packet_parts(topology, wire, **packets)
-    step = _lower(traffic, topology, allreduce, in_order, wire)
+    answer_every_bytes = options.ack_every_bytes or transport.ack_every_bytes
+    lowering = FlowLowering(topology, wire, allreduce, tuning, answer_every_bytes)
+    step = _lower(traffic, topology, lowering, in_order, wire)
     program, sent = step.lowered.program, step.flows
     if sent is None:  # ranks that only compute
         trace = run(program, np.zeros(0), sharing="infinite", progress=progress)
@@ -65,6 +75,13 @@ def simulate_packet_step(
         return _result(topology, traffic, step, [trace, trace, run(without_compute(program), np.zeros(0))], nothing)
     warm_up()
     network = behind_routers(topology.network)
+    if len(step.points):
+        if transport.credit is not None:
+            raise WorkloadError(
+                "receivers of this transport give credit at the rate of one link, and a switch that reduces receives over many; "
+                "use a transport without receiver credit, nscc for example, or another all-reduce"
+            )
+        network = with_reduction_points(topology.network, step.points)
     variants = (program, without_compute(program))
     traces, links = [], None
     for number, variant in enumerate(variants):
@@ -94,9 +111,8 @@ def _result(
     )
 
 
-def _lower(traffic: StepTraffic, topology: Topology, allreduce: AllReduce, in_order: bool, wire: Wire) -> _PacketStep:
+def _lower(traffic: StepTraffic, topology: Topology, lowering: FlowLowering, in_order: bool, wire: Wire) -> _PacketStep:
     """Return the program of a step and its flows; a send is one operation, and so is a collective."""
-    lowering = FlowLowering(topology, wire, allreduce)
     lowering.check(traffic)
     builder = ProgramBuilder(0)
     first = np.full(len(traffic.id), -1)
@@ -117,10 +133,10 @@ def _lower(traffic: StepTraffic, topology: Topology, allreduce: AllReduce, in_or
         first[collective.rows] = last[collective.rows] = operation
     builder.finish_edges(last[traffic.finish_edges[:, 0]], first[traffic.finish_edges[:, 1]])
     builder.start_edges(first[traffic.start_edges[:, 0]], first[traffic.start_edges[:, 1]])
-    sent, owner = lowering.build()
+    sent, owner, points = lowering.build()
     alone_ps = _alone_ps(traffic, topology, wire)
     lowered = LoweredStep(program=builder.build(), first=first, last=last, arrival=arrival, alone_ps=alone_ps)
-    return _PacketStep(lowered=lowered, flows=sent, owner=owner)
+    return _PacketStep(lowered=lowered, flows=sent, owner=owner, points=points)
 
 
 def _alone_ps(traffic: StepTraffic, topology: Topology, wire: Wire) -> np.ndarray:
@@ -143,5 +159,6 @@ def _busiest_host_ps(topology: Topology, sent: Workload | None) -> int:
         return 0
     network = topology.network
     rate_bps = np.bincount(network.source, network.capacity_bps, network.nodes)[: network.hosts]
-    carried = [np.bincount(end, sent.size_bytes, network.hosts) for end in (sent.source, sent.target)]
+    ends = (sent.source, sent.target)
+    carried = [np.bincount(end, sent.size_bytes, network.hosts)[: network.hosts] for end in ends]
     return int((np.maximum(*carried) * 8 / rate_bps).max() * PS_PER_S)

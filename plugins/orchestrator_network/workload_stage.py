@@ -22,7 +22,7 @@ from orchestrator_network.workload_components import Asked
 
 _TIMES = ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us", "over_bound", "goodput_share")
 _OF_PACKETS = (
-    *("entropies", "trimming", "delivery", "lossless"),
+    *("entropies", "trimming", "delivery", "lossless", "stop_packets", "go_packets"),
     *("trimming_mode", "bit_error_rate", "link_retry", "security_bytes", "replay_window"),
 )
 _COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts")

@@ -10,11 +10,14 @@ import importlib
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator_network.errors import WorkloadError
+
+if TYPE_CHECKING:
+    from orchestrator_network.failed_tree import Failure
 
 _HOMES = {
     "from_cm": "readers.cm",
@@ -38,7 +41,7 @@ class Workload:
     """Flows between hosts.
 
     ``source``, ``target`` int64 [flows]; ``size_bytes``, ``start_ps`` int64 [flows]; ``after`` int64 [pairs, 2]: flow
-    ``after[i, 0]`` starts no earlier than flow ``after[i, 1]`` has arrived.
+    ``after[i, 0]`` starts no earlier than flow ``after[i, 1]`` has arrived. ``failures``: links of a fat tree that are down.
     """
 
     source: np.ndarray
@@ -46,6 +49,7 @@ class Workload:
     size_bytes: np.ndarray
     start_ps: np.ndarray
     after: np.ndarray
+    failures: tuple[Failure, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.source) == 0:

@@ -96,3 +96,7 @@ def test_policies_that_do_not_fit_are_refused():
         simulate(SMALL, load, transport="rccc", delivery="rod", fidelity="packet")
     with pytest.raises(ValueError, match="stop_packets"):
         Options(lossless="pfc", stop_packets=3, go_packets=4)
+    with pytest.raises(ValueError, match="go_packets is 3, it must be 0 or more and below stop_packets, 3"):
+        simulate(SMALL, load, lossless="pfc", stop_packets=3, go_packets=3, fidelity="packet")
+    with pytest.raises(ValueError, match="go_packets is 0, but only fidelity `packet`"):
+        simulate(SMALL, load, go_packets=0)

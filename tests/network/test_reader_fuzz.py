@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator_network import FatTree
 from orchestrator_network.engine import run
 from orchestrator_network.errors import TopologyError, WorkloadError
+from orchestrator_network.failed_tree import without
 from orchestrator_network.readers import (
     read_chakra,
     read_cm,
@@ -31,6 +32,7 @@ from tests.network.foreign_files import (
 )
 
 TREE = FatTree(hosts=16, link_gbps=100)
+SPINE = FatTree(hosts=16, tiers=2, radix=8, link_gbps=100)
 
 
 def check_flows(load, nodes=None):
@@ -47,6 +49,11 @@ def check_flows(load, nodes=None):
 
 def check_matrix(matrix):
     check_flows(matrix.workload, matrix.nodes)
+    for failure in matrix.workload.failures:
+        try:
+            without(SPINE, [failure])
+        except TopologyError as error:
+            assert str(error).startswith(failure.where + ": ")  # noqa: PT017 - refused or carried, both are right
     assert len(matrix.flow_ids) == len(matrix.priority) == len(matrix.workload)
 
 

@@ -30,7 +30,8 @@ def test_a_connection_matrix_is_read_whole(tmp_path):
     assert load.after.tolist() == [[2, 0], [3, 1], [3, 2]]
     assert matrix.flow_ids.tolist() == [1, 2, 3, 4, 0]
     assert matrix.priority.tolist() == [3, 2_000_000, 2_000_000, 2_000_000, 2_000_000]
-    assert [(one.tier, one.switch, one.link) for one in matrix.failures] == [("TOR", 0, 1)]
+    assert [(one.tier, one.switch, one.link) for one in load.failures] == [("TOR", 0, 1)]
+    assert load.failures[0].where.endswith(":12")
 
 
 def test_parts_of_a_picosecond_are_rounded(tmp_path):
@@ -42,7 +43,7 @@ def test_parts_of_a_picosecond_are_rounded(tmp_path):
 
 def test_a_flow_starts_when_its_trigger_fires(tmp_path):
     """In time: the oneshot's target at the arrival of its flow, the barrier's at the last of its feeders'."""
-    tree = FatTree(hosts=16, link_gbps=8, latency_ps=1000)
+    tree = FatTree(hosts=16, tiers=2, radix=8, link_gbps=8, latency_ps=1000)
     rows = simulate(tree, workloads.from_cm(written(tmp_path, CM)), wire=Wire.fluid()).flows.to_pylist()
     arrived = [row["finish_ps"] - 2 * 1000 for row in rows]  # the sender knows two links later
     assert rows[2]["start_ps"] == arrived[0] == 1_000_000 + 2000
@@ -141,6 +142,9 @@ CM_REFUSED = [
     ("id 2 barrier", "id 1 barrier", "trigger 1 is defined twice"),
     ("switch_type TOR", "switch_type EDGE", "`EDGE`, not one of TOR, AGG, CORE"),
     ("link_id 1", "", "no `link_id`"),
+    ("link_id 1", "link_id -1", "link_id is `-1`, it must be a whole number"),
+    ("link_id 1", "link_id 1 link_id 2", "`link_id` is given twice"),
+    ("switch_id 0", "switch_id 0.5", "switch_id is `0.5`"),
     ("failure switch", "failures switch", "`failures` is not a header"),
 ]
 
@@ -163,6 +167,12 @@ def test_a_wrong_connection_matrix_is_refused_at_its_line(tmp_path, old, new, me
         ("recv_done_trigger 1 ", "", 9, "no flow fires trigger 1"),
         ("2->3 id 2 start 5000000", "2->3 id 2 trigger 2", 8, "waits, over its triggers, for itself"),
         ("Nodes 16\n", "", 6, "`Nodes` is missing"),
+        (
+            "Failures 1\n",
+            "Failures 2\nfailure link_id 1 switch_id 0 switch_type TOR\n",
+            13,
+            "link 1 of TOR 0 fails twice, first at .*:6",
+        ),
         ("Failures 1\n", "", 11, "the header has no `Failures`, this is number 1"),
         ("3->5 start", "Nodes 5\n3->5 start", 13, "must stand before the first flow"),
     ],

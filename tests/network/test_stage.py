@@ -8,6 +8,7 @@ from orchestrator import Component, StageError
 from orchestrator.errors import RecipeError
 from orchestrator.plugins import installed
 from orchestrator.testing import run_stage
+from orchestrator_network import FatTree, Tuning, simulate_step
 from orchestrator_network.stages import simulate
 from orchestrator_storage import Traffic
 from tests.network.traffics import data_parallel
@@ -77,6 +78,37 @@ def test_a_step_is_carried_packet_by_packet(traffic, tmp_path, topology):
     assert quantities[0] == quantities[1]
     queues = by_packet.outputs["links"].read()["max_queue_bytes"]
     assert queues.null_count == 0
+
+
+@pytest.mark.parametrize("fidelity", ["flow", "packet"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"allreduce": "recursive_doubling"},
+        {"allreduce": "double_binary_tree", "chunk_bytes": 500_000},
+        {"allreduce": "hierarchical", "per_server": 4},
+        {"allreduce": "in_network"},
+        {"allreduce": "in_network", "chunk_bytes": 200_000, "chunks_in_flight": 2},
+    ],
+    ids=str,
+)
+def test_every_all_reduce_reaches_the_simulator(tmp_path, fidelity, said):
+    """The row is that of the library with the same algorithm and tuning."""
+    tables = data_parallel(16, 1, 4 * MB, MS)
+    traffic = committed(tmp_path, *tables, meta={"devices": 16})
+    config = settings(fidelity=fidelity, figures=False, **said)
+    (row,) = (
+        run_stage(simulate, config, inputs={"traffic": traffic}, home=tmp_path, seed=1)
+        .outputs["result"]
+        .read()
+        .to_pylist()
+    )
+    tuning = Tuning(**{name: value for name, value in said.items() if name != "allreduce"})
+    tree = FatTree(hosts=16, link_gbps=25, planes=16)
+    seed = {"seed": 1} if fidelity == "packet" else {}
+    step = simulate_step(tree, *tables, fidelity=fidelity, allreduce=said["allreduce"], tuning=tuning, **seed)
+    assert (row["step_ps"], row["communication_ps"]) == (step.step_ps, step.communication_ps)
+    assert row["allreduce"] == said["allreduce"]
 
 
 def test_facts_carry_unit_basis_and_phase(traffic, tmp_path):
@@ -157,6 +189,17 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, devices, config, 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (settings(per_server=4), "per_server is 4, but allreduce is auto; it is of hierarchical"),
+        (
+            settings(allreduce="ring", chunk_bytes=4),
+            "chunk_bytes is 4, but allreduce is ring; it is of double_binary_tree and",
+        ),
+        (settings(allreduce="double_binary_tree", chunk_bytes=0), "chunk_bytes is 0, it must be at least 1"),
+        (settings(allreduce="in_network", chunks_in_flight=2), "chunks_in_flight is 2, and chunk_bytes says nothing"),
+        (
+            settings(allreduce="in_network", fidelity="packet", transport="rccc"),
+            "use a transport without receiver credit",
+        ),
         ({"hardware": None}, "hardware is null, so set injection_gbps"),
         (settings(injection_gbps=0), "must be above 0"),
         (settings(header_bytes=5000), "below packet_bytes"),

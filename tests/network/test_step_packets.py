@@ -247,6 +247,19 @@ def test_messages_are_never_quicker_than_alone():
         assert np.all(took >= messages["ideal_ps"].to_numpy())
 
 
+def test_thresholds_of_links_reach_a_step():
+    """An all-to-all on links that stop early takes longer than on those that stop late."""
+    late, early = (
+        simulate_step(
+            TREE, *collective(16, 2 * MB, "all_to_all"), fidelity="packet", transport="constant", lossless="pfc", **said
+        )
+        for said in ({}, {"stop_packets": 1, "go_packets": 0})
+    )
+    pauses = [sum(one.links["pause_ps"].to_pylist()) for one in (late, early)]
+    assert late.step_ps < early.step_ps
+    assert pauses[0] < pauses[1]
+
+
 def test_packets_need_packets():
     """And what is said of packets needs fidelity packet."""
     with pytest.raises(ValueError, match="transport is given at fidelity `flow`"):

@@ -72,6 +72,9 @@ def test_a_transport_brings_its_load_balancer_and_links(tmp_path, transport, bal
         {"delivery": "rudi"},
         {"delivery": "uud"},
         {"lossless": "pfc"},
+        {"lossless": "pfc", "stop_packets": 4},
+        {"lossless": "pfc", "go_packets": 2},
+        {"lossless": "credit", "stop_packets": 4},
         {"trimming": False},
         {"trimming_mode": "spec"},
         {"bit_error_rate": 1e-7},
@@ -87,7 +90,8 @@ def test_every_setting_of_packets_reaches_the_simulator(tmp_path, said):
     """The stage's row is the library's with the same settings, and another than without them."""
     asked = settings(workload={"name": "incast", "fan_in": 12, "senders": "next"}, flow_bytes=150_000)
     (row,) = run_stage(simulate, asked | said, home=tmp_path, seed=3).outputs["result"].read().to_pylist()
-    (plain,) = run_stage(simulate, asked, home=tmp_path, seed=3).outputs["result"].read().to_pylist()
+    without = {name: said[name] for name in ("lossless",) if len(said) > 1 and name in said}
+    (plain,) = run_stage(simulate, asked | without, home=tmp_path, seed=3).outputs["result"].read().to_pylist()
     tree, load = FatTree(hosts=16, tiers=3, link_gbps=100), workloads.incast(range(1, 13), 0, 150_000)
     summary = carry(tree, load, fidelity="packet", seed=3, **said).summary
     names = ("end_us", "bound_us", "packet_hops", "trims", "drops", "retransmissions", "link_retries")
@@ -276,7 +280,7 @@ def test_faults_of_links_reach_the_simulator(tmp_path):
 
 
 def test_a_connection_matrix_is_known_by_its_content(tmp_path):
-    """Its flows are carried; another digest, too few devices and failed links are refused with the file's name."""
+    """Its flows are carried and its links fail; another digest, too few devices and other topologies are refused by file."""
     path = tmp_path / "two.cm"
     path.write_text("Nodes 16\nConnections 2\n0->15 id 1 start 0 size 50000\n1->15 id 2 start 1000 size 40000\n")
 
@@ -292,9 +296,12 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
     with pytest.raises(StageError, match=r"two.cm: Nodes: the file has 16, the recipe 2 devices"):
         run_stage(simulate, asked(devices=2, topology="fat_tree"), home=tmp_path)
     text = path.read_text().replace("Connections 2", "Connections 2\nFailures 1")
-    path.write_text(text + "failure switch_type AGG switch_id 0 link_id 0\n")
-    with pytest.raises(StageError, match="fails 1 links; take those lines out and write them as link_changes"):
-        run_stage(simulate, asked(), home=tmp_path)
+    path.write_text(text + "failure switch_type AGG switch_id 1 link_id 0\n")
+    run = run_stage(simulate, asked(topology=TREE), home=tmp_path)
+    carried = {(row["src"], row["dst"]): row["bytes"] for row in run.outputs["links"].read().to_pylist()}
+    assert carried["agg1", "core2"] == 0 < carried["agg1", "core3"]  # up-link 0 of the second agg of its pod
+    with pytest.raises(StageError, match=r"two.cm:6: a failure names a link of a fat tree, and dragonfly is none"):
+        run_stage(simulate, asked(topology="dragonfly", devices=64), home=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +318,12 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
             "no link leads from `core0`",
         ),
         (settings(topology="hx2mesh", lossless="pfc"), "in a circle"),
+        (settings(stop_packets=4), "stop_packets is 4, but links are lossless `none`"),
+        (settings(lossless="credit", go_packets=4), "go_packets is 4, but links are lossless `credit`"),
+        (
+            settings(transport="dcqcn", stop_packets=44),
+            "stop_packets is 44; it must be 1 to 43, the packets that a port",
+        ),
     ],
 )
 def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
@@ -341,8 +354,18 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(trace_flows=[-1]), r"trace_flows is \(-1,\); it must be"),
         ({"trace_flows": 2}, "trace_flows is set, but no workload is named"),
         (settings(fidelity="flow", lossless="pfc"), "lossless is set .* knows no single links"),
+        (settings(fidelity="flow", go_packets=0), "go_packets is set .* knows no single links"),
+        (settings(fidelity="analytic", stop_packets=4), "stop_packets is set .* knows no single links"),
+        (settings(lossless="pfc", stop_packets=0), "stop_packets is 0, it must be at least 1"),
+        (
+            settings(lossless="pfc", stop_packets=4, go_packets=4),
+            "go_packets is 4 and stop_packets 4; a switch goes on",
+        ),
+        (settings(lossless="pfc", go_packets=15), "go_packets is 15 and stop_packets not set"),
+        (settings(lossless="none", go_packets=1), "go_packets is set, but lossless is none"),
         (settings(transport="eqds", delivery="rod"), "delivery is rod, but the receivers of transport eqds"),
         (settings(allreduce="ring"), "allreduce is ring, but workload permutation is no training step"),
+        (settings(per_server=4), "per_server is 4, but workload permutation is no training step"),
         (settings(link_changes=[{"at_us": 1, "src": "a", "dst": "b", "share": 2}]), "share is 2.0"),
         (settings(topology={"name": "fat_tree", "radix": None}), "set tiers: 3 or a radix"),
         ({"delivery": "rod"}, "delivery is set, but no workload is named"),

@@ -136,10 +136,11 @@ def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarra
     home = np.empty(hosts, np.int64)
     home[network.target[into_host]] = network.source[into_host] - hosts
     homes, group = np.unique(home, return_inverse=True)
-    between = np.flatnonzero((network.source >= hosts) & (network.target >= hosts))
+    alive = np.ones(network.links, bool) if network.route_weight is None else network.route_weight > 0
+    between = np.flatnonzero((network.source >= hosts) & (network.target >= hosts) & alive)
     source, target = network.source[between] - hosts, network.target[between] - hosts
     cost = network.route_cost[between].astype(float)
-    reverse = lightest(network, network.route_cost.astype(float)).T.tocsr()[hosts:, hosts:]
+    reverse = lightest(network, np.where(alive, network.route_cost, np.inf)).T.tocsr()[hosts:, hosts:]
     distance = np.ascontiguousarray(dijkstra(reverse, indices=homes).T)  # from every switch to all homes
     by_source = np.lexsort((number[between], source))
     source, target, cost, links = source[by_source], target[by_source], cost[by_source], number[between][by_source]

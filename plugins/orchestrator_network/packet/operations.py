@@ -1,7 +1,7 @@
 """Operations that send packets: computations and their order beside the packet engine, as beside the flow engine.
 
 An operation of the program either lasts, or carries flows: it starts those that wait for no other flow, and is over when
-all have arrived. Flows that wait for one another do so in the kernel. The kernel comes back when the last flow of an
+all have arrived. A flow may start no sooner than so long after its operation. Flows that wait for one another do so in the kernel. The kernel comes back when the last flow of an
 operation arrives, and at the time of the next event of the program; in between the program is at rest.
 """
 
@@ -32,9 +32,10 @@ _NEVER = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Carried:
-    """A program whose operations carry flows: flow i belongs to operation ``owner[i]``, int64 [flows], none to one that lasts.
+    """A program whose operations carry flows: flow i belongs to operation ``owner[i]``, int64 [flows] and ascending.
 
-    Flows wait for flows of their own operation only.
+    Flows wait for flows of their own operation only, and their ``start_ps`` count from its start. An operation that lasts
+    carries none.
     """
 
     program: Program
@@ -127,9 +128,11 @@ class _PacketRun(Run):
     def _send(self, operation: int) -> None:
         """Start the flows of an operation that wait for no other."""
         self.carrying += 1
+        earliest = self.steps.state.starts["earliest"]
+        earliest[slice(*np.searchsorted(self.owner, [operation, operation + 1]))] += self.now
         for flow in self.first_flows[operation].tolist():
             self.steps.state.starts[flow]["waits"] -= 1
-            self._set_timer(self.now, at.START_FLOW << 32 | flow)
+            self._set_timer(int(earliest[flow]), at.START_FLOW << 32 | flow)
 
     def _set_timer(self, when: int, what: int) -> None:
         run, heap = self.steps.state.run, self.steps.state.heap

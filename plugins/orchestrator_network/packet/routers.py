@@ -1,4 +1,4 @@
-"""Hosts that forward, as a router each with a host behind it.
+"""Hosts that forward, as a router each with a host behind it; and switches that reduce, with a host for every port.
 
 The kernel knows hosts with one link. Where a host has several, all links of the network are moved to a router of its
 own, and the host hangs there by an injection and an ejection link without latency, which have the rate of all its links
@@ -35,6 +35,37 @@ class RoutedNetwork(Network):
 def real_links(network: Network) -> int:
     """Return how many links the network has that are there."""
     return network.real_links if isinstance(network, RoutedNetwork) else network.links
+
+
+def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
+    """Return a network with a host more for each of ``links``, at the switch that they leave: it sends over that link.
+
+    Host ``network.hosts + i`` is that of ``links[i]`` and has its rate, so that it never fills the port; what it receives
+    comes at the rate of all links of the switch. Its two own links have no latency, come last, and no result shows them.
+    """
+    hosts, count = network.hosts, len(links)
+    rate_bps = np.bincount(network.source, network.capacity_bps, network.nodes)[network.source[links]]
+    point, at = hosts + np.arange(count), network.source[links] + count
+    trunks = int(network.trunk.max()) + 1
+    weight = network.route_weight
+    zeros, ones = np.zeros(count), np.ones(count)
+
+    def joined(real: np.ndarray, injection: np.ndarray, ejection: np.ndarray) -> np.ndarray:
+        return np.concatenate([real, injection, ejection]).astype(real.dtype)
+
+    source, target = (np.where(ends < hosts, ends, ends + count) for ends in (network.source, network.target))
+    return RoutedNetwork(
+        hosts=hosts + count,
+        names=(*network.names[:hosts], *(f"sum{i}" for i in range(count)), *network.names[hosts:]),
+        source=joined(source.astype(network.source.dtype), point, at),
+        target=joined(target.astype(network.target.dtype), at, point),
+        capacity_bps=joined(network.capacity_bps, network.capacity_bps[links], rate_bps),
+        latency_ps=joined(network.latency_ps, zeros, zeros),
+        trunk=joined(network.trunk, trunks + np.arange(count), trunks + count + np.arange(count)),
+        route_cost=joined(network.route_cost, ones, ones),
+        route_weight=None if weight is None else joined(weight, ones, ones),
+        real_links=network.links,
+    )
 
 
 def behind_routers(network: Network) -> Network:

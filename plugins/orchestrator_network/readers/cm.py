@@ -11,7 +11,8 @@ separated by blanks, `#` starts a comment:
 A workload says that a flow starts after others have *arrived*. That is `recv_done_trigger` exactly;
 `send_done_trigger`, which htsim fires when the sender has the last acknowledgement, is read the same way, so it fires
 earlier by the acknowledgement's way back. A oneshot with one firing flow and a barrier that counts all of its firing
-flows become such pairs. Refused, because pairs cannot say it: multishot (one waiting flow for every firing), a oneshot
+flows become such pairs. Failed links go with the workload, and a fat tree that carries it is without them; what their
+numbers mean is said in `failed_tree`. Refused, because pairs cannot say it: multishot (one waiting flow for every firing), a oneshot
 that several flows fire (the first would count), a barrier that counts fewer than fire it, and `msg` (several messages
 over one connection).
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.failed_tree import TIERS, Failure
 from orchestrator_network.readers.lines import Lines, show, waiting_forever
 from orchestrator_network.workloads import Workload
 
@@ -35,25 +37,15 @@ _TRIGGER_TYPES = ("oneshot", "multishot", "barrier")
 _UINT32_MAX = 2**32 - 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A failed link: number ``link`` of the ToR, AGG or CORE switch ``switch``."""
-
-    tier: str
-    switch: int
-    link: int
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConnectionMatrix:
-    """A connection matrix: the number of hosts, the flows in the order of the file, and the failed links.
+    """A connection matrix: the number of hosts, and the flows in the order of the file, with the failed links.
 
     ``flow_ids`` int64 [flows], 0 for none; ``priority`` int64 [flows], htsim's default 2000000.
     """
 
     nodes: int
     workload: Workload
-    failures: tuple[Failure, ...]
     flow_ids: np.ndarray
     priority: np.ndarray
 
@@ -70,7 +62,7 @@ class _Trigger:
 
 
 def from_cm(path: Path | str) -> Workload:
-    """Return the flows of an htsim connection matrix; failed links are in `read_cm`.
+    """Return the flows of an htsim connection matrix, with its failed links.
 
     Raises WorkloadError, `file:line: reason`.
     """
@@ -120,7 +112,6 @@ class _Reader:
         return ConnectionMatrix(
             nodes=self.header["Nodes"][0],
             workload=self._workload(),
-            failures=tuple(self.failures),
             flow_ids=np.array([flow[4] for flow in self.flows], np.int64),
             priority=np.array([flow[5] for flow in self.flows], np.int64),
         )
@@ -197,11 +188,15 @@ class _Reader:
         missing = [key for key in keys if key not in given]
         if missing:
             self.lines.refuse(f"the failure has no `{missing[0]}`")
-        if given["switch_type"] not in {"TOR", "AGG", "CORE"}:
-            self.lines.refuse(f"switch_type is {show(given['switch_type'])}, not one of TOR, AGG, CORE")
+        if given["switch_type"] not in TIERS:
+            self.lines.refuse(f"switch_type is {show(given['switch_type'])}, not one of {', '.join(TIERS)}")
         switch = self.lines.whole(given["switch_id"], "switch_id")
         link = self.lines.whole(given["link_id"], "link_id")
-        self.failures.append(Failure(tier=given["switch_type"], switch=switch, link=link))
+        for earlier in self.failures:
+            if (earlier.tier, earlier.switch, earlier.link) == (given["switch_type"], switch, link):
+                self.lines.refuse(f"link {link} of {earlier.tier} {switch} fails twice, first at {earlier.where}")
+        where = f"{self.lines.path}:{self.lines.line}"
+        self.failures.append(Failure(tier=given["switch_type"], switch=switch, link=link, where=where))
 
     def _room(self, header: str, so_far: int) -> None:
         """Refuse a line beyond the number that the header declares."""
@@ -237,6 +232,7 @@ class _Reader:
             size_bytes=table[:, 2].copy(),
             start_ps=table[:, 3].copy(),
             after=np.unique(np.concatenate(pairs), axis=0) if pairs else np.zeros((0, 2), np.int64),
+            failures=tuple(self.failures),
         )
 
     def _check_triggers(self) -> None:

@@ -1,0 +1,163 @@
+"""What `simulate` is told of packets and of single links, checked: from arguments to what the packet engine takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.failed_tree import without
+from orchestrator_network.fat_tree import FatTree
+from orchestrator_network.graph import Network
+from orchestrator_network.topology import Topology
+from orchestrator_network.wire import Wire
+from orchestrator_network.workloads import Workload
+
+if TYPE_CHECKING:
+    from orchestrator_network.packet.balancing.base import Balancer
+    from orchestrator_network.packet.options import Options
+    from orchestrator_network.packet.transports.base import Transport
+
+Delivery = Literal["rud", "rod", "rudi", "uud"]
+Lossless = Literal["none", "pfc", "credit"]
+TrimmingMode = Literal["htsim", "spec"]
+
+
+def packet_parts(
+    topology: Topology,
+    wire: Wire,
+    *,
+    transport: str | Transport = "nscc",
+    load_balancer: str | Balancer | None = None,
+    lossless: str | None = None,
+    stop_packets: int | None = None,
+    go_packets: int | None = None,
+    slow_links: int = 0,
+    link_changes: Iterable[tuple[int, str, str, float]] = (),
+    **said: Any,
+) -> tuple[Transport, Balancer, Options]:
+    """Return what the packet engine needs beside a network and flows; arguments and errors are those of `simulate`.
+
+    ``said`` is what `Options` takes as it is; ``security_bytes`` among it are a part of the header of ``wire``.
+    """
+    if wire.packet_bytes == 0:
+        raise ValueError("fidelity `packet` needs packets, and the wire has packet_bytes 0; the default is 4150")
+    from orchestrator_network.packet.catalog import load_balancer as find_balancer
+    from orchestrator_network.packet.catalog import transport as find_transport
+    from orchestrator_network.packet.options import Options
+
+    chosen = find_transport(transport)
+    delivery = said.get("delivery", "rud")
+    _check_policies(delivery, lossless, chosen)
+    if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
+        said = said | {"trimming": False}
+    lossless = lossless or chosen.lossless
+    said = said | _thresholds(topology, wire, lossless, stop_packets, go_packets)
+    options = Options(
+        lossless=lossless,
+        packet_bytes=wire.packet_bytes,
+        header_bytes=wire.header_bytes,
+        slow=_slow(topology, slow_links),
+        changes=_changes(topology.network, link_changes),
+        taper=float(getattr(topology, "oversubscription", 1.0)),
+        **said,
+    )
+    return chosen, find_balancer(load_balancer or chosen.load_balancer), options
+
+
+def _thresholds(
+    topology: Topology, wire: Wire, lossless: str, stop_packets: int | None, go_packets: int | None
+) -> dict[str, int]:
+    """Return when links without losses stop and go on, as `Options` takes it; nothing where nothing is said."""
+    if stop_packets is None and go_packets is None:
+        return {}
+    from orchestrator_network.packet.fabric import describe, queue_packets
+    from orchestrator_network.packet.options import Options
+    from orchestrator_network.packet.routers import behind_routers
+
+    if lossless == "none" or (lossless == "credit" and go_packets is not None):
+        name, value = ("go_packets", go_packets) if go_packets is not None else ("stop_packets", stop_packets)
+        raise ValueError(
+            f"{name} is {value}, but links are lossless `{lossless}`: only priority flow control goes on at a number of packets, "
+            "and only it and credit have one to stop at; set lossless to `pfc`, or leave it out"
+        )
+    stop = Options.stop_packets if stop_packets is None else stop_packets
+    network = behind_routers(topology.network)
+    fabric = describe(network, packet_bytes=wire.packet_bytes, header_bytes=wire.header_bytes, trimming=False)
+    most = queue_packets(fabric)
+    if not 1 <= stop <= most:
+        raise ValueError(
+            f"stop_packets is {stop}; it must be 1 to {most}, the packets that a port of this network holds (the "
+            "bandwidth-delay product of its longest path)"
+        )
+    go = stop * 4 // 5 if go_packets is None else go_packets
+    if not 0 <= go < stop:
+        raise ValueError(f"go_packets is {go}, it must be 0 or more and below stop_packets, {stop}")
+    return {"stop_packets": stop, "go_packets": go}
+
+
+def check_no_packets(said: dict[str, Any]) -> None:
+    """Refuse what only packets and single links know, by name."""
+    usual = {"delivery": "rud", "trimming_mode": "htsim", "lossless": "none", "stop_packets": None, "go_packets": None}
+    for name, value in said.items():
+        if value != usual.get(name, value) or (name not in usual and value):
+            raise ValueError(
+                f"{name} is {value}, but only fidelity `packet` knows packets and single links; leave it out"
+            )
+
+
+def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:
+    """Refuse what is unknown or does not go together, with the name that is wrong."""
+    for name, value, known in (("delivery", delivery, Delivery), ("lossless", lossless or "none", Lossless)):
+        if value not in get_args(known):
+            raise ValueError(f"{name} `{value}` is not one of {', '.join(get_args(known))}")
+    if delivery == "rod" and transport.credit is not None:
+        raise ValueError(
+            "delivery `rod` goes back to what is missing, which this transport's receiver gives no credit for; use a "
+            "transport without receiver credit, or delivery `rud`"
+        )
+    if delivery in ("rudi", "uud") and (transport.ordered or transport.credit is not None):
+        raise ValueError(
+            f"delivery `{delivery}` has no order and no credit, which this transport is made of; use one that has a window, "
+            "nscc for example, or delivery `rud`"
+        )
+
+
+def without_failed(topology: Topology, workload: Workload) -> Topology:
+    """Return the topology without the links that the workload fails."""
+    if not workload.failures:
+        return topology
+    if not isinstance(topology, FatTree):
+        raise TopologyError(
+            f"{workload.failures[0].where or 'the workload'}: a failure names a link of a fat tree, and {topology.name} is none; "
+            "take the failures out, or use link_changes at fidelity packet"
+        )
+    return without(topology, workload.failures)
+
+
+def _slow(topology: Topology, count: int) -> tuple[int, ...]:
+    """Return the numbers of the first links from cores down, aggregation switch by aggregation switch."""
+    if count == 0:
+        return ()
+    if not isinstance(topology, FatTree):
+        raise TopologyError(f"slow_links counts links below the top of a fat tree; {topology.name} is none, use 0")
+    links = topology.links_from_top()
+    if not 0 <= count <= len(links):
+        raise TopologyError(f"slow_links is {count}; this tree has {len(links)} links from its top tier down")
+    return tuple(links[:count].tolist())
+
+
+def _changes(network: Network, wanted: Iterable[tuple[int, str, str, float]]) -> tuple[tuple[int, int, float], ...]:
+    """Return changes of links by their numbers; parallel links between two ends change together."""
+    changes = []
+    for when_ps, first, second, share in wanted:
+        ends = [network.names.index(name) if name in network.names else -1 for name in (first, second)]
+        found = np.flatnonzero((network.source == ends[0]) & (network.target == ends[1]))
+        if len(found) == 0:
+            raise TopologyError(f"no link leads from `{first}` to `{second}`; names are those of the table of links")
+        if network.route_weight is not None and np.any(network.route_weight[found] == 0):
+            raise TopologyError(f"the link from `{first}` to `{second}` has failed, and no change brings it back")
+        changes += [(when_ps, int(link), share) for link in found]
+    return tuple(changes)
