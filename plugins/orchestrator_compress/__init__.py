@@ -9,6 +9,8 @@ _HOMES = {
     "compress_checkpoint": "compress",
     "compress_model": "blockwise",
     "load_compressed": "formats.read",
+    "calibrate": "calibration",
+    "Calibration": "calibration",
     "column_solve": "solver",
     "Settings": "settings",
     "Grid": "grid",
@@ -26,6 +28,7 @@ _HOMES = {
 
 __all__ = [
     "NM",
+    "Calibration",
     "CompressionError",
     "Grid",
     "GroupRounding",
@@ -35,6 +38,7 @@ __all__ = [
     "SparseGPT",
     "System",
     "Unstructured",
+    "calibrate",
     "column_solve",
     "compress_checkpoint",
     "compress_model",

@@ -10,6 +10,7 @@ output rows are independent.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from .stash import Finished, Stash
 from .streams import Alone, Team, open_stream
 from .system import System
 from .weights import LayerWeight
+
+log = logging.getLogger(__name__)
 
 OnLayer = Callable[[int, int, LayerRecord], None]
 
@@ -158,6 +161,9 @@ def _chosen_layers(
         raise CompressionError(
             f"no layer of {type(model).__name__} is left to compress; ignore={list(settings.ignore)} covers them all"
         )
+    fused = [name for name, parameter in model.named_parameters() if parameter.ndim == 3]
+    if fused:
+        log.warning("%s and %d more are experts in one tensor: they stay dense", fused[0], len(fused) - 1)
     for pattern in settings.overrides:
         matching(pattern, list(views), "overrides")
     # Every check that needs no calibration comes first: a bad layer at the end must not cost the work on all before it.

@@ -75,7 +75,7 @@ class SparseWeight:
 
 
 def stored_bits(weight: LayerWeight) -> float:
-    """Return the bits that a weight takes: codes, scales, zero points, outliers, positions of what is left."""
+    """Return the bits that a weight takes in the smallest of its own files: scales, outliers, positions of what is left."""
     rows, columns = weight.shape
     if isinstance(weight, QuantizedWeight):
         indices = 0 if weight.groups is None else 8 * weight.groups.nbytes
@@ -83,14 +83,9 @@ def stored_bits(weight: LayerWeight) -> float:
     if isinstance(weight, SpQRWeight):
         return weight.bits_measured() * rows * columns
     if isinstance(weight, SparseWeight):
-        kept = rows * columns - int(weight.removed.sum())
-        if weight.values is not None:
-            width, beside = 8 * weight.values.element_size(), 0
-        else:
-            assert weight.codes is not None
-            width = weight.codes.grid.bits
-            beside = 8 * weight.codes.grid.stored_bytes(rows, columns) - rows * columns * width
-        return min(rows * columns * width, rows * columns + kept * width) + beside
+        from .containers.sparse_files import CODEC
+
+        return 8 * CODEC.stored_bytes(weight)
     raise ValueError(f"{type(weight).__name__} is no form of a compressed layer")
 
 
