@@ -98,7 +98,9 @@ class GPTQ:
         del tensor_names
         if quantization_config.get("quant_method", "gptq") != "gptq" or "bits" not in quantization_config:
             return False
-        return quantization_config.get("checkpoint_format") in _NAMES[self._version]
+        # Some quantizers write `format` beside or instead of `checkpoint_format`.
+        told = quantization_config.get("checkpoint_format", quantization_config.get("format"))
+        return told in _NAMES[self._version]
 
     def read(self, tensors: Mapping[str, Tensor], quantization_config: Mapping[str, Any]) -> Read:
         """Return the layers that have a qweight, each on the grid that the label gives it, and all other tensors."""
