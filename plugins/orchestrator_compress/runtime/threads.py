@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def over_rows(run: Callable[..., Any], arguments: tuple[Any, ...], rows: int, pr
         run(*arguments, 0, rows)
         return
     edges = [rows * part // threads for part in range(threads + 1)]
-    ranges = iter(list(zip(edges, edges[1:], strict=False)))
+    ranges = pairwise(edges)
     team = _team() or _pool
     errors = team(lambda: _take(run, arguments, ranges), threads)
     if errors:
@@ -61,7 +62,7 @@ def _team() -> Team | None:
         def guarded(_data: int | None) -> None:
             try:
                 function()
-            except BaseException as error:  # noqa: BLE001 (nothing may leave a foreign thread; the caller raises it)
+            except BaseException as error:
                 errors.append(error)
 
         parallel(body(guarded), None, threads, 0)
@@ -81,6 +82,6 @@ def _pool(function: Callable[[], None], threads: int) -> list[BaseException]:
     errors: list[BaseException] = []
     try:
         function()
-    except BaseException as error:  # noqa: BLE001 (raised by the caller once no thread is left)
+    except BaseException as error:
         errors.append(error)
-    return errors + [error for other in others if (error := other.exception()) is not None]
+    return errors + [failed for other in others if (failed := other.exception()) is not None]
