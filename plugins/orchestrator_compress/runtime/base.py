@@ -63,15 +63,17 @@ class ServedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs [..., R]; ServingError for inputs of another width or type."""
         self.check(inputs)
-        flat = inputs.reshape(-1, self.in_features)
-        kernel = 0 < len(flat) <= self.few_tokens and not self.exact and inputs.device.type == "cpu"
+        flat = inputs if inputs.ndim == 2 else inputs.reshape(-1, self.in_features)
+        kernel = 0 < len(flat) <= self.few_tokens and not self.exact and inputs.is_cpu
         if kernel and not (inputs.requires_grad and torch.is_grad_enabled()):
             outputs = self.few(flat.detach())
         else:
             outputs = self.many(flat.to(torch.float32))
         if self.bias is not None:
             outputs = outputs + self.bias
-        return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
+        if outputs.dtype != inputs.dtype:
+            outputs = outputs.to(inputs.dtype)
+        return outputs if inputs.ndim == 2 else outputs.view(*inputs.shape[:-1], self.out_features)
 
     def check(self, inputs: Tensor) -> None:
         """Raise ServingError for inputs of another width or type."""

@@ -20,8 +20,9 @@ from .lanes import Lanes, lanes_for
 from .threads import over_rows
 
 _KINDS = {torch.float32: vectors.FLOAT32, torch.float16: vectors.FLOAT16, torch.bfloat16: vectors.BFLOAT16}
-#: Up to here the kernel was measured to be faster than float32 products of a decompressed copy (docs/benchmarks.md).
-FEW_TOKENS = 32
+#: Up to how many tokens the kernel was measured to beat dense float32 products, by where these get their weights
+#: (docs/benchmarks.md).
+FEW_TOKENS = {"cache": 32, "chunk": 64}
 
 
 def quantized(weight: LayerWeight) -> QuantizedWeight | None:
@@ -40,8 +41,9 @@ class CodesLinear(ServedLinear):
     order: Tensor | None
 
     def __init__(
-        self, weight: LayerWeight, bias: Tensor | None = None, *, few_tokens: int = FEW_TOKENS, prefill: str = "chunk"
+        self, weight: LayerWeight, bias: Tensor | None = None, *, few_tokens: int | None = None, prefill: str = "chunk"
     ):
+        few_tokens = FEW_TOKENS.get(prefill, 0) if few_tokens is None else few_tokens
         super().__init__(weight.shape, bias, few_tokens=few_tokens, prefill=prefill)
         reason = self.supports(weight)
         own = quantized(weight)
@@ -97,24 +99,32 @@ class CodesLinear(ServedLinear):
 
     def dequantized_rows(self, start: int, stop: int) -> Tensor:
         """Return the weights of some rows, as `QuantizedWeight.dequantize` does."""
-        words, lanes = self.words[start:stop], self.lanes
-        scales = self.scales[start:stop].view(self._scale_dtype).float()
-        zeros = torch.full_like(scales, self._middle) if self.zeros is None else self.zeros[start:stop].float()
-        if words.device.type == "cpu":
-            padded = torch.empty((stop - start, lanes.padded))
-            arguments = (words.numpy().view(np.uint16), scales.numpy(), zeros.numpy(), padded.numpy())
-            over_rows(integer.decoded(lanes.bits, lanes.segment), arguments, stop - start, padded.numel())
-            weight = padded[:, : lanes.columns]
-        else:
-            each = lanes.segment
-            codes = lanes.unpack(words).float()
-            shift, scale = (part.repeat_interleave(each, 1)[:, : lanes.columns] for part in (zeros, scales))
-            weight = (codes - shift) * scale
+        weight = self._compiled_rows(start, stop) if self.words.is_cpu else self._plain_rows(start, stop)
         if self.order is None:
             return weight.contiguous()
         restored = torch.empty_like(weight)
         restored[:, self.order] = weight
         return restored
+
+    def _compiled_rows(self, start: int, stop: int) -> Tensor:
+        lanes, words = self.lanes, self.words[start:stop].numpy().view(np.uint16)
+        scales, zeros = self._statistics(start, stop)
+        padded = torch.empty((stop - start, lanes.padded))
+        arguments = (words, scales.numpy(), zeros.numpy(), padded.numpy())
+        over_rows(integer.decoded(lanes.bits, lanes.segment), arguments, stop - start, padded.numel())
+        return padded[:, : lanes.columns]
+
+    def _plain_rows(self, start: int, stop: int) -> Tensor:
+        lanes, (scales, zeros) = self.lanes, self._statistics(start, stop)
+        scales, zeros = (part.repeat_interleave(lanes.segment, 1)[:, : lanes.columns] for part in (scales, zeros))
+        return (lanes.unpack(self.words[start:stop]).float() - zeros) * scales
+
+    def _statistics(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return scales and zero points of some rows by segment, in float32."""
+        scales = self.scales[start:stop].view(self._scale_dtype).float()
+        if self.zeros is None:
+            return scales, torch.full_like(scales, self._middle)
+        return scales, self.zeros[start:stop].float()
 
     def _spread(self, statistic: Tensor) -> Tensor:
         """Return a statistic of groups [R, G] for segments [R, S], zero for those of padding."""

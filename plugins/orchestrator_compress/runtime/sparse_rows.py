@@ -24,19 +24,6 @@ TOKENS = 8
 
 
 @intrinsic(prefer_literal=True)
-def _number(context, values, index, constants):  # noqa: ARG001
-    """Return values[index] as float32; `constants`: how it is kept, and the source."""
-    del context
-    kind = constants[0].literal_value
-
-    def generate(context, builder, _signature, arguments):
-        base, _ = vectors.held(context, builder, values, arguments[0])
-        return load_number(builder, base, arguments[1], kind)
-
-    return types.float32(values, types.int64, constants), generate
-
-
-@intrinsic(prefer_literal=True)
 def _eight(context, columns, values, inputs, first, last, out, row, constants):  # noqa: ARG001
     """Store in out[row] [8] the products of the kept weights first..last with inputs [C, 8]."""
     del context
@@ -74,7 +61,7 @@ def products(kind: int) -> tuple[Callable[..., None], Callable[..., None]]:
             own, kept = columns[offsets[row] : offsets[row + 1]], values[offsets[row] : offsets[row + 1]]
             result = np.float32(0)
             for place in range(len(own)):
-                result += _number(kept, place, constants) * inputs[own[place]]
+                result += vectors.number(kept, place, constants) * inputs[own[place]]
             out[row] = result
 
     @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -30,7 +30,7 @@ def over_rows(run: Callable[..., Any], arguments: tuple[Any, ...], rows: int, pr
         run(*arguments, 0, rows)
         return
     edges = [rows * part // threads for part in range(threads + 1)]
-    ranges = iter(list(pairwise(edges)))
+    ranges = pairwise(edges)
     team = _team() or _pool
     errors = team(lambda: _take(run, arguments, ranges), threads)
     if errors:
@@ -84,5 +84,4 @@ def _pool(function: Callable[[], None], threads: int) -> list[BaseException]:
         function()
     except BaseException as error:
         errors.append(error)
-    found = (other.exception() for other in others)
-    return errors + [one for one in found if one is not None]
+    return errors + [failed for other in others if (failed := other.exception()) is not None]
