@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -80,32 +80,55 @@ def compress_model(
     chosen = _chosen_layers(model, blocks, settings)
     source = _source(model, settings, calibration, heldout, mask, team, chosen)
     stash = Stash(scratch)
-    follow = _Follow(chosen, on_layer)
-    mark_s = time.perf_counter()
+    work = _Work(settings=settings, stash=stash, follow=_Follow(chosen, on_layer), team=team, stored=stored)
     for index, (name, block) in enumerate(blocks):
         views = {layer: view for layer, view in block_linears(name, block).items() if layer in chosen}
-        done = all(stash.has(layer) for layer in views)
-        for place, inputs in enumerate(source.visit(block, index, views, done=done, team=team)):
-            if (place if source.sequential else index) % team.size != team.rank:
-                continue
-            if not all(stash.has(layer) for layer in inputs.names):
-                solved = _solve_group(inputs, views, index=index, settings=settings, stored=stored)
-                # Passes since the last layer belong to this one, so that the parts of a resumed compression add up.
-                share_s = (time.perf_counter() - mark_s) / len(solved)
-                for layer, (weight, row) in solved.items():
-                    stash.save(layer, Finished(weight=weight, record=row, seconds=share_s))
-            mark_s = time.perf_counter()
-            follow([stash.load(layer).record for layer in inputs.names], settings)
-        if source.sequential:
-            # The block changes only now: until its last input is collected, its layers see each other's dense outputs.
-            team.barrier()
-            stash.refresh()
-            for layer, view in views.items():
-                view.assign(stash.load(layer).weight.dequantize())
-            source.leave(block, index)
+        _compress_block(block, index, views, source, work)
     team.barrier()
     stash.refresh()
     return _gathered(model, chosen, stash, apply=not source.sequential)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Work:
+    """What stays the same from block to block, and when the last layer was done."""
+
+    settings: Settings
+    stash: Stash
+    follow: _Follow
+    team: Team
+    stored: torch.dtype
+    mark_s: float = field(default_factory=time.perf_counter)
+
+
+def _compress_block(block: nn.Module, index: int, views: Mapping[str, LinearView], source: Source, work: _Work) -> None:
+    stash, team = work.stash, work.team
+    done = all(stash.has(layer) for layer in views)
+    for place, inputs in enumerate(source.visit(block, index, views, done=done, team=team)):
+        if (place if source.sequential else index) % team.size != team.rank:
+            continue
+        if not all(stash.has(layer) for layer in inputs.names):
+            solved = _solve_group(inputs, views, index=index, settings=work.settings, stored=work.stored)
+            # Passes since the last layer belong to this one, so that the parts of a resumed compression add up.
+            share_s = (time.perf_counter() - work.mark_s) / len(solved)
+            for layer, (weight, row) in solved.items():
+                stash.save(layer, Finished(weight=weight, record=row, seconds=share_s))
+        if source.staged:
+            # The pass that goes on from here has to find them compressed.
+            _put(views, inputs.names, stash)
+        work.mark_s = time.perf_counter()
+        work.follow([stash.load(layer).record for layer in inputs.names], work.settings)
+    if source.sequential:
+        # The block changes only now: until its last input is collected, its layers see each other's dense outputs.
+        team.barrier()
+        stash.refresh()
+        _put(views, views, stash)
+        source.leave(block, index)
+
+
+def _put(views: Mapping[str, LinearView], names: Iterable[str], stash: Stash) -> None:
+    for layer in names:
+        views[layer].assign(stash.load(layer).weight.dequantize())
 
 
 class _Follow:
@@ -196,8 +219,13 @@ def _source(
     if settings.propagate == "full_precision":
         return Prepared(calibrate(model, calibration, heldout, mask=mask, team=team))
     modules = [block for _, block in decoder_blocks(model)]
+    if settings.true_sequential and team.size > 1:
+        raise CompressionError(
+            "true_sequential solves one layer after another within a block, which workers cannot share; use one worker"
+        )
     held = None if heldout is None else open_stream(model, modules, heldout, Alone())
-    return Propagated(open_stream(model, modules, calibration, team, mask), held, settings.measure)
+    stream = open_stream(model, modules, calibration, team, mask)
+    return Propagated(stream, held, settings.measure, staged=settings.true_sequential)
 
 
 def _solve_group(

@@ -73,11 +73,12 @@ def inverse_factor(system: Tensor) -> Tensor | None:
     if int(failed) or not bool(torch.isfinite(lower.diagonal()).all()):
         return None
     upper = lower.flip(0, 1)
+    del lower
     size = len(system)
-    identity = torch.eye(size, dtype=system.dtype, device=system.device)
     width = _PANEL if system.dtype == torch.float32 and size % _PANEL == 0 else size
     factor = torch.zeros_like(upper)
     for stop in range(width, size + 1, width):
-        panel = slice(stop - width, stop)
-        factor[:stop, panel] = torch.linalg.solve_triangular(upper[:stop, :stop], identity[:stop, panel], upper=True)
+        columns = torch.zeros((stop, width), dtype=system.dtype, device=system.device)
+        columns[stop - width :].fill_diagonal_(1)
+        factor[:stop, stop - width : stop] = torch.linalg.solve_triangular(upper[:stop, :stop], columns, upper=True)
     return factor if all_finite(factor) else None

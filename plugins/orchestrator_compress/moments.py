@@ -11,33 +11,73 @@ from torch import Tensor
 from .errors import CalibrationError
 from .linears import LinearView
 
+# Rows of H computed in one product: few enough to leave out most of the half below the diagonal, enough for a product
+# at full speed.
+_PANEL = 256
+# Tokens whose products are summed in float32: their rounding is that of one product over as many rows.
+_SPAN = 2048
+
 
 class Moments:
-    """Accumulate X^T X of the inputs [..., C] that reach a layer: products in float32, their sum in float64."""
+    """Accumulate X^T X of the inputs [..., C] that reach a layer: in float32 for `_SPAN` tokens, beyond in float64.
+
+    Only what lies on and above the diagonal is computed and kept, in panels of `_PANEL` rows: C / 2 + `_PANEL` / 2
+    multiplications per element instead of C. The whole is exactly symmetric.
+    """
 
     def __init__(self, columns: int, device: torch.device | None = None):
-        self._sum = torch.zeros((columns, columns), dtype=torch.float64, device=device)
+        self._columns = columns
+        shapes = [(min(_PANEL, columns - start), columns - start) for start in range(0, columns, _PANEL)]
+        self._panels = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
+        self._recent = [torch.zeros(shape, dtype=torch.float32, device=device) for shape in shapes]
+        self._recent_tokens = 0
         self.tokens = 0
 
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs; half-precision inputs are widened first, because their squares overflow."""
-        rows = inputs.reshape(-1, inputs.shape[-1]).to(torch.float32)
-        self._sum += rows.T @ rows
+        rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(torch.float32)
+        for start, recent in zip(range(0, self._columns, _PANEL), self._recent, strict=True):
+            recent.addmm_(rows[:, start : start + _PANEL].T, rows[:, start:])
         self.tokens += len(rows)
+        self._recent_tokens += len(rows)
+        if self._recent_tokens >= _SPAN:
+            self._settle()
 
-    def merge(self, total: Tensor, tokens: int) -> None:
-        """Add what another one has summed, `total` float64 [C, C] over `tokens` tokens."""
-        self._sum += total
-        self.tokens += tokens
+    def _settle(self) -> None:
+        for panel, recent in zip(self._panels, self._recent, strict=True):
+            panel.add_(recent)
+            recent.zero_()
+        self._recent_tokens = 0
+
+    def merge(self, other: Moments) -> None:
+        """Add what another one has summed of as many columns."""
+        self._settle()
+        for own, panel in zip(self._panels, other.panels(), strict=True):
+            own.add_(panel)
+        self.tokens += other.tokens
+
+    def panels(self) -> list[Tensor]:
+        """Return the sums in float64, in panels on and above the diagonal: what workers send one another."""
+        self._settle()
+        return self._panels
 
     @property
-    def total(self) -> Tensor:
-        """Return X^T X in float64 [C, C], not divided by anything."""
-        return self._sum
+    def columns(self) -> int:
+        """Return C."""
+        return self._columns
 
     def hessian(self) -> Tensor:
         """Return X^T X / N, so that tr(D H D^T) is the squared output error per token whatever the number of tokens."""
-        return self._sum / max(1, self.tokens)
+        self._settle()
+        whole = self._panels[0].new_empty((self._columns, self._columns))
+        for start, panel in zip(range(0, self._columns, _PANEL), self._panels, strict=True):
+            stop = start + len(panel)
+            whole[start:stop, start:] = panel
+            whole[stop:, start:stop] = panel[:, len(panel) :].T
+            # A product's own diagonal block is symmetric only up to the rounding of its sums.
+            corner = panel[:, : len(panel)]
+            whole[start:stop, start:stop] = torch.triu(corner) + torch.triu(corner, 1).T
+        return whole.div_(max(1, self.tokens))
 
 
 def shared_inputs(linears: Mapping[str, LinearView], run: Callable[[], object]) -> list[list[str]]:
@@ -85,7 +125,7 @@ def collect(
     waiting = set(range(len(groups)))
 
     def note(place: int, inputs: Tensor) -> None:
-        moments[place].add(inputs if real is None else _without_padding(inputs, real))
+        moments[place].add(inputs if real is None else without_padding(inputs, real))
         waiting.discard(place)
         if stop and not waiting:
             raise Collected
@@ -101,7 +141,8 @@ def collect(
             return None
 
 
-def _without_padding(inputs: Tensor, real: Tensor) -> Tensor:
+def without_padding(inputs: Tensor, real: Tensor) -> Tensor:
+    """Return the inputs [n, C] of tokens that are no padding; CalibrationError where inputs are not in their places."""
     if inputs.shape[:-1] != real.shape:
         raise CalibrationError(
             f"a layer reads {list(inputs.shape)} where tokens are {list(real.shape)}: which of its inputs are padding "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,7 @@ class GroupRounding:
     def begin(self, columns: Columns) -> None:
         """Fit the grids of all groups, or prepare to fit each when it begins."""
         self._columns, work, grid = columns, columns.work, self._grid
+        self._tiles: tuple[Any, ...] | None = None
         total, rows = work.shape
         self._width = width = grid.width(total)
         self._codes = torch.empty((total, rows), dtype=torch.uint8, device=work.device)
@@ -66,12 +68,34 @@ class GroupRounding:
         """Return the nearest grid values, keeping their codes."""
         group = self._group_of[position]
         if self._act_order != "static" and position % self._width == 0:
-            look = self._columns.stale if self._stale else self._columns.current
-            self._scales[group], self._zeros[group] = fit(look(position, position + self._width), self._grid, dim=0)
+            self._fit_group(position)
         scales, zeros = self._scales[group], self._zeros[group]
         codes = encode(values, scales, zeros, self._grid)
         self._codes[self._columns.order[position]] = codes
         return codes.sub_(zeros).mul_(scales)
+
+    def _fit_group(self, position: int) -> None:
+        group, look = self._group_of[position], self._columns.stale if self._stale else self._columns.current
+        self._scales[group], self._zeros[group] = fit(look(position, position + self._width), self._grid, dim=0)
+
+    def fix_tile(self, start: int, stop: int) -> bool:
+        """Fix positions start..stop in one call of machine code, where that can be done with the same result."""
+        columns = self._columns
+        if columns.factor is None or columns.work.device.type != "cpu":
+            return False
+        if self._act_order != "static":
+            if (stop - 1) // self._width > start // self._width:
+                return False  # a group that begins inside is fitted on values that the tile's own columns correct
+            if start % self._width == 0:
+                self._fit_group(start)
+        from .rounding_kernel import round_tile  # compiled code is loaded only where it is used
+
+        if self._tiles is None:
+            tensors = columns.work, columns.scaled_errors, self._codes, self._scales, self._zeros, columns.factor
+            indices = np.array(columns.order), np.array(self._group_of)
+            self._tiles = (*(tensor.numpy() for tensor in tensors), *indices)
+        round_tile(*self._tiles, start, stop, self._tiles[0].dtype.type(self._grid.max_code))
+        return True
 
     def result(self) -> QuantizedWeight:
         """Return the codes of the last attempt with their scales, zero points and, where needed, group indices."""

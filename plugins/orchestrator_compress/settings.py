@@ -21,13 +21,13 @@ PRUNING: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
 DATA_DRIVEN: tuple[str, ...] = ("gptq", "spqr", "wanda", "sparsegpt")
 
 _GRID = ("bits", "group_size", "symmetric", "scale_dtype")
-_SOLVER = ("damp", "block_size", "strict", "propagate")
+_SOLVER = ("damp", "block_size", "strict", "propagate", "true_sequential")
 _USED: dict[str, tuple[str, ...]] = {
     "rtn": _GRID,
     "gptq": (*_GRID, *_SOLVER, "act_order"),
     "spqr": ("bits", "group_size", *_SOLVER, "tau", "statistic_bits", "tile_rows"),
     "magnitude": (*_GRID, "sparsity", "pattern"),
-    "wanda": (*_GRID, "sparsity", "pattern", "propagate"),
+    "wanda": (*_GRID, "sparsity", "pattern", "propagate", "true_sequential"),
     "sparsegpt": (*_GRID, *_SOLVER, "sparsity", "pattern"),
 }
 _ALWAYS = ("method", "ignore", "overrides", "max_fallbacks", "measure")
@@ -49,6 +49,8 @@ class Settings:
                     are stored, statistic_bits None: as they are
     propagate       quantized: a block is solved on what the compressed blocks before it give; full_precision: on what
                     the dense model gives, so that blocks are independent and one calibration serves all settings
+    true_sequential with propagate "quantized": layers of a block are solved as a pass reaches them, each on what the
+                    compressed ones before it give: o on the attention of the quantized q, k, v. One pass instead of two
     ignore          layer names or re:PATTERNS to leave dense; lm_head and embeddings always are
     overrides       changed settings by layer name or re:PATTERN, later ones last
     strict          fail instead of raising the damping or rounding without compensation
@@ -71,6 +73,7 @@ class Settings:
     statistic_bits: int | None = 3
     tile_rows: int = 16
     propagate: Literal["quantized", "full_precision"] = "quantized"
+    true_sequential: bool = False
     ignore: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strict: bool = False

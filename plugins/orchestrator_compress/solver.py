@@ -19,7 +19,7 @@ are not in matrix products; W is kept transposed, so that a column is contiguous
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -54,6 +54,15 @@ class Rule(Protocol):
 
     def fix(self, position: int, values: Tensor) -> Tensor:
         """Return what the column at `position` becomes, given its current values [R]."""
+        ...
+
+
+@runtime_checkable
+class TileRule(Rule, Protocol):
+    """A rule that can also fix several columns in one call, with the very result of one call each."""
+
+    def fix_tile(self, start: int, stop: int) -> bool:
+        """Fix positions start..stop, errors and the updates among them included, or return False and touch nothing."""
         ...
 
 
@@ -131,13 +140,15 @@ class Columns:
         """Fix every column in order; `work` then holds the result."""
         total = len(self.work)
         rule.begin(self)
+        at_once = rule if isinstance(rule, TileRule) else None
         for block_start in range(0, total, self._block_size):
             block_stop = min(block_start + self._block_size, total)
             self._block = (block_start, block_stop)
             for tile_start in range(block_start, block_stop, _TILE):
                 tile_stop = min(tile_start + _TILE, block_stop)
                 self._tile = (tile_start, tile_stop)
-                self._fix_tile(rule, tile_start, tile_stop)
+                if at_once is None or not at_once.fix_tile(tile_start, tile_stop):
+                    self._fix_tile(rule, tile_start, tile_stop)
                 self._update(tile_start, tile_stop, block_stop)
             self._update(block_start, block_stop, total)
 

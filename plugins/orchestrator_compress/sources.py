@@ -8,15 +8,18 @@ Propagated   three streams of hidden states: calibration tokens through the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from .calibration import Calibration
+from .errors import CalibrationError
 from .linears import LinearView
 from .moments import Moments
+from .staged import StagedPass
 from .streams import Alone, Stream, Team
 
 
@@ -36,11 +39,16 @@ class Source(Protocol):
 
     #: Whether a block needs the compressed weights of those before it.
     sequential: bool
+    #: Whether a layer needs those of the layers before it in its block.
+    staged: bool
 
     def visit(
         self, block: nn.Module, index: int, views: Mapping[str, LinearView], *, done: bool, team: Team
-    ) -> list[Inputs]:
-        """Return the inputs of the layers in `views`; for a block that is done only its names are needed."""
+    ) -> Iterable[Inputs]:
+        """Return the inputs of the layers in `views`; for a block that is done only its names are needed.
+
+        Where `staged` is set, the layers of each are compressed, and in the model, before the next is asked for.
+        """
         ...
 
     def leave(self, block: nn.Module, index: int) -> None:
@@ -52,6 +60,7 @@ class NoInputs:
     """Give every layer for itself and nothing about it."""
 
     sequential = False
+    staged = False
 
     def visit(
         self,
@@ -73,6 +82,7 @@ class Prepared:
     """Give what a calibration holds."""
 
     sequential = False
+    staged = False
 
     def __init__(self, calibration: Calibration):
         self._calibration = calibration
@@ -101,53 +111,102 @@ class Prepared:
 
 
 class Propagated:
-    """Give what streams of hidden states bring to each block."""
+    """Give what streams of hidden states bring to each block.
+
+    With `staged`, the layers of a block are solved as a pass of the compressed model reaches them, each on what the
+    solved ones before it give (`true_sequential` of the GPTQ code): one pass instead of two.
+    """
 
     sequential = True
 
-    def __init__(self, stream: Stream, heldout: Stream | None, measure: Literal["full", "own"]):
+    def __init__(
+        self, stream: Stream, heldout: Stream | None, measure: Literal["full", "own"], *, staged: bool = False
+    ):
+        self.staged = staged
         self._own = stream
         # The first block's inputs are the embeddings in both models: the streams part only where it ends.
         self._dense = stream.copy() if measure == "full" else None
         self._heldout = heldout
-        self._apart = False
+        self._apart = self._moved = False
 
     def visit(
         self, block: nn.Module, index: int, views: Mapping[str, LinearView], *, done: bool, team: Team
-    ) -> list[Inputs]:
-        """Return the inputs and move the dense streams past the block."""
+    ) -> Iterator[Inputs]:
+        """Yield the inputs in the order of the pass, and move the dense streams past the block."""
         if done:
             for passing in (self._dense, self._heldout):
                 if passing is not None:
                     passing.advance(block, index)
-            return [Inputs(names=tuple(views))]
+            yield Inputs(names=tuple(views))
+            return
         groups = self._own.groups(views, block, index)
         dense = own = None
         if self._dense is not None:
             dense = self._dense.collect(views, groups, block, index, team=team, advance=True)
-        if self._dense is None or self._apart:
+        if not self.staged and (self._dense is None or self._apart):
             own = self._own.collect(views, groups, block, index, team=team, advance=False)
         held: list[Moments] | None = None
         if self._heldout is not None:
             held = self._heldout.collect(views, groups, block, index, team=Alone(), advance=True)
-        found = []
+        others = [_Others(dense, held, place) for place in range(len(groups))]
+        if self.staged:
+            yield from self._as_reached(views, groups, block, index, others)
+            return
+        moments = own or dense
+        assert moments is not None
         for place, names in enumerate(groups):
-            moments = own or dense
-            assert moments is not None
-            hessian = moments[place].hessian()
-            others = None if dense is None else (hessian if own is None else dense[place].hessian())
-            found.append(
-                Inputs(
-                    names=tuple(names),
-                    tokens=moments[place].tokens,
-                    own=hessian,
-                    dense=others,
-                    heldout=None if held is None else held[place].hessian(),
+            yield others[place].inputs(names, moments[place], apart=own is not None)
+
+    def _as_reached(
+        self,
+        views: Mapping[str, LinearView],
+        groups: Sequence[Sequence[str]],
+        block: nn.Module,
+        index: int,
+        others: Sequence[_Others],
+    ) -> Iterator[Inputs]:
+        shards = list(self._own.shards)
+        batches = [batch for shard in shards for batch in self._own.shards[shard]]
+        real = [one for shard in shards for one in self._own.real[shard]]
+        runs = [partial(self._own.calls.run_one, block, index, batch) for batch in batches]
+        with StagedPass(views, groups, runs, real) as staged:
+            for place, names in enumerate(groups):
+                yield others[place].inputs(names, staged.collected(place), apart=True)
+                staged.go_on(place)
+            outputs = iter(staged.outputs())
+            if staged.late:
+                raise CalibrationError(
+                    f"{staged.late} tokens reached a layer of block {index} after it was solved: its layers are called "
+                    "in no fixed order; use true_sequential=False"
                 )
-            )
-        return found
+        self._own.shards = {shard: [next(outputs) for _ in self._own.shards[shard]] for shard in shards}
+        self._moved = True
 
     def leave(self, block: nn.Module, index: int) -> None:
-        """Move the stream of the compressed model past the block."""
-        self._own.advance(block, index)
-        self._apart = True
+        """Move the stream of the compressed model past the block, unless the block's own pass has."""
+        if not self._moved:
+            self._own.advance(block, index)
+        self._apart, self._moved = True, False
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The moments of one group in the dense model, of calibration and of held-out tokens."""
+
+    dense: list[Moments] | None
+    heldout: list[Moments] | None
+    place: int
+
+    def inputs(self, names: Sequence[str], own: Moments, *, apart: bool) -> Inputs:
+        """Return them with those that are solved on, which are the dense ones themselves unless `apart`."""
+        hessian = own.hessian()
+        dense = None
+        if self.dense is not None:
+            dense = self.dense[self.place].hessian() if apart else hessian
+        return Inputs(
+            names=tuple(names),
+            tokens=own.tokens,
+            own=hessian,
+            dense=dense,
+            heldout=None if self.heldout is None else self.heldout[self.place].hessian(),
+        )

@@ -47,7 +47,7 @@ class Alone:
         first, *rest = (own[shard] for shard in range(shards))
         for moments in rest:
             for total, part in zip(first, moments, strict=True):
-                total.merge(part.total, part.tokens)
+                total.merge(part)
         return first
 
     def barrier(self) -> None:

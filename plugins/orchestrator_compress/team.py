@@ -25,17 +25,19 @@ class GlooTeam:
 
     def totals(self, own: Mapping[int, list[Moments]], shards: int) -> list[Moments]:
         """Let the owner of each shard send its sums to all."""
-        totals = [Moments(len(one.total)) for one in next(iter(own.values()))]
+        first = next(iter(own.values()))
+        totals = [Moments(one.columns) for one in first]
         for shard in range(shards):
             owner = shard % self.size
             for place, total in enumerate(totals):
-                sums, tokens = torch.empty_like(total.total), torch.empty(1, dtype=torch.int64)
-                if owner == self.rank:
-                    sums.copy_(own[shard][place].total)
-                    tokens[0] = own[shard][place].tokens
-                dist.broadcast(sums, owner)
+                # Whoever does not own the shard takes what is sent in its place.
+                part = own[shard][place] if owner == self.rank else Moments(total.columns)
+                tokens = torch.tensor([part.tokens], dtype=torch.int64)
+                for panel in part.panels():
+                    dist.broadcast(panel, owner)
                 dist.broadcast(tokens, owner)
-                total.merge(sums, int(tokens))
+                part.tokens = int(tokens)
+                total.merge(part)
         return totals
 
     def barrier(self) -> None:

@@ -1,0 +1,120 @@
+"""One forward pass of a block in which each layer is solved on inputs that the solved layers before it made.
+
+The layers of a block are solved in the order in which a pass reaches them (`true_sequential` of the GPTQ code for
+LLaMA): q, k, v; then o, on the attention of the quantized q, k, v; and so on. Running the block anew for each stage
+costs a pass per stage; collecting all inputs from the dense block and then running the quantized one costs two. Here
+the batches of a block go through it together, each a coroutine that waits where a layer is about to be called until
+that layer is solved. Every layer is called once per batch, whatever the architecture: one pass.
+
+    a batch     ... norm -> [q k v | waits] q, k, v, attention -> [o | waits] o, norm -> [gate up | waits] ...
+    the caller  starts all, H(qkv) complete -> solve q, k, v -> wakes all, H(o) complete -> solve o -> ...
+
+A forward pass is plain calls, not a generator, so each runs on a stack of its own (greenlet); all share one thread,
+because threads would each have workers and memory of their own. Batches run in their order, so that sums are the same
+in every run. What waits holds what its frames hold: for a Llama block, over all calibration tokens, about 5 times the
+hidden states at the attention's output, and 2 and the inner activations at the MLP's.
+
+A pass that reaches no layer of a group (experts without tokens) gives it no inputs. A layer that is reached after its
+group was solved, in another order than in other batches, is counted in `late`, and its inputs are missing from that H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor
+
+from .linears import LinearView
+from .moments import Moments, without_padding
+
+
+class StagedPass:
+    """The passes of one block: who waits where, and what they have shown of the inputs so far.
+
+    `groups` are names that read one input, as `moments.shared_inputs` returns them; `runs` runs the block over one
+    batch each, `real` says of each batch which tokens are no padding. Use as a context manager, which ends all passes;
+    then, for each group in turn: `collected`, change the weights of its layers, `go_on`.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, LinearView],
+        groups: Sequence[Sequence[str]],
+        runs: Sequence[Callable[[], Tensor]],
+        real: Sequence[Tensor | None] | None = None,
+    ):
+        self._first = [views[names[0]] for names in groups]
+        self._passes = [greenlet(run) for run in runs]
+        self._real = dict(zip(self._passes, real or [None] * len(runs), strict=True))
+        self._outputs: dict[greenlet, Tensor] = {}
+        self.late = 0
+        self._caller = getcurrent()
+        self._waiting: dict[greenlet, int] = {}
+        self._moments: list[Moments | None] = [None] * len(groups)
+        self._solved = [False] * len(groups)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> StagedPass:
+        """Run every pass up to where it first waits."""
+        # Passes enter and leave `no_grad` in no order of nesting; within this one they all do nothing.
+        self._stack.enter_context(torch.no_grad())
+        for place, view in enumerate(self._first):
+            hook = view.module.register_forward_pre_hook(
+                lambda _module, args, place=place: self._reached(place, args[0])
+            )
+            self._stack.callback(hook.remove)
+        self._stack.callback(self._unwind)
+        try:
+            for one in self._passes:
+                self._wake(one)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End the passes that an error elsewhere left waiting, so that their frames let go of what they hold."""
+        self._stack.close()
+
+    def collected(self, place: int) -> Moments:
+        """Return the moments of a group, without tokens where no pass reached it."""
+        # Made when first needed: those of all groups at once would be the most of a block.
+        view = self._first[place]
+        found = self._moments[place] or Moments(view.shape[1], view.device)
+        self._moments[place] = found
+        return found
+
+    def go_on(self, place: int) -> None:
+        """Wake those that wait for a group, now that it is solved."""
+        self._solved[place], self._moments[place] = True, None
+        for one in self._passes:
+            if self._waiting.get(one) == place:
+                self._wake(one)
+
+    def outputs(self) -> list[Tensor]:
+        """Return what the runs returned, once every group is solved."""
+        return [self._outputs[one] for one in self._passes]
+
+    def _reached(self, place: int, inputs: Tensor) -> None:
+        """Note the inputs of a group and let its pass wait; called within the pass."""
+        if self._solved[place]:
+            self.late += inputs.numel() // inputs.shape[-1]
+            return
+        real = self._real[getcurrent()]
+        self.collected(place).add(inputs if real is None else without_padding(inputs, real))
+        self._waiting[getcurrent()] = place
+        self._caller.switch()
+
+    def _unwind(self) -> None:
+        for one in self._passes:
+            if not one.dead:
+                one.throw()  # GreenletExit, which ends it and is raised nowhere
+
+    def _wake(self, one: greenlet) -> None:
+        self._waiting.pop(one, None)
+        result = one.switch()
+        if one.dead:
+            self._outputs[one] = result

@@ -1,0 +1,49 @@
+"""GPTQ by this project: `python run_ours.py job.json`, with the project on the path.
+
+`path` of the job is one of `settings_of.PATHS`: "blockwise" passes each block twice, once for what its layers read and
+once when they are quantized; "staged" passes it once and solves layers as they are reached (`true_sequential`);
+"full_precision" passes the dense model once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from measure import Phases, job
+
+settings, phases = job(), Phases()
+
+with phases.phase("import"):
+    import torch
+    from safetensors.torch import load_file
+    from settings_of import settings_of, warm_up
+    from transformers import AutoModelForCausalLM
+
+    from orchestrator_compress.blockwise import compress_model
+    from orchestrator_compress.compress import write_report
+
+torch.set_num_threads(settings["threads"])
+
+with phases.phase("load"):
+    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
+    tokens = load_file(settings["tokens"])["calibration"]
+    warm_up()  # machine code of the solver, which peers bring compiled
+
+with phases.phase("quantize"):
+    compression = compress_model(model, settings_of(settings), tokens)
+
+with phases.phase("save"):
+    report = write_report(
+        Path(settings["model"]), Path(settings["out"]), compression, settings_of(settings), "compressed-tensors"
+    )
+
+worst = max(record.identity_error or 0.0 for record in compression.records)
+phases.write(
+    settings["result"],
+    tool=f"ours, {settings['path']}",
+    version="",
+    torch=torch.__version__,
+    format="ct",
+    identity_error=worst,
+    fallbacks=[record.layer for record in compression.records if record.fallback],
+)

@@ -1,0 +1,87 @@
+"""What was measured, as Markdown tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def comparison(report: dict[str, Any]) -> str:
+    """Return a row per run, and how ours stands to the faster and the better peer."""
+    lines = [
+        _head(report),
+        "",
+        "| run | quantize, s | processor s | peak, MB | before, MB | import, s | load, s | save, s | held-out objective | KL, nats | perplexity | MB on disk |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, run in report["tools"].items():
+        phases, quality = run["phases"], run["quality"]
+        main = phases["quantize"]
+        apart = " | ".join(f"{phases[phase]['seconds']:.1f}" for phase in ("import", "load", "save"))
+        lines.append(
+            f"| {name} | {main['seconds']:.1f} | {main['cpu_seconds']:.1f} | {main['peak_bytes'] / 1e6:.0f} "
+            f"| {main['resident_before_bytes'] / 1e6:.0f} | {apart} | {quality['objective']:.3e} "
+            f"| {quality['kl']:.5f} | {quality['perplexity']:.4f} | {quality['bytes'] / 1e6:.1f} |"
+        )
+    lines += ["", f"Dense perplexity {report['dense']['perplexity']:.4f}.", *_verdict(report)]
+    return "\n".join(lines)
+
+
+def sweep(report: dict[str, Any]) -> str:
+    """Return the time of all points over that of one."""
+    found = report["sweep"]["phases"]
+
+    def ratio(field: str) -> float:
+        return found["12 points"][field] / min(phase[field] for name, phase in found.items() if "one point" in name)
+
+    return "\n".join(
+        [
+            _head(report),
+            "",
+            "| | s | processor s | peak, MB |",
+            "|---|---|---|---|",
+            *(
+                f"| {name} | {phase['seconds']:.1f} | {phase['cpu_seconds']:.1f} | {phase['peak_bytes'] / 1e6:.0f} |"
+                for name, phase in found.items()
+                if "point" in name
+            ),
+            "",
+            (
+                f"12 points take {ratio('seconds'):.2f} times one by the clock, {ratio('cpu_seconds'):.2f} times by "
+                "processor seconds (target: 1.5)."
+            ),
+        ]
+    )
+
+
+def _head(report: dict[str, Any]) -> str:
+    machine, size, settings = report["machine"], report["size"], report["settings"]
+    return (
+        f"{machine['date']}, {machine['processor']}, {settings['threads']} of {machine['processors']} processors "
+        f"({machine['capability']}), torch {machine['torch']}; {size['linear_weights'] / 1e6:.1f}M weights in "
+        f"{size['blocks']} blocks of {size['hidden']}/{size['inner']}; {settings['bits']} bits, groups of "
+        f"{settings['group_size']}, damp {settings['damp']}"
+    )
+
+
+def _verdict(report: dict[str, Any]) -> list[str]:
+    peers = {name: run for name, run in report["tools"].items() if not run["tool"].startswith("ours")}
+    lines = []
+    for path in dict.fromkeys(run["tool"] for run in report["tools"].values() if run["tool"].startswith("ours")):
+        own = [run for run in report["tools"].values() if run["tool"] == path]
+        if not peers:
+            continue
+        lines.append("")
+        lines.append(f"{path}, best of {len(own)}, over the best peer (target):")
+        for field, label, target in (
+            ("seconds", "wall", "1/3"),
+            ("cpu_seconds", "processor", "1/3"),
+            ("peak_bytes", "peak memory", "1"),
+        ):
+            ratio = min(run["phases"]["quantize"][field] for run in own) / min(
+                run["phases"]["quantize"][field] for run in peers.values()
+            )
+            lines.append(f"* {label}: {ratio:.2f} ({target})")
+        for field, label, target in (("objective", "held-out objective", "1.01"), ("kl", "KL", "1")):
+            ratio = min(run["quality"][field] for run in own) / min(run["quality"][field] for run in peers.values())
+            lines.append(f"* {label}: {ratio:.4f} ({target})")
+    return lines
