@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from orchestrator_compress import load_compressed
 from orchestrator_compress.errors import CheckpointError
+from orchestrator_compress.formats import registry
 from orchestrator_compress.formats import write as writer
 from orchestrator_compress.formats.codec import same_codes
 from orchestrator_compress.formats.files import TensorFiles, same_bits
@@ -274,6 +277,7 @@ def test_a_write_that_went_wrong_is_found(dense: Path, tmp_path: Path, monkeypat
         flipped(part)
         with pytest.raises(CheckpointError, match="not read back"):
             write(dense, tmp_path / "out", weights, form)
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_bad_requests_are_refused_before_anything_is_written(dense: Path, tmp_path: Path) -> None:
@@ -293,6 +297,21 @@ def test_bad_requests_are_refused_before_anything_is_written(dense: Path, tmp_pa
     assert contents(dense) == before
     assert not (tmp_path / "out").exists()
     assert set(CODECS) == {"compressed-tensors", "gptq", "gptq_v2", "spqr", "sparse", "dense"}
+
+
+def test_formats_of_other_packages_are_resolved_at_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A format that is not installed is named when it is asked for, and does not keep others from being recognized."""
+    monkeypatch.setitem(registry.CODECS, "sparse", "orchestrator_compress.nowhere.sparse_files:CODEC")
+    with pytest.raises(CheckpointError, match=r"format='sparse' is not part of this installation"):
+        registry.codec("sparse")
+    assert registry.recognize({"quant_method": "awq"}, []).name == "awq"
+    with pytest.raises(CheckpointError, match="quant_method='exl9'"):
+        registry.recognize({"quant_method": "exl9"}, [])
+    module = types.ModuleType("sparse_elsewhere")
+    module.CODEC = registry.codec("dense")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sparse_elsewhere", module)
+    monkeypatch.setitem(registry.CODECS, "sparse", "sparse_elsewhere:CODEC")
+    assert registry.codec("sparse") is module.CODEC
 
 
 def test_labels_of_2023_are_found_beside_their_files(dense: Path, tmp_path: Path) -> None:

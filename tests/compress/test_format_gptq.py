@@ -240,3 +240,15 @@ def test_an_eight_bit_zero_point_does_not_wrap_around() -> None:
     label = V2.config({"layer": high}, [])
     with pytest.raises(CheckpointError, match="stored as 255"):
         V1.read(V2.tensors("layer", high), label)
+
+
+def test_a_group_larger_than_the_row_is_the_row() -> None:
+    """Quantizers keep group_size 128 for layers of 64 inputs; that is one group per row, at any size."""
+    weight = random_weight(32, 32, half(4))
+    label = V1.config({"layer": weight}, [])
+    for size in (128, 2**80):
+        read, _ = V1.read(V1.tensors("layer", weight), label | {"group_size": size})
+        found = read["layer"]
+        assert isinstance(found, QuantizedWeight)
+        assert (found.groups, found.grid.group_size) == (None, -1)
+        assert same_codes(found, weight)

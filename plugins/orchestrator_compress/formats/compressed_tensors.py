@@ -139,29 +139,37 @@ class Label:
         groups = mapping(label.get("config_groups"), "config_groups of quantization_config")
         if not groups:
             raise CheckpointError("quantization_config has no config group, so no layer has a grid")
-        self._groups = [(_targets(key, scheme), _group_grid(key, scheme)) for key, scheme in groups.items()]
+        self._exact: dict[str, Grid] = {}
+        self._patterns: list[tuple[str, Grid]] = []
+        self._linear: Grid | None = None
+        for key, scheme in groups.items():
+            targets, grid = _targets(key, scheme), _group_grid(key, scheme)
+            for target in targets:
+                if target.startswith("re:"):
+                    self._patterns.append((target.removeprefix("re:"), grid))
+                elif target == "Linear":
+                    self._linear = self._linear or grid
+                else:
+                    self._exact.setdefault(target, grid)
         ignore = label.get("ignore") or []
         if not isinstance(ignore, list) or not all(isinstance(one, str) for one in ignore):
             raise CheckpointError(f"ignore of quantization_config is {ignore!r:.80} where a list of names belongs")
-        self._ignore = ignore
+        self._ignored = {target for target in ignore if not target.startswith("re:")}
+        self._ignored_patterns = [target.removeprefix("re:") for target in ignore if target.startswith("re:")]
 
     def grid(self, name: str) -> Grid:
         """Return the grid of a layer: named exactly, by regular expression, or by the class Linear, in this order."""
-        if any(_aims(target, name) in ("name", "regex") for target in self._ignore):
+        where = "quantization_config"
+        if name in self._ignored or any(matches(pattern, name, where) for pattern in self._ignored_patterns):
             raise CheckpointError(f"{name} is in `ignore` of quantization_config but its weights are packed")
-        for kind in ("name", "regex", "class"):
-            for targets, grid in self._groups:
-                if any(_aims(target, name) == kind for target in targets):
-                    return grid
-        raise CheckpointError(f"{name} has packed weights but no config group of quantization_config targets it")
-
-
-def _aims(target: str, name: str) -> str:
-    if target.startswith("re:"):
-        return "regex" if matches(target.removeprefix("re:"), name, "quantization_config") else ""
-    if target == name:
-        return "name"
-    return "class" if target == "Linear" else ""
+        if name in self._exact:
+            return self._exact[name]
+        for pattern, grid in self._patterns:
+            if matches(pattern, name, where):
+                return grid
+        if self._linear is None:
+            raise CheckpointError(f"{name} has packed weights but no config group of quantization_config targets it")
+        return self._linear
 
 
 def _targets(key: str, scheme: Any) -> list[str]:

@@ -4,7 +4,7 @@ Nothing that a directory may hold makes this fail: what cannot be read is a find
 
 error    config, label, missing-files, pickle-weights, truncated-file, label-mismatch, missing-part, wrong-shape,
          bad-scale, zero-point-mismatch, borrowed-lanes, padded-packing, g-idx-range, stray-part, unreadable
-warning  negative-scale, zero-scale, dead-layer, ragged-group, g-idx-order, tied-head, tensor-parallel, labels-differ
+warning  zero-point-mismatch (asymmetric), negative-scale, zero-scale, dead-layer, ragged-group, g-idx-order, tied-head, tensor-parallel, labels-differ
 note     marlin-limits, fused-grids, tensor-parallel (from 4 ranks on), packing-version
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..grid import QuantizedWeight
+from ..grid import Grid
 from ..weights import LayerWeight
 from . import awq, compressed_tensors, gptq, gptq_layer
 from .examine import LayerFacts, facts_of, facts_table, findings_of, fused_findings
@@ -111,12 +111,12 @@ def _examine(case: _Case) -> None:
         "awq": _awq_layers,
     }.get(case.format, _other_layers)
     try:
-        weights = examine(case)
+        grids = examine(case)
     except CheckpointError as error:
         case.found("label", "error", error)
         return
-    names = {name.removesuffix(".weight") for name in case.tensors if name.endswith(".weight")} | weights.keys()
-    case.findings.extend(fused_findings(weights, sorted(names)))
+    names = {name.removesuffix(".weight") for name in case.tensors if name.endswith(".weight")} | grids.keys()
+    case.findings.extend(fused_findings(grids, names))
 
 
 def _check_labels(case: _Case) -> None:
@@ -132,28 +132,25 @@ def _check_labels(case: _Case) -> None:
         )
 
 
-def _packed_layers(case: _Case) -> dict[str, LayerWeight]:
+def _packed_layers(case: _Case) -> dict[str, Grid]:
     label = compressed_tensors.Label(case.label)
-    weights = _layers(
+    grids = _layers(
         case,
         compressed_tensors.layer_names(case.tensors),
         compressed_tensors.PARTS,
         lambda name, parts: compressed_tensors.inspect(name, parts, label.grid(name)),
         compressed_tensors.CODEC.stored_bytes,
     )
-    for name, weight in weights.items():
-        if isinstance(weight, QuantizedWeight) and weight.grid.bits == 3 and weight.shape[1] > 10:
-            words, columns = case.tensors[f"{name}.weight_packed"].shape[1], weight.shape[1]
-            if words == -(-columns // 10):
-                message = f"{columns} codes of 3 bits fill {words} words in the packing before 0.19 and since alike"
-                case.found(
-                    "packing-version", "note", message, layer=name, fix="check that it was written by 0.19 or later"
-                )
+    for name in [name for name, grid in grids.items() if grid.bits == 3]:
+        columns = int(case.tensors[f"{name}.weight_shape"][1])
+        if columns > 10 and -(-columns * 3 // 32) == -(-columns // 10):
+            message = f"{columns} codes of 3 bits fill as many words in the packing before 0.19 as in the one since"
+            case.found("packing-version", "note", message, layer=name, fix="check that it was written by 0.19 or later")
     _stray(case, "weight_")
-    return weights
+    return grids
 
 
-def _gptq_layers(case: _Case) -> dict[str, LayerWeight]:
+def _gptq_layers(case: _Case) -> dict[str, Grid]:
     names = gptq.layer_names(case.tensors)
     if _packed_along_outputs(case, names):
         case.found(
@@ -166,7 +163,7 @@ def _gptq_layers(case: _Case) -> dict[str, LayerWeight]:
     label = GPTQLabel(case.label)
     codec = gptq.V1 if case.format == "gptq" else gptq.V2
     parts = gptq_layer.PARTS
-    weights = _layers(
+    grids = _layers(
         case,
         names,
         parts,
@@ -174,7 +171,7 @@ def _gptq_layers(case: _Case) -> dict[str, LayerWeight]:
         codec.stored_bytes,
     )
     _stray(case, *parts)
-    return weights
+    return grids
 
 
 def _packed_along_outputs(case: _Case, names: list[str]) -> bool:
@@ -186,7 +183,7 @@ def _packed_along_outputs(case: _Case, names: list[str]) -> bool:
     return False
 
 
-def _awq_layers(case: _Case) -> dict[str, LayerWeight]:
+def _awq_layers(case: _Case) -> dict[str, Grid]:
     grid = awq.label_grid(case.label)
     return _layers(
         case,
@@ -197,12 +194,12 @@ def _awq_layers(case: _Case) -> dict[str, LayerWeight]:
     )
 
 
-def _other_layers(case: _Case) -> dict[str, LayerWeight]:
+def _other_layers(case: _Case) -> dict[str, Grid]:
     codec = recognize(case.label, list(case.tensors))
     weights, _ = codec.read(case.tensors, case.label)
     for name, weight in weights.items():
         case.facts.append(facts_of(name, weight, codec.stored_bytes(weight)))
-    return weights
+    return {}
 
 
 def _layers(
@@ -211,13 +208,13 @@ def _layers(
     parts: tuple[str, ...],
     inspect: Callable[[str, Mapping[str, Tensor | None]], Inspected],
     stored_bytes: Callable[[LayerWeight], int],
-) -> dict[str, LayerWeight]:
-    """Inspect the layers one by one, keeping facts and findings, and return the weights that could be read."""
+) -> dict[str, Grid]:
+    """Inspect the layers one by one, keeping facts and findings, and return the grids of those that could be read."""
     if not names:
         packed = sorted(name for name in case.tensors if name.endswith(_PACKED))
         what = f"{packed[0]} is of another format" if packed else "no tensor is packed"
         case.found("label-mismatch", "error", f"it is labelled {case.format}, but {what}", fix="correct the label")
-    weights: dict[str, LayerWeight] = {}
+    grids: dict[str, Grid] = {}
     tied = case.config.get("tie_word_embeddings") is True
     for name in names:
         try:
@@ -233,8 +230,8 @@ def _layers(
         case.facts.append(facts_of(name, weight, stored_bytes(weight)))
         case.findings.extend(findings_of(name, weight, tied=tied and name.rpartition(".")[2] == "lm_head"))
         if not errors(inspected.findings):
-            weights[name] = weight
-    return weights
+            grids[name] = weight.grid
+    return grids
 
 
 def _stray(case: _Case, *starts: str) -> None:

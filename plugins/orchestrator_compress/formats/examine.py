@@ -6,13 +6,13 @@ or the whole row, inputs a multiple of 128 and outputs of 64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..grid import QuantizedWeight
+from ..grid import Grid, QuantizedWeight
 from ..spqr_weight import SpQRWeight
 from ..weights import LayerWeight, SparseWeight
 from .codec import group_index, middling, zero_points
@@ -189,18 +189,14 @@ def findings_of(name: str, weight: QuantizedWeight, *, tied: bool) -> Iterator[F
         )
 
 
-def fused_findings(weights: Mapping[str, LayerWeight], names: list[str]) -> Iterator[Finding]:
-    """Yield layers that servers fuse and that are on several grids, or of which some are dense; `names`: all layers."""
+def fused_findings(grids: Mapping[str, Grid], names: Collection[str]) -> Iterator[Finding]:
+    """Yield layers that servers fuse and that are on several grids, or dense in part; `names`: all layers there are."""
     for members in _FUSED:
         stems = sorted({name.removesuffix(members[0]) for name in names if name.endswith(f".{members[0]}")})
         for stem in stems:
-            grids = {
-                (held.grid.bits, held.grid.group_size, held.grid.symmetric)
-                if isinstance(held, QuantizedWeight)
-                else None
-                for held in (weights.get(stem + member) for member in members if stem + member in names)
-            }
-            if len(grids) > 1:
+            grid_of = [grids.get(stem + member) for member in members if stem + member in names]
+            found = {grid and (grid.bits, grid.group_size, grid.symmetric) for grid in grid_of}
+            if len(found) > 1:
                 yield Finding(
                     code="fused-grids",
                     severity="note",

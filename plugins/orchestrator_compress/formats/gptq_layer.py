@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ def inspect(name: str, parts: Mapping[str, Tensor | None], label: LayerLabel, ve
             f"qweight is {qweight.dtype} {list(qweight.shape)}; it must be int32 [C * bits / 32, R]",
         )
     columns, rows = qweight.shape[0] * 32 // grid.bits, qweight.shape[1]
+    if grid.group_size > columns:  # one group per row by another name
+        grid = replace(grid, group_size=-1)
     width = columns if grid.group_size == -1 else grid.group_size
     groups = -(-columns // width)
     expected: dict[str, tuple[Tensor, tuple[torch.dtype, ...], tuple[int, ...]]] = {
@@ -79,6 +82,18 @@ def _zeros(name: str, stored: Tensor, grid: Grid, version: str) -> tuple[Tensor 
             return None, []
         return _kept(meant, grid), [_unsymmetric(name, stored, grid, version)]
     findings = []
+    other = grid.middle if version == "gptq" else grid.middle - 1
+    if bool((stored == other).all()):
+        findings.append(
+            Finding(
+                code="zero-point-mismatch",
+                severity="warning",
+                layer=name,
+                message=f"every zero point is stored as {other}, as symmetric ones of the other version are, but the label "
+                f"says {version!r} and sym=False",
+                fix="compare outputs with the dense model; if they differ, correct checkpoint_format",
+            )
+        )
     borrowed = int((meant > grid.max_code).sum())
     if borrowed:
         findings.append(

@@ -132,7 +132,11 @@ def write_contents(
     if label.get("quant_method") == "gptq":
         write_json(destination / LABEL_FILE, label)
     copy_companions(source, destination)
-    _verify(destination, chosen, contents)
+    try:
+        _verify(destination, chosen, contents)
+    except CheckpointError:
+        (destination / "config.json").unlink()  # what is wrong must not look like a checkpoint
+        raise
     return Size(
         payload_bytes=sum(_layer_bytes(chosen, contents, name) for name in contents.weights)
         + sum(_nbytes(contents.dense, name) for name in contents.dense),
@@ -237,7 +241,7 @@ def _write_shards(destination: Path, units: Sequence[_Unit], max_shard_bytes: in
 
 def _remove_earlier(destination: Path) -> None:
     # What an earlier checkpoint left here would be loaded in place of or beside the new one.
-    for pattern in (WEIGHTS_FILE, "model-?????-of-?????.safetensors", INDEX_FILE, LABEL_FILE):
+    for pattern in ("config.json", WEIGHTS_FILE, "model-?????-of-?????.safetensors", INDEX_FILE, LABEL_FILE):
         for file in destination.glob(pattern):
             file.unlink()
 
