@@ -20,15 +20,28 @@ import numpy as np
 _STRIP = 256
 
 
+def _compiled(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Compile with the arithmetic of tensors; where machine code cannot be kept, it is compiled in each process."""
+
+    def compiled(function: Callable[..., None]) -> Callable[..., None]:
+        try:
+            kernel: Callable[..., None] = numba.njit(cache=True, error_model="numpy", nogil=True, **options)(function)
+        except RuntimeError:  # neither this folder nor one of the user's can be written
+            kernel = numba.njit(error_model="numpy", nogil=True, **options)(function)
+        return kernel
+
+    return compiled
+
+
 # `addr_` fuses the product and the difference where the processor can.
-@numba.njit(cache=True, error_model="numpy", nogil=True, fastmath={"contract"})
+@_compiled(fastmath={"contract"})
 def _subtract(target: Any, share: Any, error: Any) -> None:
     for row in range(len(target)):
         target[row] -= share * error[row]
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _round_tile(
+@_compiled()
+def round_tile(
     work: Any,
     errors: Any,
     codes: Any,
@@ -64,7 +77,3 @@ def _round_tile(
                 values[row] = fixed
             for later in range(position + 1, stop):
                 _subtract(work[later, low:high], factor[position, later], error)
-
-
-#: The compiled function, with a type that type checkers understand.
-round_tile: Callable[..., None] = _round_tile

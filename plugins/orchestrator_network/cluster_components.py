@@ -28,13 +28,14 @@ _SEARCHED = 64  # device counts up and down that are tried for a suggestion
 class DragonflyConfig:
     """Hosts a router, routers a group and global links a router; each null: as near to 1 : 2 : 1 as the devices allow.
 
-    Groups follow from the devices, near to as many as a router has hosts. ``routing``: minimal or valiant.
+    Groups follow from the devices, near to as many as a router has hosts. ``routing``: minimal, valiant, or at fidelity packet
+    ugal_l or ugal_g.
     """
 
     hosts_per_router: int | None = None
     routers_per_group: int | None = None
     global_links: int | None = None
-    routing: Literal["minimal", "valiant"] = "minimal"
+    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"
     radix: int = 64
 
     def __post_init__(self) -> None:
@@ -127,7 +128,7 @@ def _imbalance(shape: tuple[int, int, int, int]) -> tuple[float, tuple[int, int,
 
 
 def _shapes(config: DragonflyConfig, devices: int) -> Iterator[tuple[int, int, int, int]]:
-    least_groups = 3 if config.routing == "valiant" else 2
+    least_groups = 2 if config.routing == "minimal" else 3
     for hosts in _divisors(devices, config.hosts_per_router, config.radix):
         for routers in _divisors(devices // hosts, config.routers_per_group, config.radix):
             groups = devices // hosts // routers

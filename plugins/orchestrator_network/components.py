@@ -86,10 +86,11 @@ class TorusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HyperXConfig:
-    """``rows`` of accelerators, null: as square as the devices allow."""
+    """``rows`` of accelerators, null: as square as the devices allow; ``routing``: ugal_l and ugal_g at fidelity packet."""
 
     rows: int | None = None
     radix: int = 64
+    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"
 
     def __post_init__(self) -> None:
         _check_rows(self.rows)
@@ -208,6 +209,7 @@ class HyperXBuilder:
             rows=rows,
             columns=devices // rows,
             link_gbps=link_gbps,
+            routing=self.config.routing,
             radix=self.config.radix,
             planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
         )

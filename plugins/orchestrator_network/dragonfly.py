@@ -21,7 +21,7 @@ from scipy.sparse import csr_array, hstack
 
 from orchestrator_network.cost import Bill, dragonfly_bill
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Network, Wiring
+from orchestrator_network.graph import Detours, Network, Wiring, check_routing
 from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
 from orchestrator_network.valiant import Valiant
 
@@ -33,8 +33,8 @@ _LOCAL, _GLOBAL = 1, 3
 class Dragonfly:
     """A Dragonfly; the defaults are the small published machine, 17 x 32 hosts in 30 groups with 16 links the large one.
 
-    Hosts = hosts_per_router x routers_per_group x groups, numbered router by router. ``routing``: ``minimal`` or
-    ``valiant``. ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one is simulated.
+    Hosts = hosts_per_router x routers_per_group x groups, numbered router by router. ``routing``: ``minimal``, ``valiant``,
+    or, at fidelity packet, ``ugal_l`` and ``ugal_g``, which choose between the two. ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one is simulated.
     ``latency_ps`` is that of one link. Impossible shapes raise :class:`TopologyError`.
     """
 
@@ -42,7 +42,7 @@ class Dragonfly:
     routers_per_group: int = 16
     global_links: int = 8
     groups: int = 8
-    routing: Literal["minimal", "valiant"] = "minimal"
+    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"
     link_gbps: float = 400.0
     radix: int = 64
     planes: int = 1
@@ -54,10 +54,9 @@ class Dragonfly:
                 raise TopologyError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.groups < 2:
             raise TopologyError(f"a Dragonfly has at least 2 groups, got {self.groups}; one group is a HyperX")
-        if self.routing not in {"minimal", "valiant"}:
-            raise TopologyError(f"routing is `{self.routing}`, it must be minimal or valiant")
-        if self.routing == "valiant" and self.groups < 3:
-            raise TopologyError("Valiant routing needs a third group to pass through; use minimal, or 3 groups")
+        check_routing(self.routing)
+        if self.routing != "minimal" and self.groups < 3:
+            raise TopologyError(f"routing {self.routing} needs a third group to pass through; use minimal, or 3 groups")
         if self.link_gbps <= 0:
             raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
         if self.planes < 1:
@@ -120,7 +119,11 @@ class Dragonfly:
             latency_ps=self.latency_ps,
         )
         self._wire(wiring, first_router=self.hosts, trunk=2 * self.hosts)
-        return wiring.network(self.hosts, (*(f"host{i}" for i in host), *self._router_names), self.link_bps)
+        network = wiring.network(self.hosts, (*(f"host{i}" for i in host), *self._router_names), self.link_bps)
+        if self.routing == "minimal":
+            return network
+        area = np.concatenate([np.full(self.hosts, -1), np.arange(self.routers) // self.routers_per_group])
+        return replace(network, detours=Detours(rule=self.routing, area=area))
 
     @cached_property
     def fabric(self) -> Network:
@@ -161,8 +164,13 @@ class Dragonfly:
         group = np.arange(self.routers) // self.routers_per_group
         return Valiant(self.fabric, group, is_global=self.fabric.route_cost == _GLOBAL)
 
+    @property
+    def cuts(self) -> Dragonfly:
+        """What is certain of routes whatever packets choose: that they are no shorter than minimal ones."""
+        return replace(self, routing="minimal")
+
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
-        """Split every flow by its routing; WorkloadError for impossible pairs.
+        """Split every flow by its routing, UGAL as minimal; WorkloadError for impossible pairs.
 
         Minimal costs links x distinct pairs of routers, Valiant as much for every router where a flow may enter another
         group.
@@ -171,7 +179,7 @@ class Dragonfly:
         entry, leave = sources // self.hosts_per_router, targets // self.hosts_per_router
         away = np.flatnonzero(entry != leave)
         pairs = (entry[away], leave[away])
-        inner = minimal_routes(self.fabric, *pairs) if self.routing == "minimal" else self._valiant.routes(*pairs)
+        inner = self._valiant.routes(*pairs) if self.routing == "valiant" else minimal_routes(self.fabric, *pairs)
         count = len(sources)
         flow, every = np.arange(count), np.ones(count)
         place = csr_array((np.ones(len(away)), (away, np.arange(len(away)))), shape=(count, len(away)))
@@ -190,7 +198,7 @@ class Dragonfly:
 
     def fabric_loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [routers, routers] puts on every trunk of `fabric`, float64 [trunks]."""
-        return minimal_loads(self.fabric, demand) if self.routing == "minimal" else self._valiant.loads(demand)
+        return self._valiant.loads(demand) if self.routing == "valiant" else minimal_loads(self.fabric, demand)
 
     def grid(self, ranks: np.ndarray) -> None:  # noqa: ARG002 - the topology protocol asks every topology
         """Return None: a Dragonfly has no mesh to lay a collective on."""

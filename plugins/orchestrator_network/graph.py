@@ -10,12 +10,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, shortest_path
 
 from orchestrator_network.errors import TopologyError
+
+Rule = Literal["valiant", "ugal_l", "ugal_g"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detours:
+    """Ways over a third area: ``area`` int64 [nodes], -1 for none; ``rule`` who takes them, see `packet.detours`."""
+
+    rule: Rule
+    area: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +36,8 @@ class Network:
     ``source``, ``target``, ``trunk`` int32 [links]; ``capacity_bps`` float64 [links] in bits per second;
     ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
     ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
-    weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it.
+    weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it. ``detours``: packets may leave minimal
+    routes.
     """
 
     hosts: int
@@ -37,6 +49,7 @@ class Network:
     trunk: np.ndarray
     route_cost: np.ndarray
     route_weight: np.ndarray | None = None
+    detours: Detours | None = None
 
     @property
     def nodes(self) -> int:
@@ -84,6 +97,12 @@ class Network:
         reached = np.unique(label[: self.hosts])
         if len(reached) > 1:
             raise TopologyError(f"the network is disconnected: its hosts fall into {len(reached)} of {parts} parts")
+
+
+def check_routing(routing: str) -> None:
+    """Refuse a routing that is none, with those that are."""
+    if routing not in {"minimal", *get_args(Rule)}:
+        raise TopologyError(f"routing is `{routing}`, it must be one of minimal, {', '.join(get_args(Rule))}")
 
 
 class Wiring:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from orchestrator_network.cost import Bill
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Network
+from orchestrator_network.graph import Detours, Network, check_routing
 from orchestrator_network.hamming_mesh import HammingMesh
 from orchestrator_network.routes import Routes
 
@@ -22,6 +24,9 @@ from orchestrator_network.routes import Routes
 class HyperX:
     """A grid of ``rows`` x ``columns`` accelerators, host ids row-major.
 
+    ``routing``: ``minimal``; ``valiant``, over another accelerator, all of them alike; or, at fidelity packet, ``ugal_l`` and
+    ``ugal_g``, which choose between the two.
+
     ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one is simulated. ``latency_ps``
     is that of one link. Impossible shapes raise :class:`TopologyError`.
     """
@@ -29,11 +34,17 @@ class HyperX:
     rows: int = 32
     columns: int = 32
     link_gbps: float = 400.0
+    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"
     radix: int = 64
     planes: int = 1
     latency_ps: int = 1_000_000
 
     def __post_init__(self) -> None:
+        check_routing(self.routing)
+        if self.routing != "minimal" and self.hosts < 3:
+            raise TopologyError(
+                f"routing {self.routing} needs a third accelerator to pass through, there are {self.hosts}"
+            )
         if min(self.rows, self.columns) < 1 or self.rows * self.columns < 2:
             raise TopologyError(
                 f"a HyperX needs positive rows and columns and at least 2 hosts, got {self.rows} x {self.columns}"
@@ -71,8 +82,8 @@ class HyperX:
 
     @property
     def name(self) -> str:
-        """The family, for tables."""
-        return "hyperx"
+        """The family, and its routing where that is not minimal, for tables."""
+        return "hyperx" if self.routing == "minimal" else f"hyperx_{self.routing}"
 
     @property
     def link_bps(self) -> float:
@@ -84,18 +95,63 @@ class HyperX:
         """What one accelerator can send in one plane, over its four ports, in bits per second."""
         return self.mesh.injection_bps
 
-    @property
+    @cached_property
     def network(self) -> Network:
         """One plane as a graph."""
-        return self.mesh.network
+        network = self.mesh.network
+        if self.routing == "minimal":
+            return network
+        area = np.where(np.arange(network.nodes) < self.hosts, np.arange(network.nodes), -1)
+        return replace(network, detours=Detours(rule=self.routing, area=area))
+
+    @property
+    def cuts(self) -> HyperX:
+        """What is certain of routes whatever packets choose: that they are no shorter than minimal ones."""
+        return replace(self, routing="minimal")
 
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
-        """Split every flow evenly over its minimal paths; WorkloadError for impossible pairs."""
-        return self.mesh.routes(sources, targets)
+        """Split every flow evenly over its minimal paths, or those over every other host; WorkloadError for impossible pairs.
+
+        With m the mean over all hosts but the two ends, valiant(s, t) = mean of minimal(s, m) + minimal(m, t).
+        """
+        straight = self.mesh.routes(sources, targets)
+        if self.routing != "valiant":
+            return straight
+        spread = 1 / (self.hosts - 2)
+        sides = [self._all_from(sources), self._all_from(targets, back=True)]
+        share, latency_ps, hops = (
+            (getattr(sides[0], name) + getattr(sides[1], name) - 2 * getattr(straight, name)) * spread
+            for name in ("share", "latency_ps", "hops")
+        )
+        return Routes(share=csr_array(share), latency_ps=latency_ps, hops=hops)
+
+    def _all_from(self, hosts: np.ndarray, back: bool = False) -> Routes:
+        """Return the sum of the minimal routes from (``back``: to) each of ``hosts`` to all others."""
+        ends, place = np.unique(hosts, return_inverse=True)
+        here, there = np.repeat(ends, self.hosts), np.tile(np.arange(self.hosts), len(ends))
+        away = here != there
+        here, there = here[away], there[away]
+        routes = self.mesh.routes(there, here) if back else self.mesh.routes(here, there)
+        row = np.searchsorted(ends, here)
+        gather = csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(len(ends), len(row)))
+        return Routes(
+            share=csr_array((gather @ routes.share)[place]),
+            latency_ps=np.asarray(gather @ routes.latency_ps)[place],
+            hops=np.asarray(gather @ routes.hops)[place],
+        )
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
-        return self.mesh.loads(demand)
+        if self.routing != "valiant":
+            return self.mesh.loads(demand)
+        wanted = demand.astype(float)
+        np.fill_diagonal(wanted, 0)
+        # What leaves s goes to every host but s and its target, and what reaches t comes from all but t and its source.
+        first = wanted.sum(axis=1, keepdims=True) - wanted
+        second = wanted.sum(axis=0, keepdims=True) - wanted
+        through = (first + second) / (self.hosts - 2)
+        np.fill_diagonal(through, 0)
+        return np.asarray(self.mesh.loads(through))
 
     def grid(self, ranks: np.ndarray) -> np.ndarray | None:
         """Return the hosts as a grid [rows, columns] if they are all crossings of some rows and columns, else None."""

@@ -108,6 +108,16 @@ def check_no_packets(said: dict[str, Any]) -> None:
             )
 
 
+def check_no_queues(topology: Topology) -> None:
+    """Refuse a routing that looks at queues, where there are none."""
+    detours = topology.network.detours
+    if detours is not None and detours.rule != "valiant":
+        raise TopologyError(
+            f"routing {detours.rule} chooses packet by packet, by queues, which only fidelity `packet` has; use that, or routing "
+            "minimal or valiant"
+        )
+
+
 def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:
     """Refuse what is unknown or does not go together, with the name that is wrong."""
     for name, value, known in (("delivery", delivery, Delivery), ("lossless", lossless or "none", Lossless)):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import shortest_path
 
 from orchestrator_network.engine import run
 from orchestrator_network.fairness import alone_rates
@@ -20,6 +22,7 @@ from orchestrator_network.packet_parts import (
     Lossless,
     TrimmingMode,
     check_no_packets,
+    check_no_queues,
     packet_parts,
     without_failed,
 )
@@ -133,6 +136,7 @@ def simulate(
         | {"lossless": lossless or "none", "stop_packets": stop_packets, "go_packets": go_packets}
         | {"slow_links": slow_links, "link_changes": list(link_changes)}
     )
+    check_no_queues(topology)
     if looks is not None:
         raise ValueError("sample_us or trace_flows is given, but only fidelity `packet` has queues and windows")
     began = time.perf_counter()
@@ -169,9 +173,7 @@ def _packets(
     engine.warm_up()
     began = time.perf_counter()
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // planes))
-    cuts = getattr(topology, "cuts", topology)  # where load balancers decide over routes, a bound takes what is certain
-    lowered = lower_flows(cuts, workload, wire)
-    least = packet_bounds(cuts, lowered, one_plane, wire, answered=options.delivery != "uud")
+    least = packet_bounds(topology, workload, wire, answered=options.delivery != "uud")
     sampler = None if looks is None else Sampler(network, looks.flows, looks.every_ps(least.end_ps))
     trace = engine.run(behind_routers(network), one_plane, transport, balancer, options, progress, sampler)
     flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
@@ -186,18 +188,33 @@ def _packets(
     return Result(flows=flows, links=links, summary=summary, samples=samples)
 
 
-def packet_bounds(
-    topology: Topology, lowered: LoweredFlows, one_plane: Workload, wire: Wire, *, answered: bool = True
-) -> Bounds:
+def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answered: bool = True) -> Bounds:
     """Return what every flow takes alone at least, and when all are over at the soonest, packet by packet.
 
-    Flows that are not ``answered`` are over when their last packet arrives.
+    Flows that are not ``answered`` are over when their last packet arrives. Where packets choose their routes, bounds know
+    what is certain of them: a topology's ``cuts``, and with detours the links of hosts alone.
     """
     from orchestrator_network.packet.bounds import Bounds, forwarding_bounds
 
-    network, routes, link_bps = topology.network, lowered.routes, topology.link_bps
+    detours = topology.network.detours is not None
+    topology = getattr(topology, "cuts", topology)
+    network, link_bps = topology.network, topology.link_bps
+    lowered = lower_flows(topology, workload, wire)
+    one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
+    routes = lowered.routes
     if np.any(network.degree()[: network.hosts] > 1):
-        return forwarding_bounds(network, routes, one_plane, wire, answered=answered)
+        return forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours)
+    if detours:
+        of_hosts = np.zeros(len(network.trunk_bps))
+        of_hosts[network.trunk[(network.source < network.hosts) | (network.target < network.hosts)]] = 1
+        share = csr_array(routes.share * of_hosts)
+        share.eliminate_zeros()
+        # What costs least is not what crosses the fewest links: a detour may be shorter than two local links around one.
+        ends, at = np.unique(workload.source, return_inverse=True)
+        hops = shortest_path(network.adjacency(), unweighted=True, indices=ends)[at, workload.target]
+        routes = replace(routes, share=share, hops=hops, latency_ps=hops * float(network.latency_ps.min()))
+        delay_ps = wire.arrival_ps(routes, lowered.bits, link_bps)
+        lowered = replace(lowered, routes=routes, program=replace(lowered.program, delay_ps=delay_ps))
     # A flow that spreads over paths may be a little faster than one that does not.
     back_ps = wire.acknowledge_ps(routes, link_bps)
     sooner_ps = back_ps - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)

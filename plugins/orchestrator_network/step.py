@@ -20,6 +20,7 @@ from orchestrator_network.collectives import AllReduce
 from orchestrator_network.engine import Sharing, Trace, run
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.lowering import CollectiveLowering
+from orchestrator_network.packet_parts import check_no_queues
 from orchestrator_network.program import Program, ProgramBuilder
 from orchestrator_network.simulation import Fidelity, link_table
 from orchestrator_network.topology import Topology
@@ -104,6 +105,7 @@ def simulate_step(
         )
     if packets:
         raise ValueError(f"{min(packets)} is given at fidelity `{fidelity}`, but only fidelity `packet` sends packets")
+    check_no_queues(topology)
     lowered = lower_traffic(traffic, topology, allreduce=allreduce, tuning=tuning, in_order=in_order, wire=wire)
     program, capacity = lowered.program, topology.network.trunk_bps
     sharing: Sharing = "max_min" if fidelity == "flow" else "alone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from orchestrator_network.collectives import AllReduce
 from orchestrator_network.engine import Trace as ProgramTrace
 from orchestrator_network.engine import run
 from orchestrator_network.errors import WorkloadError
-from orchestrator_network.lowering import lower_flows
 from orchestrator_network.packet import tables
 from orchestrator_network.packet.engine import warm_up
 from orchestrator_network.packet.operations import Carried, run_operations
@@ -147,8 +146,7 @@ def _alone_ps(traffic: StepTraffic, topology: Topology, wire: Wire) -> np.ndarra
         load = flows(
             zip(traffic.rank[rows].tolist(), traffic.peer[rows].tolist(), size.tolist(), [0] * len(rows), strict=True)
         )
-        one_plane = replace(load, size_bytes=-(-size // topology.planes))
-        least = packet_bounds(topology, lower_flows(topology, load, wire), one_plane, wire)
+        least = packet_bounds(topology, load, wire)
         alone_ps[rows] = least.alone_ps - least.back_ps
     return alone_ps
 

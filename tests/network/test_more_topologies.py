@@ -358,7 +358,7 @@ def test_an_odd_router_has_a_switch_of_its_own():
         (lambda: fly(2, 4, 2, 1), "at least 2 groups, got 1"),
         (lambda: fly(2, 4, 1, 6), "6 groups cannot all be joined: .* 4 x 1 global ports for 5 others"),
         (lambda: fly(20, 32, 16, 9), "needs 67 ports .*, the switch has 64"),
-        (lambda: Dragonfly(routing="adaptive"), "`adaptive`, it must be minimal or valiant"),
+        (lambda: Dragonfly(routing="adaptive"), "`adaptive`, it must be one of minimal, valiant"),
         (lambda: fly(2, 4, 2, 2, routing="valiant"), "needs a third group"),
         (lambda: RailOptimized(nodes=0), "at least 2 hosts, got 0 servers"),
         (lambda: RailOptimized(nodes=4, local_gbps=0), "local_gbps must be above 0"),

@@ -24,6 +24,7 @@ from orchestrator_network.packet.transports.simple import Constant
 from orchestrator_network.packet.transports.swift import WINDOW, Swift
 from tests.network.packet_oracle import Oracle
 from tests.network.packet_oracle_credit import CreditOracle
+from tests.network.packet_oracle_detours import DetourOracle
 from tests.network.packet_oracle_lossless import LosslessOracle
 from tests.network.packet_oracle_more import MoreOracle, TelemetryOracle
 from tests.network.packet_oracle_roce import RoceOracle
@@ -61,7 +62,9 @@ def compare(topology, workload, control, balancer, **options):
     state, order = prepare(network, workload, control, balancer, options, fabric)
     beside = ("bit_error_rate", "replay_window")
     simulator = (
-        TelemetryOracle
+        DetourOracle
+        if network.detours is not None
+        else TelemetryOracle
         if control.telemetry
         else RoceOracle
         if control.ordered

@@ -45,15 +45,23 @@ class Bounds:
 
 
 def forwarding_bounds(
-    network: Network, routes: Routes, workload: Workload, wire: Wire, *, answered: bool = True
+    network: Network,
+    routes: Routes,
+    workload: Workload,
+    wire: Wire,
+    *,
+    answered: bool = True,
+    detours: bool = False,
 ) -> Bounds:
     """Return the bounds of flows over minimal paths of a network, not yet behind routers, whose hosts forward.
 
     ``routes`` tell which trunks all paths of a flow share, and how many links a path has. Flows that are not ``answered``
-    are over when their last packet arrives.
+    are over when their last packet arrives. With ``detours`` they may leave and arrive over any link.
     """
     source, target = workload.source, workload.target
     first, last, latency_ps = _ways(network, source, target)
+    if detours:
+        first, last = _ports(network)[source], _ports(network)[target]
     each = _ps_per_byte(network.capacity_bps)
     inner = _ps_per_byte(np.bincount(network.source, network.capacity_bps, network.nodes)[: network.hosts])
     link, hops = each.min(), np.floor(routes.hops + 1e-6)
@@ -84,7 +92,7 @@ def forwarding_bounds(
         _ends(target, total, _union(target, last), each, start_ps, reach_ps, short * in_ps + back_ps),
         start_ps.min() + total @ hops / (1 / each).sum() + back_ps.min(),
     ]
-    if network.route_weight is None:
+    if network.route_weight is None and not detours:
         ends.append(_through_shared(network, routes, total, start_ps, back_ps))
     return Bounds(
         alone_ps=alone_ps, back_ps=np.ceil(back_ps).astype(np.int64), end_ps=int(np.floor(max(ends) - np.sum(rounded)))

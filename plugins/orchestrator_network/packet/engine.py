@@ -265,6 +265,8 @@ def prepare(
         ports=wiring.ports,
         group=wiring.group,
         down=wiring.down,
+        area=wiring.area,
+        home_area=wiring.home_area,
         salt=random_states(options.seed, 3, network.nodes - network.hosts),
         buckets=np.full(buckets, at.EMPTY, np.int64),
         groups=np.zeros(buckets // 64, np.int64),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from orchestrator_network.errors import WorkloadError
+from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.graph import Network
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.fabric import Wiring
@@ -17,6 +17,8 @@ from orchestrator_network.packet.routers import real_links
 from orchestrator_network.packet.state import rows
 from orchestrator_network.packet.telemetry import FIELDS
 from orchestrator_network.packet.transports.base import Fabric, Transport
+
+RULES = {"valiant": at.ALWAYS, "ugal_l": at.BY_OWN_QUEUES, "ugal_g": at.BY_ALL_QUEUES}
 
 
 class Sizes(NamedTuple):
@@ -50,6 +52,15 @@ def prepare_more(
             f"bit_error_rate is {options.bit_error_rate:g}, and links have no latency; wires that change bits need one, "
             "1 us is the default"
         )
+    if network.detours is not None:
+        if options.lossless != "none":
+            raise TopologyError(
+                f"routes that are not minimal ({network.detours.rule}) could wait for one another in a circle on links that never "
+                "drop; set lossless to `none`, or routing to minimal"
+            )
+        run["detours"] = RULES[network.detours.rule]
+        run["areas"] = int(network.detours.area.max()) + 1
+        run["first_area"] = wiring.routes.shape[1] - run["areas"]
     run["retries"] = LINK_TRIES - 1 if options.link_retry else 0
     run["log_whole"] = 8 * math.log1p(-options.bit_error_rate)
     gates = rows(network.links if transport.paced else 1, at.GATE)
@@ -57,7 +68,7 @@ def prepare_more(
         gates = _gates(network, wiring, options, run)
     width = 1 + FIELDS * max(fabric.hops - 1, 1) if transport.telemetry else 1
     flags = ("high_share", "ordered", "paced", "stateless", "datagrams", "tick", "telemetry", "rated", "lossless")
-    wanted = any(run[name][0] != 0 for name in (*flags, "replay_window", "errors"))
+    wanted = any(run[name][0] != 0 for name in (*flags, "replay_window", "errors", "detours"))
     return {
         "gates": gates,
         "notes": np.zeros((sizes.packets if transport.telemetry else 1, width), np.int64),

@@ -22,12 +22,16 @@ from orchestrator_network.packet.transports.base import Fabric
 from orchestrator_network.wire import PS_PER_S
 
 _SOURCES = 512  # of paths that are looked at together
+_MOST_COLUMNS = 65_535  # that a packet can name
 _UNSEEN = 1e-9  # hops of a link that no result shows; 0 would be no link.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Wiring:
-    """The static part of a run; ``order[i]`` is the link of the network that is link i of the kernel."""
+    """The static part of a run; ``order[i]`` is the link of the network that is link i of the kernel.
+
+    ``routes`` has a column for every group of hosts on one switch, and then for every area of detours.
+    """
 
     links: np.ndarray
     counters: np.ndarray
@@ -36,10 +40,15 @@ class Wiring:
     ports: np.ndarray
     group: np.ndarray
     down: np.ndarray
+    area: np.ndarray
+    home_area: np.ndarray
 
 
 def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming: bool) -> Fabric:
-    """Return rate and unloaded round trip of the longest shortest path: a full packet out, a header back."""
+    """Return rate and unloaded round trip of the longest shortest path: a full packet out, a header back.
+
+    With detours the packet has the longest way between two switches with hosts more.
+    """
     real = real_links(network)
     rate_bps = float(network.capacity_bps[:real].max())
     inner = np.arange(network.links) >= real
@@ -53,11 +62,19 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
     _, first = np.unique(tor, return_index=True)
     second = np.setdiff1d(np.arange(network.hosts), first)
     some = np.concatenate([first, second[:1]])
-    longest_ps = hops = 0.0
+    longest_ps = hops = more_ps = more_hops = 0.0
     for begin in range(0, len(some), _SOURCES):
         part = some[begin : begin + _SOURCES]
         longest_ps = max(longest_ps, dijkstra(weights, indices=part)[:, : network.hosts].max())
         hops = max(hops, dijkstra(counted, indices=part)[:, : network.hosts].max())
+    if network.detours is not None:
+        out = lightest(network, network.latency_ps + packet_bytes * 8 / np.where(inner, np.inf, rate_bps) * PS_PER_S)
+        homes = np.unique(tor)
+        for begin in range(0, len(homes), _SOURCES):
+            part = homes[begin : begin + _SOURCES]
+            more_ps = max(more_ps, dijkstra(out, indices=part)[:, homes].max())
+            more_hops = max(more_hops, dijkstra(counted, indices=part)[:, homes].max())
+        longest_ps, hops = longest_ps + more_ps, hops + more_hops
     return Fabric(
         rate_bps=rate_bps,
         host_bps=float(network.capacity_bps[up].max()) if len(inner) > real else 0.0,
@@ -117,8 +134,7 @@ def wire_up(
     links["to"] = network.target[order]
     links["ps_per_byte"] = np.rint(8 * PS_PER_S / (network.capacity_bps[order] * share) * 256)
     counters["random"] = random_states(seed, 1, network.links)
-    routes, ports, group, down = _tables(network, number)
-    return Wiring(links=links, counters=counters, order=order, routes=routes, ports=ports, group=group, down=down)
+    return Wiring(links=links, counters=counters, order=order, **_tables(network, number))
 
 
 def random_states(seed: int, stream: int, count: int) -> np.ndarray:
@@ -127,8 +143,8 @@ def random_states(seed: int, stream: int, count: int) -> np.ndarray:
     return (drawn | np.uint64(1)).view(np.int64)
 
 
-def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for every switch and group of hosts on one switch, the ports of all its shortest paths."""
+def _tables(network: Network, number: np.ndarray) -> dict[str, np.ndarray]:
+    """Return, for every switch and group of hosts on one switch (or area), the ports of all its shortest paths."""
     hosts, switches = network.hosts, network.nodes - network.hosts
     into_host = np.flatnonzero(network.target < hosts)
     down = np.empty(hosts, np.int32)
@@ -142,9 +158,13 @@ def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarra
     cost = network.route_cost[between].astype(float)
     reverse = lightest(network, np.where(alive, network.route_cost, np.inf)).T.tocsr()[hosts:, hosts:]
     distance = np.ascontiguousarray(dijkstra(reverse, indices=homes).T)  # from every switch to all homes
+    area, home_area, inside = _areas(network, homes)
+    nearest = [distance[:, home_area == one].min(axis=1) for one in range(inside.shape[1])]
+    distance = np.column_stack([distance, *nearest])
+    here = np.column_stack([homes == np.arange(switches)[:, None], inside])
     by_source = np.lexsort((number[between], source))
     source, target, cost, links = source[by_source], target[by_source], cost[by_source], number[between][by_source]
-    routes = np.zeros((switches, len(homes)), np.int32)
+    routes = np.zeros(here.shape, np.int32)
     ports: list[int] = []
     bounds = np.searchsorted(source, np.arange(switches + 1))
     for switch in range(switches):
@@ -161,5 +181,21 @@ def _tables(network: Network, number: np.ndarray) -> tuple[np.ndarray, np.ndarra
             entries[word] = len(ports) << 12 | len(way)
             ports.extend(way)
         routes[switch] = entries[which.ravel()]
-        routes[switch, homes == switch] = 0
-    return routes, np.array(ports or [0], np.int32), group.astype(np.int32), down
+        routes[switch, here[switch]] = 0
+    found = {"routes": routes, "ports": np.array(ports or [0]), "group": group, "area": area, "home_area": home_area}
+    return {"down": down} | {name: table.astype(np.int32) for name, table in found.items()}
+
+
+def _areas(network: Network, homes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the areas of switches and of the homes of hosts, and which switches are inside of which, [switches, areas]."""
+    switches = network.nodes - network.hosts
+    if network.detours is None:
+        return np.zeros(1), np.zeros(1), np.zeros((switches, 0), bool)
+    area = network.detours.area[network.hosts :]
+    areas = int(area.max()) + 1
+    if len(homes) + areas >= _MOST_COLUMNS:
+        raise TopologyError(
+            f"detours over {areas} areas beside {len(homes)} switches with hosts; packet fidelity tells {_MOST_COLUMNS} of both "
+            "apart, use a smaller network"
+        )
+    return area, area[homes], area[:, None] == np.arange(areas)

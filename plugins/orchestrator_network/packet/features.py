@@ -78,6 +78,12 @@ def is_secure(s: State) -> bool:
 
 
 @inlined
+def has_detours(s: State) -> bool:
+    """Tell whether packets may take ways that are not minimal."""
+    return has_more(s) and s.run[0].detours != 0
+
+
+@inlined
 def is_weighted(s: State) -> bool:
     """Tell whether the high class of a port has a share and not all it wants."""
     return has_more(s) and s.run[0].high_share != 0

@@ -12,7 +12,6 @@ import numba
 from numba import types
 
 from orchestrator_network.packet.balancing.base import Balancer
-from orchestrator_network.packet.bits import path_hash
 from orchestrator_network.packet.calendar import (
     ARRIVAL,
     LINK_BITS,
@@ -24,7 +23,8 @@ from orchestrator_network.packet.calendar import (
 )
 from orchestrator_network.packet.compiled import CHOOSE, LEARN, REACT, compile_now, first_time, inlined, inner
 from orchestrator_network.packet.credit import adapt_to_taper, pace, take_pull, want
-from orchestrator_network.packet.features import has_errors, has_more, is_lossless
+from orchestrator_network.packet.detours import column_of, drawn_of, steer
+from orchestrator_network.packet.features import has_detours, has_errors, has_more, is_lossless
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import (
     ACK,
@@ -83,26 +83,24 @@ def emptiest(s: State, first: int, count: int, now: int) -> int:
 @inlined
 def out_port(s: State, node: int, packet: int, now: int) -> int:
     """Return the port of a switch that a packet takes: the flow and its entropy value decide among equals."""
-    target = s.packets[packet].target
     switch = node - s.run[0].hosts
-    entry = s.routes[switch, s.group[target]]
+    entry = s.routes[switch, column_of(s, packet)]
     count = entry & 0xFFF
     if count == 0:
-        return s.down[target]
+        return s.down[s.packets[packet].target]
     first = entry >> 12
     if count == 1:
         return s.ports[first]
     if s.run[0].adaptive != 0 and is_data(s, packet):
         return emptiest(s, first, count, now)
-    # Both directions of a flow are routed independently.
-    flow = 2 * s.packets[packet].flow + (0 if s.packets[packet].kind & KIND_MASK == DATA else 1)
-    drawn = path_hash(flow, s.packets[packet].entropy, s.salt[switch])
-    return s.ports[first + ((drawn * count) >> 32)]
+    return s.ports[first + ((drawn_of(s, packet, s.salt[switch]) * count) >> 32)]
 
 
 @inlined
 def forward(s: State, link: int, node: int, packet: int, now: int) -> None:
     """Take a packet that came over a link at a switch."""
+    if has_detours(s):
+        steer(s, link, node, packet, now)
     port = out_port(s, node, packet, now)
     serve(s, port, now)
     resting = s.links[port].flight_head < 0

@@ -95,6 +95,7 @@ def swap(s: State, one: int, other: int) -> None:
     a.size, b.size = b.size, a.size
     a.entropy, b.entropy = b.entropy, a.entropy
     a.kind, b.kind = b.kind, a.kind
+    a.via, b.via = b.via, a.via
     s.answers[one].base, s.answers[other].base = s.answers[other].base, s.answers[one].base
     if is_secure(s):
         s.answers[one].received, s.answers[other].received = s.answers[other].received, s.answers[one].received

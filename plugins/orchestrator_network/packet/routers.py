@@ -14,12 +14,12 @@ The links of the network keep their numbers and come first; the inner links foll
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Network
+from orchestrator_network.graph import Detours, Network
 
 #: Every router has a row for every host in the table of routes; the table of this many takes 67 MB.
 MOST_HOSTS = 4096
@@ -64,6 +64,7 @@ def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
         trunk=joined(network.trunk, trunks + np.arange(count), trunks + count + np.arange(count)),
         route_cost=joined(network.route_cost, ones, ones),
         route_weight=None if weight is None else joined(weight, ones, ones),
+        detours=_with_hosts(network, count),
         real_links=network.links,
     )
 
@@ -101,5 +102,24 @@ def behind_routers(network: Network) -> Network:
         trunk=joined(network.trunk, trunks + host, trunks + hosts + host),
         route_cost=joined(network.route_cost, ones, ones),
         route_weight=None if weight is None else joined(weight, ones, ones),
+        detours=_moved(network),
         real_links=network.links,
     )
+
+
+def _with_hosts(network: Network, count: int) -> Detours | None:
+    """Return the detours of a network with so many hosts more, which belong to no area."""
+    if network.detours is None:
+        return None
+    area = network.detours.area
+    return replace(
+        network.detours, area=np.concatenate([area[: network.hosts], np.full(count, -1), area[network.hosts :]])
+    )
+
+
+def _moved(network: Network) -> Detours | None:
+    """Return the detours of a network whose hosts have routers behind all other nodes."""
+    if network.detours is None:
+        return None
+    area, hosts = network.detours.area, network.hosts
+    return replace(network.detours, area=np.concatenate([np.full(hosts, -1), area[hosts:], area[:hosts]]))

@@ -41,10 +41,12 @@ class State(NamedTuple):
     seen: np.ndarray  # int64 [slots / 64]: bit set, arrived out of order
     after: np.ndarray  # int64: the flows that wait for flow f are after[first_after[f] : first_after[f + 1]]
     first_after: np.ndarray  # int64 [flows + 1]
-    routes: np.ndarray  # int32 [switches, groups]: first port << 12 | how many; 0: the host hangs here
+    routes: np.ndarray  # int32 [switches, groups and areas]: first port << 12 | how many; 0: the host hangs here
     ports: np.ndarray  # int32: links, those of one route beside each other
     group: np.ndarray  # int32 [hosts]: column of a host in `routes`
     down: np.ndarray  # int32 [hosts]: the link that leads to a host
+    area: np.ndarray  # int32 [switches]: the area of a switch, for detours; [1] without
+    home_area: np.ndarray  # int32 [groups]
     salt: np.ndarray  # int64 [switches]
     buckets: np.ndarray  # int64 [power of 2]
     groups: np.ndarray  # int64 [buckets / 64]: how many links are in these buckets
@@ -114,6 +116,8 @@ def blank(more: bool) -> State:
         ports=narrow,
         group=narrow,
         down=narrow,
+        area=narrow,
+        home_area=narrow,
         salt=words,
         buckets=words,
         groups=words,

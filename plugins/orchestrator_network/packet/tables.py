@@ -64,4 +64,5 @@ def totals(trace: Trace) -> dict[str, Any]:
         "timeouts": int(flows["timeouts"].sum()),
         "link_retries": int(counters["replays"].sum()),
         "refused_as_replays": int(trace.state.secure["refused"].sum()),
+        "detoured": int(trace.state.run["detoured"][0]),
     }
