@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -167,23 +169,74 @@ def test_sparse_rows_are_the_sums_of_their_entries(dtype: torch.dtype) -> None:
     assert out[4] == 0
 
 
-def test_rows_are_split_among_threads_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row once, in as many ranges as torch has threads, or one range where the work is small."""
+@pytest.fixture(params=["team", "pool"])
+def many_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three threads, of torch's own team and of the pool that stands in where there is none."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    found: list[tuple[int, int]] = []
-    threads.over_rows(lambda start, stop: found.append((start, stop)), (), 100, 1 << 30)
-    assert sorted(found) == [(0, 33), (33, 66), (66, 100)]
+    monkeypatch.setattr(threads, "_patience", threads.Patience())
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "_team", lambda: None)
+    elif threads._team() is None:
+        pytest.skip("this torch brings no GNU OpenMP")
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_rows_are_split_among_threads_without_gaps() -> None:
+    """Every row once, also where there are fewer rows than ranges, and in one range where the work is small."""
+    for rows in (100, 5):
+        found: list[tuple[int, int]] = []
+        threads.over_rows(lambda start, stop, found=found: found.append((start, stop)), (), rows, 1 << 30)
+        found.sort()
+        assert len(found) == min(rows, 12)
+        assert [start for start, _ in found] == [0, *(stop for _, stop in found[:-1])]
+        assert found[-1][1] == rows
     found.clear()
     threads.over_rows(lambda start, stop: found.append((start, stop)), (), 100, 1000)
     assert found == [(0, 100)]
 
 
-def test_an_error_of_another_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+@pytest.mark.usefixtures("many_threads")
+def test_threads_run_at_once() -> None:
+    """Three ranges meet at a barrier that one thread alone would never pass."""
+    barrier = threading.Barrier(3, timeout=30)
+    met: set[int] = set()
 
+    def meet(start: int, stop: int) -> None:
+        if len(met) < 3:
+            barrier.wait()
+            met.add(threading.get_ident())
+
+    threads.over_rows(meet, (), 3, 1 << 30)
+    assert len(met) == 3
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_an_error_of_any_thread_is_raised() -> None:
     def fail(start: int, stop: int) -> None:
-        if start:
+        if stop == 120:
             raise RuntimeError(f"row {start}")
 
-    with pytest.raises(RuntimeError, match="row 5"):
-        threads.over_rows(fail, (), 10, 1 << 30)
+    with pytest.raises(RuntimeError, match="row 110"):
+        threads.over_rows(fail, (), 120, 1 << 30)
+
+
+def test_who_waited_for_others_computes_alone_for_longer_and_longer() -> None:
+    patience = threads.Patience()
+
+    def calls_alone() -> int:
+        count = 0
+        while patience.alone():
+            count += 1
+        return count
+
+    patience.waited(own_s=0.0004, wait_s=0.0009)  # as long as waking a thread may take
+    patience.waited(own_s=0.5, wait_s=0.4)  # uneven, but the others did help
+    assert calls_alone() == 0
+    lengths = []
+    for _ in range(10):
+        patience.waited(own_s=0.0004, wait_s=0.015)
+        lengths.append(calls_alone() + 1)
+    assert lengths == [32, 64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096]
+    patience.waited(own_s=0.0004, wait_s=0.0001)
+    patience.waited(own_s=0.0004, wait_s=0.015)
+    assert calls_alone() + 1 == 32

@@ -20,7 +20,7 @@ from .threads import over_rows
 _KINDS = {torch.float32: vectors.FLOAT32, torch.float16: vectors.FLOAT16, torch.bfloat16: vectors.BFLOAT16}
 _SHORT_COLUMNS = 1 << 16
 #: (greatest density, tokens) up to which entries were measured to beat dense float32 products (docs/benchmarks.md).
-BREAK_EVEN = ((0.15, 1 << 30), (0.25, 32), (1.0, 8))
+BREAK_EVEN = ((0.15, 1 << 30), (0.2, 32), (1.0, 8))
 # From here eight tokens at once take less time than one after the other.
 _EIGHT_FROM = 4
 

@@ -1,15 +1,21 @@
 """Run compiled functions over ranges of rows on the threads of torch's own OpenMP team.
 
-After a parallel operation of torch its threads spin for about a millisecond, longer than a layer takes: threads beside
-them would wait for their cores (measured on 2 cores: half the speed). So where torch brings GNU's OpenMP, its
+After a parallel operation of torch its threads spin for milliseconds, longer than a layer takes: threads beside them
+would wait for their cores (measured on 2 cores: slower than one thread). So where torch brings GNU's OpenMP, its
 `GOMP_parallel` is asked to run a Python function on that team, and compiled functions release the interpreter's lock.
-Elsewhere a pool of threads takes its place. Ranges are taken one by one, so that a smaller team does the same work.
+Elsewhere a pool of threads takes its place.
+
+A team ends together: where other processes hold its cores, the caller waits for a turn of the scheduler, many times
+what a layer takes. Who has waited like that computes alone for a while. Results do not depend on it: every row is
+computed in the same way.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,28 +27,62 @@ import torch
 
 # A range with fewer products than this takes less time than waking a thread for it.
 _LEAST_WORK = 1 << 19
+# Ranges for each thread: a slower one takes fewer.
+_RANGES = 4
+
+#: Runs a function on several threads at once and returns what went wrong.
+Team = Callable[[Callable[[], None], int], list[BaseException]]
+
+
+class Patience:
+    """Count for how many calls the team is left alone, longer each time that it makes its caller wait again."""
+
+    stall_s = 1e-3
+    shortest, longest = 32, 4096
+
+    def __init__(self) -> None:
+        self._alone, self._length = 0, self.shortest
+
+    def alone(self) -> bool:
+        """Tell whether this call does without the team."""
+        self._alone = max(0, self._alone - 1)
+        return self._alone > 0
+
+    def waited(self, own_s: float, wait_s: float) -> None:
+        """Learn for how long a caller computed and then waited for the others."""
+        if wait_s <= max(self.stall_s, own_s):
+            self._length = self.shortest
+            return
+        self._alone, self._length = self._length, min(2 * self._length, self.longest)
+
+
+_patience = Patience()
 
 
 def over_rows(run: Callable[..., Any], arguments: tuple[Any, ...], rows: int, products: int) -> None:
     """Call `run(*arguments, start, stop)` for ranges of `rows` that run at once; `products` is the work in all."""
     threads = max(1, min(torch.get_num_threads(), rows, products // _LEAST_WORK))
-    if threads == 1:
+    if threads == 1 or _patience.alone():
         run(*arguments, 0, rows)
         return
-    edges = [rows * part // threads for part in range(threads + 1)]
-    ranges = pairwise(edges)
-    team = _team() or _pool
-    errors = team(lambda: _take(run, arguments, ranges), threads)
+    parts = min(rows, threads * _RANGES)
+    ranges = pairwise([rows * part // parts for part in range(parts + 1)])
+    caller, began_s, ended_s = threading.get_ident(), time.perf_counter(), [0.0]
+
+    def take() -> None:
+        _take(run, arguments, ranges)
+        if threading.get_ident() == caller:
+            ended_s[0] = time.perf_counter()
+
+    errors = (_team() or _pool)(take, threads)
     if errors:
         raise errors[0]
+    _patience.waited(ended_s[0] - began_s, time.perf_counter() - ended_s[0])
 
 
 def _take(run: Callable[..., Any], arguments: tuple[Any, ...], ranges: Iterator[tuple[int, int]]) -> None:
     for start, stop in ranges:  # the interpreter's lock makes taking the next one atomic
         run(*arguments, start, stop)
-
-
-Team = Callable[[Callable[[], None], int], list[BaseException]]
 
 
 @cache
@@ -84,4 +124,5 @@ def _pool(function: Callable[[], None], threads: int) -> list[BaseException]:
         function()
     except BaseException as error:
         errors.append(error)
-    return errors + [failed for other in others if (failed := other.exception()) is not None]
+    started = [other for other in others if not other.cancel()]
+    return errors + [failed for other in started if (failed := other.exception()) is not None]
