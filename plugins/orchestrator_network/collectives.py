@@ -83,6 +83,10 @@ class Uniform:
 Chain = list[Phase | Uniform | DoubleTree | Reduction]
 
 
+#: Of a double binary tree, which is laid message by message.
+MOST_MESSAGES = 1_000_000
+
+
 def collective_name(name: str) -> str:
     """Return the canonical name: ``allreduce`` and ``all-reduce`` are ``all_reduce``; else WorkloadError."""
     canonical = _SPELLINGS.get(name.lower().replace("-", "").replace("_", ""))
@@ -270,7 +274,13 @@ def _double_tree(size_bytes: int, ranks: np.ndarray, topology: Topology, tuning:
         pieces = -(-size_bytes // 2 // tuning.chunk_bytes)
     if size_bytes < 2:  # there are no halves
         return [*_tree("reduce", size_bytes, ranks), *_tree("broadcast", size_bytes, ranks)]
-    return [DoubleTree(ranks=ranks, size_bytes=size_bytes, pieces=max(pieces, 1))]
+    tree = DoubleTree(ranks=ranks, size_bytes=size_bytes, pieces=max(pieces, 1))
+    if len(tree) > MOST_MESSAGES:
+        raise WorkloadError(
+            f"a double binary tree over {len(ranks)} ranks in pieces of {tuning.chunk_bytes} bytes is {len(tree)} messages, and the "
+            f"most are {MOST_MESSAGES}; use larger chunk_bytes"
+        )
+    return [tree]
 
 
 def _in_switches(size_bytes: int, ranks: np.ndarray, topology: Topology, tuning: Tuning) -> Chain:

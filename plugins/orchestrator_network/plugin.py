@@ -84,10 +84,10 @@ def orchestrator_components() -> list[Component]:
         Component(
             kind="topology",
             name="dragonfly",
-            version="1",
+            version="2",
             entry="orchestrator_network.cluster_components:DragonflyBuilder",
             config=DragonflyConfig,
-            doc="Dragonfly with minimal or Valiant routing.",
+            doc="Dragonfly with minimal, Valiant or UGAL routing.",
         ),
         Component(
             kind="topology",

@@ -154,7 +154,7 @@ class FlowLowering:
             elif isinstance(part, DoubleTree):
                 count += len(part)
             elif isinstance(part, Reduction):
-                count += 2 * len(part.up) * len(chunk_sizes(part, self._wire, self._topology.planes))
+                count += 2 * len(part.up) * chunk_sizes(part, self._wire, self._topology.planes)[2]
             else:
                 count += len(part.ranks) * (len(part.ranks) - 1)
         return count

@@ -24,12 +24,13 @@ from orchestrator_network.wire import PS_PER_S, Wire
 CHUNKS = 128
 
 
-def chunk_sizes(part: Reduction, wire: Wire, planes: int) -> list[int]:
-    """Return the payload bytes of every chunk in one plane."""
+def chunk_sizes(part: Reduction, wire: Wire, planes: int) -> tuple[int, int, int]:
+    """Return the payload bytes of a chunk in one plane, those of the last one, and how many chunks there are."""
     payload = wire.packet_bytes - wire.header_bytes
     total = -(-part.size_bytes // planes)
-    chunk = -(-part.chunk_bytes // planes) or payload * math.ceil(total / payload / CHUNKS)
-    return [min(chunk, total - begin) for begin in range(0, total, chunk)]
+    chunk = min(-(-part.chunk_bytes // planes) or payload * math.ceil(total / payload / CHUNKS), total)
+    count = -(-total // chunk)
+    return chunk, total - (count - 1) * chunk, count
 
 
 def chunk_flows(
@@ -41,8 +42,8 @@ def chunk_flows(
     pairs int64 [pairs, 2] are (flow, earlier flow).
     ``answer_every_bytes``: how often receivers acknowledge.
     """
-    sizes = chunk_sizes(part, wire, planes)
-    chunk_bytes = float(wire.bits(sizes[0])) / 8
+    chunk, last, count = chunk_sizes(part, wire, planes)
+    chunk_bytes = float(wire.bits(chunk)) / 8
     answers = math.ceil(chunk_bytes / max(answer_every_bytes, wire.packet_bytes)) + 2
     slowest_bps = float(network.capacity_bps[np.concatenate([part.up, part.down])].min())
     chunk_ps = math.ceil((chunk_bytes + answers * wire.header_bytes) * 8 / slowest_bps * PS_PER_S)
@@ -58,7 +59,8 @@ def chunk_flows(
     rows: list[tuple[int, int, int, int]] = []
     after: list[tuple[int, int]] = []
     sums: list[dict[int, int]] = []  # of every chunk: by which flow a rank or a switch has its sum
-    for number, size in enumerate(sizes):
+    for number in range(count):
+        size = chunk if number + 1 < count else last
         parts: defaultdict[int, list[int]] = defaultdict(list)
         for child, parent, below, above in edges:
             sends = child < hosts

@@ -191,9 +191,10 @@ def test_switches_never_hold_more_than_their_room():
     """In the order that the flows may have at the soonest: chunk k starts when the sum of chunk k - w is back."""
     part = reduction(SPINE.network, np.arange(16), MB, chunk_bytes=50_000, in_flight=3)
     table, after = chunk_flows(part, SPINE.network, Wire(), 1, 16384)
-    sizes = chunk_sizes(part, Wire(), 1)
     each = 2 * len(part.up)
-    assert (len(sizes), sum(sizes), len(table)) == (20, MB, 20 * each)
+    assert chunk_sizes(part, Wire(), 1) == (50_000, 50_000, 20)
+    assert len(table) == 20 * each
+    assert table[table[:, 0] == 0, 2].sum() == MB
     waits = {}
     for later, earlier in after.tolist():
         waits.setdefault(later, set()).add(earlier)
@@ -257,7 +258,19 @@ def test_a_dragonfly_reduces_over_a_tree_of_routers():
         (SWITCH, "hierarchical", {"tuning": Tuning(per_server=5)}, "server 3 holds 1 of them, server 0 5"),
         (HammingMesh(grid_rows=2, grid_columns=2), "in_network", {}, "host 0 has 4 links; use another all-reduce"),
         (SWITCH, "in_network", {"fidelity": "packet", "transport": "rccc"}, "use a transport without receiver credit"),
-        (SWITCH, "double_binary_tree", {"fidelity": "packet", "tuning": Tuning(chunk_bytes=10)}, "larger chunk_bytes"),
+        (
+            SWITCH,
+            "double_binary_tree",
+            {"fidelity": "packet", "tuning": Tuning(chunk_bytes=100)},
+            "larger chunk_bytes of trees",
+        ),
+        (
+            SWITCH,
+            "double_binary_tree",
+            {"tuning": Tuning(chunk_bytes=1)},
+            "is 30000000 messages, and the most are 1000000",
+        ),
+        (SWITCH, "in_network", {"fidelity": "packet", "tuning": Tuning(chunk_bytes=1)}, "this step is 32000000 flows"),
     ],
 )
 def test_what_cannot_be_laid_out_is_refused(topology, algorithm, options, message):
