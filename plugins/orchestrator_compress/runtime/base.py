@@ -7,6 +7,7 @@ layer), or in blocks of rows for each call (`"chunk"`). Inputs that need a gradi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ _PROBES = 4
 _SEED = 2_718_281_828
 
 
-class ServedLinear(nn.Module):
+class ServedLinear(nn.Module, ABC):
     """Compute x W^T + bias for inputs [..., C] in float16, bfloat16 or float32; outputs have the type of the inputs.
 
     Subclasses say what `few` and `dequantized_rows` do. `served_by` names the kernel, `served_error` is the largest
@@ -83,13 +84,13 @@ class ServedLinear(nn.Module):
                 "axis must be as long, the type float16, bfloat16 or float32"
             )
 
+    @abstractmethod
     def few(self, inputs: Tensor) -> Tensor:
         """Return float32 [M, R] for inputs [M, C] of any type on a CPU, M at least 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dequantized_rows(self, start: int, stop: int) -> Tensor:
         """Return the weights float32 [stop - start, C] of some rows: what `LayerWeight.dequantize` returns of them."""
-        raise NotImplementedError
 
     def many(self, inputs: Tensor) -> Tensor:
         """Return float32 [M, R] for inputs float32 [M, C] from decompressed weights."""
