@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -261,6 +263,20 @@ def test_casting_a_model_leaves_compressed_numbers_alone(make: object) -> None:
     cast = layer.to(torch.bfloat16)
     assert cast.bias is not None
     assert torch.allclose(cast(inputs) - cast.bias.float(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_layers_are_copied_and_their_state_is_loaded(make: object) -> None:
+    """A copy serves the same, and so does another layer of the same kind with this one's state."""
+    layer: ServedLinear = make()  # type: ignore[operator]
+    inputs = draw(3, COLUMNS)
+    expected = layer(inputs)
+    assert torch.equal(copy.deepcopy(layer)(inputs), expected)
+    other: ServedLinear = make()  # type: ignore[operator]
+    for buffer in [*other.buffers(), *other.parameters()]:
+        buffer.data.zero_()
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(inputs), expected)
 
 
 def test_inputs_that_need_gradients_get_them() -> None:

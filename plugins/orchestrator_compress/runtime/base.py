@@ -87,12 +87,10 @@ class ServedLinear(nn.Module, ABC):
     @abstractmethod
     def few(self, inputs: Tensor) -> Tensor:
         """Return float32 [M, R] for inputs [M, C] of any type on a CPU, M at least 1."""
-        ...
 
     @abstractmethod
     def dequantized_rows(self, start: int, stop: int) -> Tensor:
         """Return the weights float32 [stop - start, C] of some rows: what `LayerWeight.dequantize` returns of them."""
-        ...
 
     def many(self, inputs: Tensor) -> Tensor:
         """Return float32 [M, R] for inputs float32 [M, C] from decompressed weights."""

@@ -63,9 +63,6 @@ class CodesLinear(ServedLinear):
         self.register_buffer("scales", bits)
         self.register_buffer("zeros", None if own.zeros is None else self._spread(own.zeros))
         self.register_buffer("order", order)
-        self._kernel = integer.products(
-            lanes.bits, lanes.segment, lanes.span, _KINDS[kept.dtype], vectors.native_pairs()
-        )
         self.served_by = f"numba.codes{lanes.bits}"
 
     @staticmethod
@@ -94,7 +91,9 @@ class CodesLinear(ServedLinear):
         scales = self.scales.view(torch.float32) if self._scale_dtype == torch.float32 else self.scales
         out = np.empty((tokens, self.out_features), dtype=np.float32)
         arguments = (self.words.numpy(), scales.numpy(), zeros, numbers, sums, units, out)
-        over_rows(self._kernel, arguments, self.out_features, tokens * lanes.padded * self.out_features)
+        kind = _KINDS[self._scale_dtype]
+        kernel = integer.products(lanes.bits, lanes.segment, lanes.span, kind, vectors.native_pairs())
+        over_rows(kernel, arguments, self.out_features, tokens * lanes.padded * self.out_features)
         return torch.from_numpy(out)
 
     def dequantized_rows(self, start: int, stop: int) -> Tensor:

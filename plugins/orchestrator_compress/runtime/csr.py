@@ -6,6 +6,8 @@ than the kernels of `sparse_rows`, so that they are not used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,10 +49,10 @@ class CSRLinear(ServedLinear):
     def __init__(
         self, weight: LayerWeight, bias: Tensor | None = None, *, few_tokens: int | None = None, prefill: str = "chunk"
     ):
-        dense, columns = _stored(weight).detach(), weight.shape[1]
         reason = self.supports(weight)
         if reason is not True:
             raise ServingError(f"entries cannot be served: {reason}")
+        dense, columns = _stored(weight).detach(), weight.shape[1]
         kept = dense != 0
         share = float(kept.sum()) / max(1, kept.numel())
         if few_tokens is None:
@@ -68,19 +70,19 @@ class CSRLinear(ServedLinear):
         self.register_buffer("columns", places.to(torch.uint16).view(torch.int16) if short else places)
         self.register_buffer("values", values.view(torch.int32 if values.dtype == torch.float32 else torch.int16))
         self._value_dtype = values.dtype
-        self._one, self._eight = sparse_rows.products(_KINDS[values.dtype])
         self.density = share
         self.served_by = f"numba.csr.{str(values.dtype).removeprefix('torch.')}"
 
     @staticmethod
     def supports(weight: LayerWeight) -> bool | str:
         """Tell whether `weight` can be served, or why not."""
-        kind = _stored(weight).dtype
-        return True if kind in _KINDS else f"values are {kind}"
+        kept = weight.values if isinstance(weight, SparseWeight) else None
+        return True if kept is None or kept.dtype in _KINDS else f"values are {kept.dtype}"
 
     def few(self, inputs: Tensor) -> Tensor:
         """Return float32 [M, R] from the entries."""
         values, tokens = inputs.to(torch.float32), len(inputs)
+        one_token, eight_tokens = sparse_rows.products(_KINDS[self._value_dtype])
         out = torch.empty((tokens, self.out_features))
         token = 0
         while tokens - token >= _EIGHT_FROM:
@@ -88,11 +90,11 @@ class CSRLinear(ServedLinear):
             turned = torch.zeros((self.in_features, sparse_rows.TOKENS))
             turned[:, :count] = values[token : token + count].T
             eight = torch.empty((self.out_features, sparse_rows.TOKENS))
-            self._run(self._eight, turned, eight)
+            self._run(eight_tokens, turned, eight)
             out[token : token + count] = eight[:, :count].T
             token += count
         for last in range(token, tokens):
-            self._run(self._one, values[last].contiguous(), out[last])
+            self._run(one_token, values[last].contiguous(), out[last])
         return out
 
     def dequantized_rows(self, start: int, stop: int) -> Tensor:
@@ -107,13 +109,13 @@ class CSRLinear(ServedLinear):
         weight[rows, columns] = self.values[first:last].view(self._value_dtype).float()
         return weight
 
-    def _run(self, kernel: object, inputs: Tensor, out: Tensor) -> None:
+    def _run(self, kernel: Callable[..., None], inputs: Tensor, out: Tensor) -> None:
         columns = self.columns.numpy()
         values = self.values.view(torch.float32) if self._value_dtype == torch.float32 else self.values
         unsigned = columns.view(np.uint16 if columns.dtype == np.int16 else np.uint32)
         arguments = (self.offsets.numpy(), unsigned, values.numpy(), inputs.numpy(), out.numpy())
         work = len(values) * (1 if inputs.ndim == 1 else sparse_rows.TOKENS)
-        over_rows(kernel, arguments, self.out_features, work)  # type: ignore[arg-type]
+        over_rows(kernel, arguments, self.out_features, work)
 
 
 def _stored(weight: LayerWeight) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..errors import CheckpointError
+from ..weights import LayerWeight
 from .dispatch import Policy
 from .serving import Served, linear_shape, replace
 
@@ -27,11 +28,10 @@ def load_served(path: str | Path, policy: Policy | None = None) -> Served:
     Raises CheckpointError for files that are not what they say or do not fit the model, ServingError as `serve` does.
     """
     path, policy = Path(path), policy or Policy()
-    checkpoint = _read(path)
-    model: Any = _without_weights(checkpoint.config, path)
-    weights = checkpoint.weights
+    config, dense, weights = _read(path)
+    model: Any = _without_weights(config, path)
     layers = [replace(model, name, weights.pop(name), policy) for name in list(weights)]
-    _fill(model, checkpoint.dense, {layer.name for layer in layers}, path)
+    _fill(model, dense, {layer.name for layer in layers}, path)
     if (path / "generation_config.json").is_file():
         from transformers import GenerationConfig
 
@@ -39,10 +39,12 @@ def load_served(path: str | Path, policy: Policy | None = None) -> Served:
     return Served(model=model.eval(), layers=tuple(layers))
 
 
-def _read(path: Path) -> Any:
-    from ..formats.read import read_checkpoint
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, LayerWeight]]:
+    """Return configuration, dense tensors and compressed weights; nothing else holds the weights."""
+    from ..reader import read_compressed
 
-    return read_checkpoint(path)
+    checkpoint = read_compressed(path)
+    return checkpoint.config, checkpoint.dense, dict(checkpoint.weights)
 
 
 def _without_weights(config: dict[str, Any], path: Path) -> nn.Module:

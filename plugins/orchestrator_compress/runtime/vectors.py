@@ -8,6 +8,7 @@ numbers (measured: less than half, and a seventh of the speed).
 from __future__ import annotations
 
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntTy
 SHORTS, SUMS, FLOATS = ir.VectorType(I16, 16), ir.VectorType(I32, 8), ir.VectorType(F32, 8)
 
 
+@cache
 def native_pairs() -> bool:
     """Tell whether compiled code may use pmaddwd: this processor has AVX2 and numba was not told to aim lower."""
     features = llvmlite.binding.get_host_cpu_features()
