@@ -41,9 +41,9 @@ def load_served(path: str | Path, policy: Policy | None = None) -> Served:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, LayerWeight]]:
     """Return configuration, dense tensors and compressed weights; nothing else holds the weights."""
-    from ..reader import read_compressed
+    from ..formats.read import read_checkpoint
 
-    checkpoint = read_compressed(path)
+    checkpoint = read_checkpoint(path)
     return checkpoint.config, checkpoint.dense, dict(checkpoint.weights)
 
 
