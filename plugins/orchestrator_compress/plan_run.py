@@ -14,6 +14,7 @@ from orchestrator_storage import Model, Table, Tensors, Tokens
 from .blocks import block_linears, decoder_blocks
 from .calibration import Calibration, token_windows
 from .compress import stored_dtype
+from .containers.sparse_files import CODEC as SPARSE
 from .linears import LinearView
 from .planning.apply import apply
 from .planning.candidates import Candidate, parse
@@ -55,6 +56,7 @@ def plan_stage(
             heldout,
             progress=_progress(ctx, "curve points"),
             dtype=stored,
+            bytes_of=SPARSE.stored_bytes,
         )
         terms = Terms(tie=config.tie, keep={_as_pattern(pattern): 8 for pattern in config.keep})
         if config.sensitivity == "measured":

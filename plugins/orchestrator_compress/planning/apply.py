@@ -6,7 +6,6 @@ the error that it was chosen for.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,15 +13,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CompressionError
-from ..grid import QuantizedWeight, check_finite, round_to_nearest
-from ..rules import GroupRounding
-from ..solver import Rule, Solution, column_solve
-from ..sparse import SparseGPT
-from ..spqr import SpQR
+from ..grid import QuantizedWeight, check_finite
+from ..methods import solve_stack
+from ..settings import Settings
 from ..spqr_weight import SpQRWeight
 from ..system import System
 from ..weights import LayerWeight, SparseWeight
 from .candidates import Candidate, pruned_bytes, quantized_bytes
+from .execute import overrides
 
 #: Bytes of a pruned layer in the container that will hold it.
 MeasuredBytes = Callable[[SparseWeight], int]
@@ -67,22 +65,19 @@ def apply(
     candidate.
     """
     stored = weights[0].dtype if dtype is None else dtype
-    heights = [len(weight) for weight in weights]
-    stack = torch.cat(list(weights))
-    candidate.check(len(stack), stack.shape[1], stored)
+    candidate.check(sum(len(weight) for weight in weights), weights[0].shape[1], stored)
     if candidate.method == "dense":
-        check_finite(stack)
+        for weight in weights:
+            check_finite(weight)
         return [Applied(weight=DenseWeight(values=weight.to(stored))) for weight in weights]
-    if candidate.method == "rtn":
-        assert candidate.grid is not None
-        codes = round_to_nearest(stack, candidate.grid)
-        return [Applied(weight=codes.rows(*rows)) for rows in _rows(heights)]
-    if system is None:
+    if system is None and candidate.method != "rtn":
         raise CompressionError(f"{candidate} needs the second moments of the layer's inputs; calibrate, or use rtn")
-    rule = _rule(candidate, heights)
-    solution = column_solve(stack, system, rule, damp=damp if candidate.damp is None else candidate.damp)
-    results = _results(candidate, rule, solution, heights, stored)
-    return [Applied(weight=weight, fallback=solution.fallback) for weight in results]
+    said = overrides(candidate)
+    settings = Settings(**({"damp": damp} | said))
+    return [
+        Applied(weight=one.weight, fallback="" if one.solution is None else one.solution.fallback)
+        for one in solve_stack(weights, system, settings, stored)
+    ]
 
 
 def measured_bytes(weight: LayerWeight, bytes_of: MeasuredBytes | None = None) -> int:
@@ -100,43 +95,3 @@ def measured_bytes(weight: LayerWeight, bytes_of: MeasuredBytes | None = None) -
     grid = None if weight.codes is None else weight.codes.grid
     values = torch.float32 if weight.values is None else weight.values.dtype
     return pruned_bytes(grid, *weight.shape, int((~weight.removed).sum()), values)
-
-
-def _rule(candidate: Candidate, heights: Sequence[int]) -> GroupRounding | SpQR | SparseGPT:
-    if candidate.method == "spqr":
-        assert candidate.bits is not None
-        assert candidate.group_size is not None
-        assert candidate.tau is not None
-        return SpQR(candidate.bits, candidate.group_size, tau=candidate.tau, heights=heights)
-    # Pruning takes columns as they stand, so that groups are fitted when they begin, on corrected values.
-    rounding = (
-        None
-        if candidate.grid is None
-        else GroupRounding(candidate.grid, act_order="static" if candidate.pruning is None else "none")
-    )
-    if candidate.pruning is not None:
-        return SparseGPT(candidate.pruning, rounding, heights=heights)
-    assert rounding is not None
-    return rounding
-
-
-def _results(
-    candidate: Candidate, rule: Rule, solution: Solution, heights: Sequence[int], dtype: torch.dtype
-) -> Sequence[LayerWeight]:
-    if isinstance(rule, SpQR):
-        return rule.results()
-    if isinstance(rule, GroupRounding):
-        return [rule.result().rows(*rows) for rows in _rows(heights)]
-    assert isinstance(rule, SparseGPT)
-    masks = rule.mask().split(list(heights))
-    if candidate.grid is None:
-        values = solution.quantized.to(dtype).split(list(heights))
-        return [SparseWeight(removed=mask, values=value) for mask, value in zip(masks, values, strict=True)]
-    codes = rule.result()
-    return [
-        SparseWeight(removed=mask, codes=codes.rows(*rows)) for mask, rows in zip(masks, _rows(heights), strict=True)
-    ]
-
-
-def _rows(heights: Sequence[int]) -> list[tuple[int, int]]:
-    return [(stop - height, stop) for stop, height in zip(itertools.accumulate(heights), heights, strict=True)]

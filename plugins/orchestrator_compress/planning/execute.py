@@ -15,12 +15,13 @@ def plan_settings(table: pa.Table) -> tuple[dict[str, dict[str, Any]], tuple[str
     """Return `Settings.overrides` by layer name and the names to ignore; raises PlanningError like `choices_from_table`."""
     choices = choices_from_table(table)
     dense = tuple(layer for layer, choice in choices.items() if choice.method == "dense")
-    return {layer: _overrides(choice) for layer, choice in choices.items() if layer not in dense}, dense
+    return {layer: overrides(choice) for layer, choice in choices.items() if layer not in dense}, dense
 
 
-def _overrides(choice: Candidate) -> dict[str, Any]:
+def overrides(choice: Candidate) -> dict[str, Any]:
+    """Return the settings of a layer that a candidate stands for; of `dense` there are none."""
     # Pruning and rounding in one pass is SparseGPT with a code width.
     method = "sparsegpt" if choice.method == "joint" else choice.method
     names = ("group_size", "symmetric", "sparsity", "pattern", "tau", "damp")
     said = {name: getattr(choice, name) for name in names if getattr(choice, name) is not None}
-    return {"method": method, "bits": None if choice.method == "sparsegpt" else choice.bits, **said}
+    return {"method": method, "bits": choice.bits, **said}
