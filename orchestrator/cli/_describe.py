@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import re
 import textwrap
 from typing import Any, get_type_hints
 
@@ -41,7 +42,7 @@ def describe_stage(spec: StageSpec, owner: str) -> dict[str, Any]:
 
 
 def describe_fields(config: type) -> list[dict[str, Any]]:
-    """List the fields of a config dataclass: name, type in words, default or required, and the comment beside it."""
+    """List the fields of a config dataclass: name, type in words, default or required, and the comment beside it or its line in the docstring."""
     hints = get_type_hints(config, include_extras=True)
     comments = _comments(config)
     return [
@@ -65,20 +66,42 @@ def _default(one: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _comments(config: type) -> dict[str, str]:
-    """Read what an author wrote beside or above each field, or as a string below it; nothing where there is no source."""
+    """Read what an author wrote of each field: beside or above it, below it as a string, or in the docstring's list."""
     found: dict[str, str] = {}
     for ancestor in reversed(config.__mro__):
         try:
             source = textwrap.dedent(inspect.getsource(ancestor))
         except (OSError, TypeError):
             continue
+        found |= _listed(ancestor.__doc__)
         body = ast.parse(source).body[0]
         lines = source.splitlines()
         statements = body.body if isinstance(body, ast.ClassDef) else []
         for position, statement in enumerate(statements):
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 following = statements[position + 1] if position + 1 < len(statements) else None
-                found[statement.target.id] = _beside(statement, lines) or _below(following) or _above(statement, lines)
+                told = _beside(statement, lines) or _below(following) or _above(statement, lines)
+                if told or statement.target.id not in found:
+                    found[statement.target.id] = told
+    return found
+
+
+_LISTED = re.compile(r"(\w+(?:, \w+)*)\s{2,}(\S.*)")
+
+
+def _listed(text: str | None) -> dict[str, str]:
+    """Read a docstring's list of fields: names, at least two spaces, a meaning that indented lines go on with."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc(text or "").splitlines():
+        entry = _LISTED.fullmatch(line)
+        if entry:
+            names = entry[1].split(", ")
+            found |= dict.fromkeys(names, entry[2])
+        elif names and line.startswith("   "):
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+        else:
+            names = []
     return found
 
 

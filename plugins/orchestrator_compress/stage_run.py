@@ -223,8 +223,8 @@ def _check_inputs(method: str, model: Model, calibration: Tokens | None, hessian
         )
     if method not in ("rtn", "magnitude") and calibration is None and hessians is None:
         raise StageError(
-            f"compress.{method} solves layers on what they read",
-            "wire tokens as `calibration`, or the result of compress.calibrate as `hessians`",
+            f"compress.{method} has neither `calibration` nor `hessians`: it solves layers on what they read; wire tokens "
+            "as `calibration`, or the result of compress.calibrate as `hessians`"
         )
     if hessians is not None and hessians.meta.get("model") != model.digest:
         raise StageError(

@@ -100,6 +100,11 @@ def test_hessians_of_another_model_are_refused(
         run_stage(stages.spqr, {}, inputs={"model": other, "hessians": hessians}, home=tmp_path / "home")
 
 
+def test_without_inputs_a_stage_says_what_to_wire(inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="wire tokens as `calibration`"):
+        run_stage(pruning_stages.wanda, {}, inputs={"model": inputs["model"]}, home=tmp_path / "home")
+
+
 @pytest.mark.parametrize(
     ("stage", "config", "form"),
     [
