@@ -62,7 +62,7 @@ def bits_per_parameter(container: Container, density: float, rows: int, columns:
     if container == "delta":
         return gap_bits(density, value_bits)[0]
     if container == "csr":
-        offset_bits = (math.ceil(density * size)).bit_length()
+        offset_bits = round(density * size).bit_length()
         return density * ((columns - 1).bit_length() + value_bits) + offset_bits * (rows + 1) / size
     if container == "coo":
         return density * ((size - 1).bit_length() + value_bits)

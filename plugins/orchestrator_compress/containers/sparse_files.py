@@ -15,7 +15,7 @@ compressed-tensors 0.19 reads none of its own sparse formats any more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,18 +28,20 @@ from ..grid import SCALE_DTYPES, Grid, QuantizedWeight
 from ..weights import LayerWeight, SparseWeight
 from .codec import decode, encode
 from .formulas import CONTAINERS, Container
+from .labelled import LabelledCodec
 from .layout import LARGEST, Layout, Pattern
-from .parts import Parts, label, layer_entries, matrix_shape, whole
+from .parts import Parts, matrix_shape, whole
 from .payload import FLOATS, bits_to_floats, code_offsets, float_bits, zero_codes
 from .widths import pack, stream_bytes, unpack
 
 METHOD = "orchestrator-sparse"
 
 
-class SparseCodec:
+class SparseCodec(LabelledCodec):
     """Write and read `SparseWeight`s; `container` None takes the smallest for each layer."""
 
     name = "sparse"
+    method = METHOD
 
     def __init__(self, container: Container | None = None):
         self._container = container
@@ -88,28 +90,6 @@ class SparseCodec:
                 parts["groups"] = weight.codes.groups.to(device="cpu", dtype=torch.int32).contiguous()
         return {f"{name}.weight_{part}": tensor for part, tensor in parts.items()}
 
-    def config(
-        self, weights: Mapping[str, LayerWeight], ignored: Sequence[str], act_order: str | None = None
-    ) -> dict[str, Any]:
-        """Return the `quantization_config` that describes the layers by name."""
-        return label(METHOD, {name: self._entry(name, weight) for name, weight in weights.items()}, ignored, act_order)
-
-    def recognizes(self, quantization_config: Mapping[str, Any], tensor_names: Collection[str]) -> bool:  # noqa: ARG002
-        """Tell whether a checkpoint is of this format by its label."""
-        return quantization_config.get("quant_method") == METHOD
-
-    def read(
-        self, tensors: Mapping[str, Tensor], quantization_config: Mapping[str, Any]
-    ) -> tuple[dict[str, LayerWeight], dict[str, Tensor]]:
-        """Return the weights of all layers that `quantization_config` names, and the tensors that are left.
-
-        Raises CheckpointError for whatever is missing, truncated, out of range or of a wrong type.
-        """
-        entries = layer_entries(quantization_config, METHOD)
-        parts = Parts(tensors)
-        weights = {name: _read(name, entry, parts) for name, entry in entries.items()}
-        return dict(weights), parts.rest(weights)
-
     def stored_bytes(self, weight: LayerWeight) -> int:
         """Return the bytes of the layer's tensors, counted from its mask without writing them."""
         self.check(weight, "the layer")
@@ -126,6 +106,9 @@ class SparseCodec:
         bits, value_bits = _bits(weight)
         pattern = Pattern(~weight.removed.cpu().numpy(), bits == 0)
         return pattern.smallest(value_bits) if self._container is None else pattern.layout(self._container, value_bits)
+
+    def _layer(self, name: str, entry: Mapping[str, Any], parts: Parts) -> LayerWeight:
+        return _read(name, entry, parts)
 
     def _entry(self, name: str, weight: LayerWeight) -> dict[str, Any]:
         self.check(weight, name)

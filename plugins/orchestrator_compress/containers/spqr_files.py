@@ -18,7 +18,7 @@ of statistics is stored, and what is added is what the codes miss.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -32,16 +32,18 @@ from ..errors import CheckpointError, GridError
 from ..outliers import Outliers
 from ..spqr_weight import SpQRWeight
 from ..weights import LayerWeight
-from .parts import Parts, label, layer_entries, matrix_shape, whole
+from .labelled import LabelledCodec
+from .parts import Parts, matrix_shape, whole
 
 METHOD = "orchestrator-spqr"
 BITS = range(2, 9)
 
 
-class SpQRCodec:
+class SpQRCodec(LabelledCodec):
     """Write and read `SpQRWeight`s."""
 
     name = "spqr"
+    method = METHOD
 
     def check(self, weight: LayerWeight, name: str) -> None:
         """Raise CheckpointError, saying why, where this format cannot hold the layer `name`."""
@@ -58,34 +60,15 @@ class SpQRCodec:
         assert isinstance(weight, SpQRWeight)
         return {f"{name}.weight_{part}": _tensor(array) for part, array in weight.packed().items()}
 
-    def config(
-        self, weights: Mapping[str, LayerWeight], ignored: Sequence[str], act_order: str | None = None
-    ) -> dict[str, Any]:
-        """Return the `quantization_config` that describes the layers by name."""
-        return label(METHOD, {name: self._entry(name, weight) for name, weight in weights.items()}, ignored, act_order)
-
-    def recognizes(self, quantization_config: Mapping[str, Any], tensor_names: Collection[str]) -> bool:  # noqa: ARG002
-        """Tell whether a checkpoint is of this format by its label."""
-        return quantization_config.get("quant_method") == METHOD
-
-    def read(
-        self, tensors: Mapping[str, Tensor], quantization_config: Mapping[str, Any]
-    ) -> tuple[dict[str, LayerWeight], dict[str, Tensor]]:
-        """Return the weights of all layers that `quantization_config` names, and the tensors that are left.
-
-        Raises CheckpointError for whatever is missing, truncated, out of range or of a wrong type.
-        """
-        entries = layer_entries(quantization_config, METHOD)
-        parts = Parts(tensors)
-        weights = {name: _read(name, entry, parts) for name, entry in entries.items()}
-        return dict(weights), parts.rest(weights)
-
     def stored_bytes(self, weight: LayerWeight) -> int:
         """Return the bytes of the layer's tensors by formula."""
         self.check(weight, "the layer")
         assert isinstance(weight, SpQRWeight)
         described = _parts(weight.shape, weight.bits, weight.groups, weight.bilevel, weight.outliers.count)
         return sum(math.prod(shape) * dtype.itemsize for dtype, shape in described.values())
+
+    def _layer(self, name: str, entry: Mapping[str, Any], parts: Parts) -> LayerWeight:
+        return _read(name, entry, parts)
 
     def _entry(self, name: str, weight: LayerWeight) -> dict[str, Any]:
         self.check(weight, name)

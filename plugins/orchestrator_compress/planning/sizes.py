@@ -1,13 +1,7 @@
 """Bytes of a layer's storage by formula: SpQR, and containers of pruned weights.
 
-SpQR is counted array by array as `SpQRWeight.packed` writes them, exactly. Containers are those of sparse storage in
-Hoefler et al. 2021 (arXiv:2102.00554, section 2.2), with density d, b bits a value and a pattern without structure:
-
-    dense    b                      bitmap   1 + d b
-    delta    d (w + b) (1 + f)      gaps of w bits; f = q / (1 - q) fillers a value, q = (1 - d)^(2^w), best w
-    CSR      d (ceil(log2 C) + b) + p (R + 1) / (R C),  p the bits of the number of kept weights
-
-bits a weight. Delta is an expectation over patterns, the others are exact for every pattern.
+SpQR is counted array by array as `SpQRWeight.packed` writes them, exactly; containers of pruned weights by the formulas
+of `containers.formulas` for a pattern without structure.
 """
 
 from __future__ import annotations
@@ -17,12 +11,10 @@ from collections.abc import Callable
 
 from ..bilevel import Bilevel
 from ..bitstream import words_per_row
+from ..containers.formulas import Container, bits_per_parameter
 
 #: (rows, columns, kept weights, bits of a value) -> bytes of the smallest container.
 SparseBytes = Callable[[int, int, int, int], int]
-
-# Wider gaps would be coordinates in all but name.
-_WIDEST_GAP = 20
 
 
 def spqr_bytes(
@@ -58,18 +50,9 @@ def container_bytes(rows: int, columns: int, kept: int, value_bits: int) -> dict
     total = rows * columns
     if not 0 <= kept <= total:
         raise ValueError(f"kept={kept} of {total} weights; a layer keeps between none and all")
-    bits = {
-        "dense": total * value_bits,
-        "bitmap": total + kept * value_bits,
-        "delta": min(_delta_bits(total, kept, value_bits, width) for width in range(1, _WIDEST_GAP + 1)),
-        "csr": kept * ((columns - 1).bit_length() + value_bits) + kept.bit_length() * (rows + 1),
+    names: tuple[Container, ...] = ("dense", "bitmap", "delta", "csr")
+    # Bits are whole numbers but for delta's expectation: what floating point adds to them is less than this.
+    return {
+        name: math.ceil(bits_per_parameter(name, kept / total, rows, columns, value_bits) * total / 8 - 1e-6)
+        for name in names
     }
-    return {name: math.ceil(count / 8) for name, count in bits.items()}
-
-
-def _delta_bits(total: int, kept: int, value_bits: int, width: int) -> float:
-    if kept in (0, total):
-        return kept * (width + value_bits)
-    # log1p keeps q exact where the density is tiny.
-    overflow = math.exp(2**width * math.log1p(-kept / total))
-    return kept * (width + value_bits) / (1 - overflow)
