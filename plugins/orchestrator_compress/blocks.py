@@ -66,31 +66,48 @@ def block_linears(name: str, block: nn.Module) -> dict[str, LinearView]:
 def capture(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], Calls]:
     """Return the inputs of the first block for token ids [N, T], in batches, and the calls of all blocks.
 
-    Raises CalibrationError for token ids or lengths that the model cannot take.
+    Blocks stand aside while their calls are recorded: what they receive beside hidden states is made before them. Only
+    the first is run, on one sequence. Raises CalibrationError for token ids or lengths that the model cannot take.
     """
     _check_tokens(model, tokens)
     batches = list(torch.split(tokens, max(1, _BATCH_TOKENS // tokens.shape[1])))
-    arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-    hidden: list[Tensor] = []
-    for batch in batches:
-        if len(batch) not in arguments:
-            arguments[len(batch)] = _arguments(model, blocks, batch)
-        hidden.append(_first_input(model, blocks[0], batch))
-    return hidden, Calls(arguments=arguments)
+    more = _beside_states(model, blocks[0], tokens[:1])
+    # One sequence alone is what a block is looked at with before its pass.
+    samples = {len(batch): batch for batch in reversed([*batches, tokens[:1]])}
+    arguments = {size: _arguments(model, blocks, sample, more) for size, sample in samples.items()}
+    return [_first_input(model, blocks[0], batch) for batch in batches], Calls(arguments=arguments)
+
+
+def _beside_states(model: nn.Module, first: nn.Module, tokens: Tensor) -> tuple[Any, ...] | None:
+    """Return what a block returns after its hidden states, None where it returns them alone."""
+    found: list[Any] = []
+
+    def keep(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        found.append(output)
+        raise _BlockReached
+
+    with first.register_forward_hook(keep):
+        _run_until_reached(model, tokens)
+    return found[0][1:] if isinstance(found[0], tuple) else None
 
 
 def _arguments(
-    model: nn.Module, blocks: Sequence[nn.Module], batch: Tensor
+    model: nn.Module, blocks: Sequence[nn.Module], batch: Tensor, more: tuple[Any, ...] | None
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
         found.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
+        if len(found) == len(blocks):
+            raise _BlockReached  # nobody needs the logits
+        return hidden if more is None else (hidden, *more)
 
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack:
         for block in blocks:
-            stack.callback(block.register_forward_pre_hook(record, with_kwargs=True).remove)
-        model(input_ids=batch, use_cache=False)
+            block.forward = record
+            stack.callback(delattr, block, "forward")
+        _run_until_reached(model, batch)
     return found
 
 
@@ -101,15 +118,18 @@ def _first_input(model: nn.Module, first: nn.Module, batch: Tensor) -> Tensor:
         found.append(args[0] if args else kwargs["hidden_states"])
         raise _BlockReached
 
-    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    with first.register_forward_pre_hook(stop, with_kwargs=True):
+        _run_until_reached(model, batch)
+    return found[0]
+
+
+def _run_until_reached(model: nn.Module, tokens: Tensor) -> None:
     try:
         with torch.no_grad():
-            model(input_ids=batch, use_cache=False)
+            model(input_ids=tokens, use_cache=False)
     except _BlockReached:
-        pass
-    finally:
-        handle.remove()
-    return found[0]
+        return
+    raise CompressionError(f"{type(model).__name__} does not call its blocks in order, so they cannot be run alone")
 
 
 def _check_tokens(model: nn.Module, tokens: Tensor) -> None:

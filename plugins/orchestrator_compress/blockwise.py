@@ -24,12 +24,15 @@ from .calibration import Calibration, calibrate
 from .errors import CompressionError, SolveError
 from .grid import check_finite
 from .linears import LinearView, is_linear, transposed_names
+from .memory import release
 from .methods import check_layer, solve_stack
 from .records import LayerRecord, record
+from .residence import InMemory, Residence
 from .settings import DATA_DRIVEN, Settings, matching, selected
 from .sources import Inputs, NoInputs, Prepared, Propagated, Source
 from .stash import Finished, Stash
-from .streams import Alone, Team, open_stream
+from .streams import open_stream
+from .sums import Alone, Team
 from .system import System
 from .weights import LayerWeight
 
@@ -63,30 +66,34 @@ def compress_model(
     on_layer: OnLayer | None = None,
     team: Team | None = None,
     stored: torch.dtype = torch.float32,
+    residence: Residence | None = None,
 ) -> Compression:
     """Compress the linear layers of a decoder's blocks in place and return their compressed form.
 
     `calibration` and `heldout` are token ids [N, T], `mask` [N, T] is True where a calibration token is no padding;
     a `Calibration` made before takes their place. `scratch` keeps each finished layer, so that a killed compression
     goes on from there with identical results; workers of a `team` share it. Pruned weights that are not quantized are
-    kept in the type `stored`. `on_layer(done, total, record)` follows
-    it and may raise to stop it. Raises CompressionError (see `errors`) for weights, tokens or settings that do not
+    kept in the type `stored`. `on_layer(done, total, record)` follows it and may raise to stop it. `residence` brings
+    the weights of a model that is not in memory (see `residence.open_checkpoint`), which then keeps none. Raises CompressionError (see `errors`) for weights, tokens or settings that do not
     fit the model.
     """
     team = team or Alone()
     if team.size > 1 and scratch is None:
         raise CompressionError("workers exchange finished layers through `scratch`; give a folder that all of them see")
     blocks = decoder_blocks(model)
-    chosen = _chosen_layers(model, blocks, settings)
-    source = _source(model, settings, calibration, heldout, mask, team, chosen)
+    residence = residence or InMemory()
+    chosen = _chosen_layers(model, blocks, settings, residence)
+    source = _source(model, settings, calibration, heldout, mask=mask, team=team, chosen=chosen, residence=residence)
     stash = Stash(scratch)
     work = _Work(settings=settings, stash=stash, follow=_Follow(chosen, on_layer), team=team, stored=stored)
     for index, (name, block) in enumerate(blocks):
         views = {layer: view for layer, view in block_linears(name, block).items() if layer in chosen}
-        _compress_block(block, index, views, source, work)
+        with residence.block(index):
+            _compress_block(block, index, views, source, work)
+        release()
     team.barrier()
     stash.refresh()
-    return _gathered(model, chosen, stash, apply=not source.sequential)
+    return _gathered(model, chosen, stash, apply=residence.whole and not source.sequential)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -105,9 +112,8 @@ def _compress_block(block: nn.Module, index: int, views: Mapping[str, LinearView
     stash, team = work.stash, work.team
     done = all(stash.has(layer) for layer in views)
     for place, inputs in enumerate(source.visit(block, index, views, done=done, team=team)):
-        if (place if source.sequential else index) % team.size != team.rank:
-            continue
-        if not all(stash.has(layer) for layer in inputs.names):
+        mine = (place if source.sequential else index) % team.size == team.rank
+        if mine and not all(stash.has(layer) for layer in inputs.names):
             solved = _solve_group(inputs, views, index=index, settings=work.settings, stored=work.stored)
             # Passes since the last layer belong to this one, so that the parts of a resumed compression add up.
             share_s = (time.perf_counter() - work.mark_s) / len(solved)
@@ -115,7 +121,12 @@ def _compress_block(block: nn.Module, index: int, views: Mapping[str, LinearView
                 stash.save(layer, Finished(weight=weight, record=row, seconds=share_s))
         if source.staged:
             # The pass that goes on from here has to find them compressed.
+            team.barrier()
+            stash.refresh()
             _put(views, inputs.names, stash)
+        release()
+        if not mine:
+            continue
         work.mark_s = time.perf_counter()
         work.follow([stash.load(layer).record for layer in inputs.names], work.settings)
     if source.sequential:
@@ -154,9 +165,10 @@ class _Follow:
             )
 
 
-def finished_compression(model: nn.Module, settings: Settings, scratch: Path) -> Compression:
-    """Return what a team has left in its scratch folder, every layer done, and put it into the model."""
-    return _gathered(model, _chosen_layers(model, decoder_blocks(model), settings), Stash(scratch), apply=True)
+def finished_compression(model: nn.Module, settings: Settings, scratch: Path, residence: Residence) -> Compression:
+    """Return what a team has left in its scratch folder, every layer done, and put it into a model in memory."""
+    chosen = _chosen_layers(model, decoder_blocks(model), settings, residence)
+    return _gathered(model, chosen, Stash(scratch), apply=residence.whole)
 
 
 def _gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, *, apply: bool) -> Compression:
@@ -174,7 +186,7 @@ def _gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, 
 
 
 def _chosen_layers(
-    model: nn.Module, blocks: Sequence[tuple[str, nn.Module]], settings: Settings
+    model: nn.Module, blocks: Sequence[tuple[str, nn.Module]], settings: Settings, residence: Residence
 ) -> dict[str, LinearView]:
     views = {name: view for block_name, block in blocks for name, view in block_linears(block_name, block).items()}
     if not views:
@@ -192,7 +204,11 @@ def _chosen_layers(
     # Every check that needs no calibration comes first: a bad layer at the end must not cost the work on all before it.
     for name, view in chosen.items():
         check_layer(view.shape, settings.of(name))
-        check_finite(view.weight, f"{name}.weight")
+    for index, (lead, _) in enumerate(blocks):
+        with residence.block(index):
+            for name, view in chosen.items():
+                if name.startswith(f"{lead}."):
+                    check_finite(view.weight, f"{name}.weight")
     return chosen
 
 
@@ -201,9 +217,11 @@ def _source(
     settings: Settings,
     calibration: Tensor | Calibration | None,
     heldout: Tensor | None,
+    *,
     mask: Tensor | None,
     team: Team,
     chosen: Mapping[str, LinearView],
+    residence: Residence,
 ) -> Source:
     if calibration is None:
         methods = {settings.of(name).method for name in chosen}
@@ -217,15 +235,12 @@ def _source(
         calibration.check({name: view.shape for name, view in chosen.items()})
         return Prepared(calibration)
     if settings.propagate == "full_precision":
-        return Prepared(calibrate(model, calibration, heldout, mask=mask, team=team))
+        return Prepared(calibrate(model, calibration, heldout, mask=mask, team=team, residence=residence))
     modules = [block for _, block in decoder_blocks(model)]
-    if settings.true_sequential and team.size > 1:
-        raise CompressionError(
-            "true_sequential solves one layer after another within a block, which workers cannot share; use one worker"
-        )
-    held = None if heldout is None else open_stream(model, modules, heldout, Alone())
-    stream = open_stream(model, modules, calibration, team, mask)
-    return Propagated(stream, held, settings.measure, staged=settings.true_sequential)
+    with residence.rest(), residence.block(0):
+        held = None if heldout is None else open_stream(model, modules, heldout, Alone())
+        stream = open_stream(model, modules, calibration, team, mask)
+    return Propagated(stream, held, settings.measure, blocks=len(modules), staged=settings.true_sequential)
 
 
 def _solve_group(

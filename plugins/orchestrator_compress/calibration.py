@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from .blocks import block_linears, decoder_blocks
 from .errors import CalibrationError
-from .streams import Alone, Team, open_stream
+from .residence import InMemory, Residence
+from .streams import open_stream
+from .sums import Alone, Team
 
 log = logging.getLogger(__name__)
 
@@ -124,22 +126,27 @@ def calibrate(
     mask: Tensor | None = None,
     team: Team | None = None,
     on_block: OnBlock | None = None,
+    residence: Residence | None = None,
 ) -> Calibration:
     """Measure what the layers of a decoder's blocks read of token ids [N, T], and of held-out ones if given.
 
-    `mask` [N, T] is True where a token is no padding. `on_block(done, total)` follows it. Raises CalibrationError for
-    tokens that the model cannot take.
+    `mask` [N, T] is True where a token is no padding. `on_block(done, total)` follows it. `residence` brings the
+    weights of a model that is not in memory. Raises CalibrationError for tokens that the model cannot take.
     """
+    residence = residence or InMemory()
     blocks = decoder_blocks(model)
     modules = [block for _, block in blocks]
-    stream = open_stream(model, modules, tokens, team or Alone(), mask)
-    held = None if heldout is None else open_stream(model, modules, heldout, Alone())
+    with residence.rest(), residence.block(0):
+        stream = open_stream(model, modules, tokens, team or Alone(), mask)
+        held = None if heldout is None else open_stream(model, modules, heldout, Alone())
     inputs: list[SharedInput] = []
     for index, (name, block) in enumerate(blocks):
         views = block_linears(name, block)
-        groups = stream.groups(views, block, index)
-        moments = stream.collect(views, groups, block, index, team=team or Alone(), advance=True)
-        others = None if held is None else held.collect(views, groups, block, index, team=Alone(), advance=True)
+        going_on = index < len(blocks) - 1
+        with residence.block(index):
+            groups = stream.groups(views, block, index)
+            moments = stream.collect(views, groups, block, index, team=team or Alone(), advance=going_on)
+            others = None if held is None else held.collect(views, groups, block, index, team=Alone(), advance=going_on)
         inputs += [
             SharedInput(
                 block=index,

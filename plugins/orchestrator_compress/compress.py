@@ -17,6 +17,7 @@ from .formats.files import Size, TensorFiles, dense_config
 from .formats.registry import CODECS, check_grid
 from .formats.write import write_checkpoint
 from .records import layers_table, summarize
+from .residence import open_checkpoint
 from .settings import PRUNING, Settings, selected
 
 if TYPE_CHECKING:
@@ -56,15 +57,13 @@ def compress_checkpoint(
     (`FORMATS`), by default the natural one of the method. Raises CompressionError (see `errors`) for a model,
     settings or tokens that do not fit together.
     """
-    from transformers import AutoModelForCausalLM
-
     settings.setdefault("measure", "full" if heldout is not None else "own")
     chosen, form = fitted(_settings(settings), format)
     dense_config(Path(source))
-    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+    model, residence = open_checkpoint(Path(source))
     check_format(model, chosen, form)
     compression = compress_model(
-        model.eval(),
+        model,
         chosen,
         calibration,
         heldout,
@@ -72,6 +71,7 @@ def compress_checkpoint(
         scratch=scratch,
         on_layer=on_layer,
         stored=stored_dtype(Path(source)),
+        residence=residence,
     )
     report = write_report(Path(source), Path(destination), compression, chosen, form)
     unused = chosen.unused(settings)

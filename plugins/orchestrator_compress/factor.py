@@ -57,28 +57,40 @@ def damped(hessian: Tensor, damp: float) -> tuple[Tensor, float, Tensor]:
     the matrix can be factored; being decoupled from all others, it is then simply rounded to nearest. Its stand-in
     takes no part in lam, which therefore scales with H.
     """
+    system = hessian.clone()
+    lam, dead = damp_in_place(system, damp)
+    return system, lam, dead
+
+
+def damp_in_place(hessian: Tensor, damp: float) -> tuple[float, Tensor]:
+    """Do what `damped` does to a matrix that nobody needs any more, and return lam and the mask of dead columns."""
     diagonal = hessian.diagonal()
     dead = diagonal <= 0
     live_mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
     lam = damp * live_mean
-    system = hessian.clone()
-    system.diagonal().add_(lam)
-    system.diagonal()[dead] = live_mean or 1.0
-    return system, lam, dead
+    diagonal.add_(lam)
+    diagonal[dead] = live_mean or 1.0
+    return lam, dead
 
 
 def inverse_factor(system: Tensor) -> Tensor | None:
     """Return the upper triangular U with system^-1 = U^T U, or None where the system is not positive definite."""
-    lower, failed = torch.linalg.cholesky_ex(system.flip(0, 1))
+    return inverse_factor_of_reversed(system.flip(0, 1))
+
+
+def inverse_factor_of_reversed(system: Tensor) -> Tensor | None:
+    """Return the U of `inverse_factor` for a system given with its rows and columns in reversed order."""
+    lower, failed = torch.linalg.cholesky_ex(system)
     if int(failed) or not bool(torch.isfinite(lower.diagonal()).all()):
         return None
+    size = len(system)
+    del system
     upper = lower.flip(0, 1)
     del lower
-    size = len(system)
-    width = _PANEL if system.dtype == torch.float32 and size % _PANEL == 0 else size
+    width = _PANEL if upper.dtype == torch.float32 and size % _PANEL == 0 else size
     factor = torch.zeros_like(upper)
     for stop in range(width, size + 1, width):
-        columns = torch.zeros((stop, width), dtype=system.dtype, device=system.device)
+        columns = torch.zeros((stop, width), dtype=upper.dtype, device=upper.device)
         columns[stop - width :].fill_diagonal_(1)
         factor[:stop, stop - width : stop] = torch.linalg.solve_triangular(upper[:stop, :stop], columns, upper=True)
     return factor if all_finite(factor) else None

@@ -27,39 +27,55 @@ class Moments:
 
     def __init__(self, columns: int, device: torch.device | None = None):
         self._columns = columns
-        shapes = [(min(_PANEL, columns - start), columns - start) for start in range(0, columns, _PANEL)]
-        self._panels = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
-        self._recent = [torch.zeros(shape, dtype=torch.float32, device=device) for shape in shapes]
+        self._device = device
+        # Either is made when first needed: one span has no sums in float64, and a sum of parts has no span.
+        self._panels: list[Tensor] | None = None
+        self._recent: list[Tensor] | None = None
         self._recent_tokens = 0
         self.tokens = 0
+
+    def _empty(self, dtype: torch.dtype) -> list[Tensor]:
+        wide = self._columns
+        return [
+            torch.zeros((min(_PANEL, wide - start), wide - start), dtype=dtype, device=self._device)
+            for start in range(0, wide, _PANEL)
+        ]
 
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs; half-precision inputs are widened first, because their squares overflow."""
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(torch.float32)
+        if self._recent_tokens >= _SPAN:
+            self._settle()
+        if self._recent is None:
+            self._recent = self._empty(torch.float32)
         for start, recent in zip(range(0, self._columns, _PANEL), self._recent, strict=True):
             recent.addmm_(rows[:, start : start + _PANEL].T, rows[:, start:])
         self.tokens += len(rows)
         self._recent_tokens += len(rows)
-        if self._recent_tokens >= _SPAN:
-            self._settle()
 
-    def _settle(self) -> None:
-        for panel, recent in zip(self._panels, self._recent, strict=True):
-            panel.add_(recent)
-            recent.zero_()
+    def _settle(self) -> list[Tensor]:
+        """Move the span that is being summed into the sums, and return these."""
+        if self._panels is None:
+            self._panels = self._empty(torch.float64)
+        if self._recent is not None and self._recent_tokens:
+            for panel, recent in zip(self._panels, self._recent, strict=True):
+                panel.add_(recent)
+                recent.zero_()
         self._recent_tokens = 0
+        return self._panels
 
     def merge(self, other: Moments) -> None:
         """Add what another one has summed of as many columns."""
-        self._settle()
-        for own, panel in zip(self._panels, other.panels(), strict=True):
-            own.add_(panel)
+        own = self._settle()
+        # What is a single span there is not widened first: the sum is the same.
+        parts = other._recent if other._panels is None and other._recent is not None else other._settle()
+        for panel, part in zip(own, parts, strict=True):
+            panel.add_(part)
         self.tokens += other.tokens
 
     def panels(self) -> list[Tensor]:
         """Return the sums in float64, in panels on and above the diagonal: what workers send one another."""
-        self._settle()
-        return self._panels
+        return self._settle()
 
     @property
     def columns(self) -> int:
@@ -68,9 +84,9 @@ class Moments:
 
     def hessian(self) -> Tensor:
         """Return X^T X / N, so that tr(D H D^T) is the squared output error per token whatever the number of tokens."""
-        self._settle()
-        whole = self._panels[0].new_empty((self._columns, self._columns))
-        for start, panel in zip(range(0, self._columns, _PANEL), self._panels, strict=True):
+        panels = self._settle()
+        whole = panels[0].new_empty((self._columns, self._columns))
+        for start, panel in zip(range(0, self._columns, _PANEL), panels, strict=True):
             stop = start + len(panel)
             whole[start:stop, start:] = panel
             whole[stop:, start:stop] = panel[:, len(panel) :].T
@@ -112,20 +128,19 @@ def collect(
     linears: Mapping[str, LinearView],
     groups: Sequence[Sequence[str]],
     run: Callable[[], Tensor],
-    moments: Sequence[Moments],
+    add: Callable[[int, Tensor], None],
     *,
-    real: Tensor | None = None,
     stop: bool = False,
 ) -> Tensor | None:
-    """Add to `moments`, one per group, what `run` feeds through the block, and return what `run` returns.
+    """Give `add` the place and the inputs of each group that `run` feeds through the block; return what `run` returns.
 
-    `real` [B, T] says which tokens are no padding. With `stop` the pass ends where the last group has its input, and nothing is returned: the layers after it, often
+    With `stop` the pass ends where the last group has its input, and nothing is returned: the layers after it, often
     the largest, need not run.
     """
     waiting = set(range(len(groups)))
 
     def note(place: int, inputs: Tensor) -> None:
-        moments[place].add(inputs if real is None else without_padding(inputs, real))
+        add(place, inputs)
         waiting.discard(place)
         if stop and not waiting:
             raise Collected

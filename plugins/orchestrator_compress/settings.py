@@ -50,7 +50,8 @@ class Settings:
     propagate       quantized: a block is solved on what the compressed blocks before it give; full_precision: on what
                     the dense model gives, so that blocks are independent and one calibration serves all settings
     true_sequential with propagate "quantized": layers of a block are solved as a pass reaches them, each on what the
-                    compressed ones before it give: o on the attention of the quantized q, k, v. One pass instead of two
+                    compressed ones before it give: o on the attention of the quantized q, k, v. One pass; False: all
+                    layers of a block on what its dense layers give, in two
     ignore          layer names or re:PATTERNS to leave dense; lm_head and embeddings always are
     overrides       changed settings by layer name or re:PATTERN, later ones last
     strict          fail instead of raising the damping or rounding without compensation
@@ -73,7 +74,7 @@ class Settings:
     statistic_bits: int | None = 3
     tile_rows: int = 16
     propagate: Literal["quantized", "full_precision"] = "quantized"
-    true_sequential: bool = False
+    true_sequential: bool = True
     ignore: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strict: bool = False

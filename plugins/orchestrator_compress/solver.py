@@ -226,7 +226,7 @@ def _attempt(
         return None
     return Solution(
         quantized=quantized,
-        row_errors=columns.scaled_errors.to(torch.float64).square().sum(0),
+        row_errors=_row_energies(columns.scaled_errors),
         identity_error=gap,
         damp=attempt.damp,
         arithmetic=str(attempt.dtype).removeprefix("torch."),
@@ -243,13 +243,21 @@ def _without_compensation(
     columns.run(rule)
     return Solution(
         quantized=columns.restored(),
-        row_errors=columns.scaled_errors.to(torch.float64).square().sum(0),
+        row_errors=_row_energies(columns.scaled_errors),
         identity_error=None,
         damp=0.0,
         arithmetic="uncompensated",
         fallback="; ".join([*failures, rule.alone]),
         dead_columns=int(system.dead.sum()),
     )
+
+
+def _row_energies(scaled_errors: Tensor) -> Tensor:
+    """Return ||E||^2 of each row [R] in float64, a few columns of E at a time: all of it widened would be the peak."""
+    total = torch.zeros(scaled_errors.shape[1], dtype=torch.float64, device=scaled_errors.device)
+    for columns in scaled_errors.split(_TILE):
+        total += columns.to(torch.float64).square_().sum(0)
+    return total
 
 
 def _check(W: Tensor, system: System, damp: float, block_size: int, dtype: torch.dtype) -> None:

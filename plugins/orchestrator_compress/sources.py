@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from .calibration import Calibration
 from .errors import CalibrationError
 from .linears import LinearView
+from .memory import release
 from .moments import Moments
-from .staged import StagedPass
-from .streams import Alone, Stream, Team
+from .staged import Run, StagedPass
+from .streams import Stream
+from .sums import Alone, Team
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,46 +113,55 @@ class Prepared:
 
 
 class Propagated:
-    """Give what streams of hidden states bring to each block.
+    """Give what streams of hidden states bring to each of `blocks` blocks.
 
     With `staged`, the layers of a block are solved as a pass of the compressed model reaches them, each on what the
-    solved ones before it give (`true_sequential` of the GPTQ code): one pass instead of two.
+    solved ones before it give (`true_sequential` of the GPTQ code): one pass instead of two. Nothing is run that no
+    layer needs: the last block ends where its last layers have their input.
     """
 
     sequential = True
 
     def __init__(
-        self, stream: Stream, heldout: Stream | None, measure: Literal["full", "own"], *, staged: bool = False
+        self,
+        stream: Stream,
+        heldout: Stream | None,
+        measure: Literal["full", "own"],
+        *,
+        blocks: int,
+        staged: bool = False,
     ):
         self.staged = staged
         self._own = stream
         # The first block's inputs are the embeddings in both models: the streams part only where it ends.
         self._dense = stream.copy() if measure == "full" else None
         self._heldout = heldout
+        self._last = blocks - 1
         self._apart = self._moved = False
 
     def visit(
         self, block: nn.Module, index: int, views: Mapping[str, LinearView], *, done: bool, team: Team
     ) -> Iterator[Inputs]:
         """Yield the inputs in the order of the pass, and move the dense streams past the block."""
+        going_on = index != self._last
         if done:
             for passing in (self._dense, self._heldout):
-                if passing is not None:
+                if passing is not None and going_on:
                     passing.advance(block, index)
             yield Inputs(names=tuple(views))
             return
         groups = self._own.groups(views, block, index)
         dense = own = None
         if self._dense is not None:
-            dense = self._dense.collect(views, groups, block, index, team=team, advance=True)
+            dense = self._dense.collect(views, groups, block, index, team=team, advance=going_on)
         if not self.staged and (self._dense is None or self._apart):
             own = self._own.collect(views, groups, block, index, team=team, advance=False)
         held: list[Moments] | None = None
         if self._heldout is not None:
-            held = self._heldout.collect(views, groups, block, index, team=Alone(), advance=True)
+            held = self._heldout.collect(views, groups, block, index, team=Alone(), advance=going_on)
         others = [_Others(dense, held, place) for place in range(len(groups))]
         if self.staged:
-            yield from self._as_reached(views, groups, block, index, others)
+            yield from self._as_reached(views, groups, block, index, others=others, team=team)
             return
         moments = own or dense
         assert moments is not None
@@ -163,30 +174,45 @@ class Propagated:
         groups: Sequence[Sequence[str]],
         block: nn.Module,
         index: int,
+        *,
         others: Sequence[_Others],
+        team: Team,
     ) -> Iterator[Inputs]:
-        shards = list(self._own.shards)
-        batches = [batch for shard in shards for batch in self._own.shards[shard]]
-        real = [one for shard in shards for one in self._own.real[shard]]
-        runs = [partial(self._own.calls.run_one, block, index, batch) for batch in batches]
-        with StagedPass(views, groups, runs, real) as staged:
+        stream = self._own
+        sums = [team.sums(views[names[0]].shape[1], stream.count, views[names[0]].device) for names in groups]
+        runs = [
+            Run(partial(stream.calls.run_one, block, index, batch), shard, real)
+            for shard, batches in stream.shards.items()
+            for batch, real in zip(batches, stream.real[shard], strict=True)
+        ]
+        with StagedPass(views, groups, runs, sums) as staged:
             for place, names in enumerate(groups):
-                yield others[place].inputs(names, staged.collected(place), apart=True)
+                release()  # the passes have freed what they used on the way here
+                inputs = others[place].inputs(names, sums[place].total(), apart=True)
+                yield inputs
+                del inputs  # the largest matrices of a block, while the next are summed
+                _check_order(staged, index)
+                if index == self._last and place == len(groups) - 1:
+                    return
                 staged.go_on(place)
+            _check_order(staged, index)
             outputs = iter(staged.outputs())
-            if staged.late:
-                raise CalibrationError(
-                    f"{staged.late} tokens reached a layer of block {index} after it was solved: its layers are called "
-                    "in no fixed order; use true_sequential=False"
-                )
-        self._own.shards = {shard: [next(outputs) for _ in self._own.shards[shard]] for shard in shards}
+        self._own.shards = {shard: [next(outputs) for _ in batches] for shard, batches in stream.shards.items()}
         self._moved = True
 
     def leave(self, block: nn.Module, index: int) -> None:
         """Move the stream of the compressed model past the block, unless the block's own pass has."""
-        if not self._moved:
+        if not self._moved and index != self._last:
             self._own.advance(block, index)
         self._apart, self._moved = True, False
+
+
+def _check_order(staged: StagedPass, index: int) -> None:
+    if staged.late:
+        raise CalibrationError(
+            f"{staged.late} tokens reached a layer of block {index} after it was solved: its layers are called in no "
+            "fixed order; use true_sequential=False"
+        )
 
 
 @dataclass(frozen=True, slots=True)

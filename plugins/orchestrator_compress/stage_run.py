@@ -21,6 +21,7 @@ from .compress import Report, check_format, fitted, stored_dtype, write_report
 from .errors import CompressionError
 from .figures import error_by_layer
 from .records import LayerRecord
+from .residence import InMemory, Residence, open_checkpoint
 from .settings import Settings
 from .team import join_team
 
@@ -54,9 +55,11 @@ class Job:
     hessians: tuple[Path, str] | None = None
     scratch: Path | None = None
 
-    def load(self) -> Any:
-        """Return the model."""
-        return component("model_loader", self.model_format).load(self.model)
+    def open(self) -> tuple[Any, Residence]:
+        """Return the model and where its weights are: a dense one's stay in their files until they are needed."""
+        if self.model_format == "dense":
+            return open_checkpoint(self.model)
+        return component("model_loader", self.model_format).load(self.model), InMemory()
 
     def windows(self, split: str) -> torch.Tensor | None:
         """Return the token ids [N, T] of a split."""
@@ -157,8 +160,9 @@ def compress_member(member: GangMember, job: Job) -> None:
     """Compress a worker's part of the layers into the shared scratch folder."""
     assert job.settings is not None
     with user_errors(), join_team(member.rank, member.size, member.init_method) as team:
+        model, residence = job.open()
         compress_model(
-            job.load(),
+            model,
             job.settings,
             job.inputs(),
             job.windows("heldout") if job.hessians is None else None,
@@ -166,6 +170,7 @@ def compress_member(member: GangMember, job: Job) -> None:
             on_layer=_follow(member, member.size),
             team=team,
             stored=stored_dtype(job.model),
+            residence=residence,
         )
 
 
@@ -186,16 +191,17 @@ def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
         reporter.progress(done, total, "blocks")
         reporter.check_cancelled()
 
-    return calibrate(job.load(), tokens, job.windows("heldout"), team=team, on_block=on_block)
+    model, residence = job.open()
+    return calibrate(model, tokens, job.windows("heldout"), team=team, on_block=on_block, residence=residence)
 
 
 def _run(ctx: Context, job: Job) -> Compression:
     assert job.settings is not None
+    model, residence = job.open()
     if ctx.workers > 1:
         ctx.gang().run(compress_member, job)
         assert job.scratch is not None
-        return finished_compression(job.load(), job.settings, job.scratch)
-    model = job.load()
+        return finished_compression(model, job.settings, job.scratch, residence)
     check_format(model, job.settings, job.form)
     return compress_model(
         model,
@@ -205,6 +211,7 @@ def _run(ctx: Context, job: Job) -> Compression:
         scratch=job.scratch,
         on_layer=_follow(ctx, 1),
         stored=stored_dtype(job.model),
+        residence=residence,
     )
 
 

@@ -22,38 +22,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
 
 from .linears import LinearView
-from .moments import Moments, without_padding
+from .moments import without_padding
+from .sums import Sums
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The forward pass of one batch: what runs it, its shard, and which of its tokens are no padding (None: all)."""
+
+    forward: Callable[[], Tensor]
+    shard: int = 0
+    real: Tensor | None = None
 
 
 class StagedPass:
     """The passes of one block: who waits where, and what they have shown of the inputs so far.
 
-    `groups` are names that read one input, as `moments.shared_inputs` returns them; `runs` runs the block over one
-    batch each, `real` says of each batch which tokens are no padding. Use as a context manager, which ends all passes;
-    then, for each group in turn: `collected`, change the weights of its layers, `go_on`.
+    `groups` are names that read one input, as `moments.shared_inputs` returns them, and `sums` what is known of each;
+    `runs` runs the block over one batch each, in the order of shards. Use as a context manager, which ends all passes;
+    then, for each group in turn: take its sum, change the weights of its layers, `go_on`.
     """
 
     def __init__(
         self,
         views: Mapping[str, LinearView],
         groups: Sequence[Sequence[str]],
-        runs: Sequence[Callable[[], Tensor]],
-        real: Sequence[Tensor | None] | None = None,
+        runs: Sequence[Run],
+        sums: Sequence[Sums],
     ):
         self._first = [views[names[0]] for names in groups]
-        self._passes = [greenlet(run) for run in runs]
-        self._real = dict(zip(self._passes, real or [None] * len(runs), strict=True))
+        self._runs = {greenlet(run.forward): run for run in runs}
+        self._sums = sums
         self._outputs: dict[greenlet, Tensor] = {}
         self.late = 0
         self._caller = getcurrent()
         self._waiting: dict[greenlet, int] = {}
-        self._moments: list[Moments | None] = [None] * len(groups)
         self._solved = [False] * len(groups)
         self._stack = ExitStack()
 
@@ -68,7 +78,7 @@ class StagedPass:
             self._stack.callback(hook.remove)
         self._stack.callback(self._unwind)
         try:
-            for one in self._passes:
+            for one in self._runs:
                 self._wake(one)
         except BaseException:
             self._stack.close()
@@ -79,37 +89,29 @@ class StagedPass:
         """End the passes that an error elsewhere left waiting, so that their frames let go of what they hold."""
         self._stack.close()
 
-    def collected(self, place: int) -> Moments:
-        """Return the moments of a group, without tokens where no pass reached it."""
-        # Made when first needed: those of all groups at once would be the most of a block.
-        view = self._first[place]
-        found = self._moments[place] or Moments(view.shape[1], view.device)
-        self._moments[place] = found
-        return found
-
     def go_on(self, place: int) -> None:
         """Wake those that wait for a group, now that it is solved."""
-        self._solved[place], self._moments[place] = True, None
-        for one in self._passes:
+        self._solved[place] = True
+        for one in self._runs:
             if self._waiting.get(one) == place:
                 self._wake(one)
 
     def outputs(self) -> list[Tensor]:
         """Return what the runs returned, once every group is solved."""
-        return [self._outputs[one] for one in self._passes]
+        return [self._outputs[one] for one in self._runs]
 
     def _reached(self, place: int, inputs: Tensor) -> None:
         """Note the inputs of a group and let its pass wait; called within the pass."""
         if self._solved[place]:
             self.late += inputs.numel() // inputs.shape[-1]
             return
-        real = self._real[getcurrent()]
-        self.collected(place).add(inputs if real is None else without_padding(inputs, real))
+        run = self._runs[getcurrent()]
+        self._sums[place].add(run.shard, inputs if run.real is None else without_padding(inputs, run.real))
         self._waiting[getcurrent()] = place
         self._caller.switch()
 
     def _unwind(self) -> None:
-        for one in self._passes:
+        for one in self._runs:
             if not one.dead:
                 one.throw()  # GreenletExit, which ends it and is raised nowhere
 

@@ -44,14 +44,15 @@ class SolverConfig(LayersConfig):
     block_size     columns between two updates of all the rest; changes speed, not results
     propagate      quantized: a block is solved on what the compressed blocks before it give; full_precision: on what
                    the dense model gives, blocks in parallel over `workers`. Wired `hessians` are full_precision
-    true_sequential  with quantized: each layer of a block on what the compressed layers before it give; one worker
+    true_sequential  with quantized: each layer of a block on what the compressed layers before it give, in one pass;
+                   false: all on what the dense layers of the block give, in two
     strict         fail where damping would have to grow or a layer go uncompensated, instead of recording it
     max_fallbacks  layers that may fall back before the stage fails; null: any number
     """
 
     block_size: int = 128
     propagate: Literal["quantized", "full_precision"] = "quantized"
-    true_sequential: bool = False
+    true_sequential: bool = True
     strict: bool = False
     max_fallbacks: int | None = None
 

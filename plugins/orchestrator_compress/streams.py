@@ -8,50 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 from torch import Tensor, nn
 
 from .blocks import Calls, capture
 from .errors import CalibrationError
 from .linears import LinearView
-from .moments import Moments, collect, shared_inputs
+from .moments import Moments, collect, shared_inputs, without_padding
+from .sums import Team
 
 #: Calibration is divided among at most as many workers.
 SHARDS = 8
-
-
-class Team(Protocol):
-    """Workers that calibrate together; each is given the same calls in the same order."""
-
-    rank: int
-    size: int
-
-    def totals(self, own: Mapping[int, list[Moments]], shards: int) -> list[Moments]:
-        """Return the sums over all shards, in their order, given those of this worker's."""
-        ...
-
-    def barrier(self) -> None:
-        """Wait until every worker is here."""
-        ...
-
-
-class Alone:
-    """The team of one worker."""
-
-    rank = 0
-    size = 1
-
-    def totals(self, own: Mapping[int, list[Moments]], shards: int) -> list[Moments]:
-        """Add up the shards in order."""
-        first, *rest = (own[shard] for shard in range(shards))
-        for moments in rest:
-            for total, part in zip(first, moments, strict=True):
-                total.merge(part)
-        return first
-
-    def barrier(self) -> None:
-        """Return at once."""
 
 
 @dataclass(slots=True)
@@ -67,8 +35,8 @@ class Stream:
     calls: Calls
 
     def sample(self) -> Tensor:
-        """Return one batch of hidden states."""
-        return next(iter(self.shards.values()))[0]
+        """Return the hidden states of one sequence: enough to see what a block does."""
+        return next(iter(self.shards.values()))[0][:1]
 
     def copy(self) -> Stream:
         """Return a stream of its own at the same place."""
@@ -93,25 +61,21 @@ class Stream:
         advance: bool,
     ) -> list[Moments]:
         """Return the moments of each group over all shards; with `advance`, move the states through the block too."""
-        own: dict[int, list[Moments]] = {}
+        sums = [team.sums(views[names[0]].shape[1], self.count, views[names[0]].device) for names in groups]
         for shard, batches in self.shards.items():
-            moments = [Moments(views[names[0]].shape[1], views[names[0]].device) for names in groups]
             outputs: list[Tensor] = []
             for batch, real in zip(batches, self.real[shard], strict=True):
-                moved = collect(
-                    views,
-                    groups,
-                    lambda batch=batch: self.calls.run_one(block, index, batch),  # type: ignore[misc]
-                    moments,
-                    real=real,
-                    stop=not advance,
-                )
+
+                def add(place: int, inputs: Tensor, shard: int = shard, real: Tensor | None = real) -> None:
+                    sums[place].add(shard, inputs if real is None else without_padding(inputs, real))
+
+                run = partial(self.calls.run_one, block, index, batch)
+                moved = collect(views, groups, run, add, stop=not advance)
                 if moved is not None:
                     outputs.append(moved)
-            own[shard] = moments
             if advance:
                 self.shards[shard] = outputs
-        return team.totals(own, self.count)
+        return [one.total() for one in sums]
 
 
 def open_stream(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import CalibrationError
-from .factor import Attempt, damped, inverse_factor
+from .factor import Attempt, damp_in_place, inverse_factor_of_reversed
 from .grid import all_finite
 
 # How far H may be from its transpose, relative to the largest diagonal element: sums of float32 products differ.
@@ -63,6 +63,13 @@ class System:
         """Return U [C, C] in solve order, upper triangular, or None where the damped H is not positive definite."""
         key = (attempt, order.cpu().numpy().tobytes())
         if key not in self._factors:
-            matrix, _, _ = damped(self.hessian.to(attempt.dtype), attempt.damp)
-            self._factors[key] = inverse_factor(matrix[order].index_select(1, order))
+            self._factors[key] = inverse_factor_of_reversed(self._reversed(attempt, order))
         return self._factors[key]
+
+    def _reversed(self, attempt: Attempt, order: Tensor) -> Tensor:
+        """Return the damped H with its rows and columns in the reverse of `order`."""
+        matrix = self.hessian.to(attempt.dtype, copy=True)
+        damp_in_place(matrix, attempt.damp)
+        backwards = order.flip(0)
+        matrix = matrix[backwards]  # a step at a time, so that two copies are the most there are
+        return matrix.index_select(1, backwards)

@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from .moments import Moments
-from .streams import Alone, Team
+from .sums import Alone, Sums, Team
 
 # Longer than any worker takes over its share of a block: the others wait for it.
 _TIMEOUT = timedelta(hours=12)
 
 
 class GlooTeam:
-    """Add up shards in their order on every worker, so that all hold the same sums bit by bit."""
+    """Workers over gloo."""
 
     def __init__(self, rank: int, size: int):
         self.rank = rank
         self.size = size
 
-    def totals(self, own: Mapping[int, list[Moments]], shards: int) -> list[Moments]:
-        """Let the owner of each shard send its sums to all."""
-        first = next(iter(own.values()))
-        totals = [Moments(one.columns) for one in first]
-        for shard in range(shards):
-            owner = shard % self.size
-            for place, total in enumerate(totals):
-                # Whoever does not own the shard takes what is sent in its place.
-                part = own[shard][place] if owner == self.rank else Moments(total.columns)
-                tokens = torch.tensor([part.tokens], dtype=torch.int64)
-                for panel in part.panels():
-                    dist.broadcast(panel, owner)
-                dist.broadcast(tokens, owner)
-                part.tokens = int(tokens)
-                total.merge(part)
-        return totals
+    def sums(self, columns: int, shards: int, device: torch.device | None = None) -> Sums:
+        """Return an empty sum of inputs [..., C]."""
+        return SharedSums(self, columns, shards, device)
 
     def barrier(self) -> None:
         """Wait until every worker is here."""
         dist.barrier()
+
+
+class SharedSums:
+    """The moments of this worker's shards, which every worker adds up in order, so that all hold the same bits."""
+
+    def __init__(self, team: Team, columns: int, shards: int, device: torch.device | None):
+        self._team, self._columns, self._shards, self._device = team, columns, shards, device
+        self._own: dict[int, Moments] = {}
+
+    def add(self, shard: int, inputs: Tensor) -> None:
+        """Add inputs [..., C] of a shard."""
+        self._own.setdefault(shard, Moments(self._columns, self._device)).add(inputs)
+
+    def total(self) -> Moments:
+        """Let the owner of each shard send its sums to all."""
+        total = Moments(self._columns, self._device)
+        for shard in range(self._shards):
+            owner = shard % self._team.size
+            # Whoever does not own the shard, or saw nothing of it, has zeros in its place.
+            part = (self._own.get(shard) if owner == self._team.rank else None) or Moments(self._columns, self._device)
+            tokens = torch.tensor([part.tokens], dtype=torch.int64)
+            for panel in part.panels():
+                dist.broadcast(panel, owner)
+            dist.broadcast(tokens, owner)
+            part.tokens = int(tokens)
+            total.merge(part)
+        return total
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def run(python: Path | str, script: str, job: dict[str, Any], folder: Path, name
         done = subprocess.run(
             [python, environments.HERE / script, file],
             env=environment,
+            cwd=folder,  # tools leave logs where they are
             stdout=output,
             stderr=subprocess.STDOUT,
             check=False,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from orchestrator_compress.errors import CalibrationError, CheckpointError
-from orchestrator_compress.factor import damped, inverse_factor
+from orchestrator_compress.factor import damped, inverse_factor, inverse_factor_of_reversed
 from orchestrator_compress.formats.compressed_tensors import CODEC
 from orchestrator_compress.grid import Grid, encode, fit
 from orchestrator_compress.objective import identity_gap, quadratic
@@ -149,9 +149,9 @@ def test_a_system_keeps_its_factors(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(matrix: Tensor) -> Tensor | None:
         made.append(len(matrix))
-        return inverse_factor(matrix)
+        return inverse_factor_of_reversed(matrix)
 
-    monkeypatch.setattr("orchestrator_compress.system.inverse_factor", counted)
+    monkeypatch.setattr("orchestrator_compress.system.inverse_factor_of_reversed", counted)
     system = System(hessian)
     for bits in (2, 3, 4, 8):
         for size in (8, 16, -1):

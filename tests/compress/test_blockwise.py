@@ -15,7 +15,8 @@ from orchestrator_compress.blockwise import Compression, compress_model
 from orchestrator_compress.errors import CalibrationError, CompressionError, GridError, SolveError, WeightError
 from orchestrator_compress.moments import shared_inputs
 from orchestrator_compress.settings import Settings
-from orchestrator_compress.streams import Alone, open_stream
+from orchestrator_compress.streams import open_stream
+from orchestrator_compress.sums import Alone
 
 from .conftest import VOCABULARY, llama, sample_tokens
 
@@ -111,8 +112,8 @@ def test_recorded_objectives_are_output_errors(trained: Path, calibration: Tenso
 
 def test_stacked_solving_is_separate_solving(trained: Path, calibration: Tensor) -> None:
     """Leaving k and v dense changes nothing about q: sharing its solve with them is only faster."""
-    together = compress(trained, calibration)
-    alone = compress(trained, calibration, ignore=(r"re:.*\.(k|v|up)_proj",))
+    together = compress(trained, calibration, true_sequential=False)
+    alone = compress(trained, calibration, true_sequential=False, ignore=(r"re:.*\.(k|v|up)_proj",))
     for layer in ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.gate_proj"):
         assert torch.equal(together.weights[layer].codes, alone.weights[layer].codes)
     assert "model.layers.0.self_attn.k_proj" in alone.ignored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from orchestrator_compress.blocks import block_linears, capture, decoder_blocks
 from orchestrator_compress.blockwise import compress_model
-from orchestrator_compress.errors import CompressionError
 from orchestrator_compress.moments import Moments, collect, shared_inputs
 from orchestrator_compress.rules import GroupRounding
 from orchestrator_compress.settings import Settings
 from orchestrator_compress.solver import column_solve
-from orchestrator_compress.staged import StagedPass
-from orchestrator_compress.streams import Alone, open_stream
+from orchestrator_compress.staged import Run, StagedPass
+from orchestrator_compress.streams import open_stream
+from orchestrator_compress.sums import Alone
 
 SETTINGS = Settings(bits=3, group_size=32, true_sequential=True, measure="own")
 
@@ -44,7 +45,8 @@ def test_codes_are_those_of_running_the_block_anew_for_each_group(
         for names in groups:
             moments = Moments(views[names[0]].shape[1])
             for batch in hidden:
-                collect(views, [names], lambda: calls.run_one(block, index, batch), [moments], stop=True)  # noqa: B023
+                run = partial(calls.run_one, block, index, batch)
+                collect(views, [names], run, lambda _place, inputs: moments.add(inputs), stop=True)  # noqa: B023
             for layer in names:
                 rule = GroupRounding(SETTINGS.grid)
                 column_solve(views[layer].weight, moments.hessian(), rule)
@@ -82,7 +84,8 @@ def test_an_error_ends_all_passes(trained: Path, calibration: Tensor) -> None:
     stream = open_stream(model, [block], calibration, Alone())
     views = block_linears(name, block)
     groups = stream.groups(views, block, 0)
-    passes = StagedPass(views, groups, [lambda: stream.calls.run_one(block, 0, stream.sample())])
+    sums = [Alone().sums(views[names[0]].shape[1], 1) for names in groups]
+    passes = StagedPass(views, groups, [Run(lambda: stream.calls.run_one(block, 0, stream.sample()))], sums)
 
     def fail() -> None:
         with passes as staged:
@@ -93,11 +96,3 @@ def test_an_error_ends_all_passes(trained: Path, calibration: Tensor) -> None:
         fail()
     gc.collect()
     assert not any(view.module._forward_pre_hooks for view in views.values())
-
-
-def test_workers_cannot_share_it(trained: Path, calibration: Tensor, tmp_path: Path) -> None:
-    class Pair(Alone):
-        size = 2
-
-    with pytest.raises(CompressionError, match="use one worker"):
-        compress_model(load(trained), SETTINGS, calibration, scratch=tmp_path, team=Pair())

@@ -98,8 +98,8 @@ def test_layers_that_share_an_input_get_what_they_get_alone(monkeypatch: pytest.
         factored.append(len(matrix))
         return inverse_factor(matrix)
 
-    inverse_factor = system_module.inverse_factor
-    monkeypatch.setattr(system_module, "inverse_factor", factor)
+    inverse_factor = system_module.inverse_factor_of_reversed
+    monkeypatch.setattr(system_module, "inverse_factor_of_reversed", factor)
     together = measure(weights, dict.fromkeys(weights, shared), CANDIDATES)
     # Largest inputs first at damp 0.01 (GPTQ) and at 1 (SpQR), and the natural order of pruning.
     assert factored == [32, 32, 32]

@@ -106,6 +106,10 @@ class TensorFiles(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._handles)
 
+    def places(self) -> dict[str, str]:
+        """Return the file of each tensor."""
+        return {name: file for name, (file, _) in self._handles.items()}
+
     def nbytes(self, name: str) -> int:
         """Return the bytes of a tensor from the header."""
         file, handle = self._handles[name]

@@ -17,20 +17,20 @@ with phases.phase("import"):
     import torch
     from safetensors.torch import load_file
     from settings_of import settings_of, warm_up
-    from transformers import AutoModelForCausalLM
 
     from orchestrator_compress.blockwise import compress_model
     from orchestrator_compress.compress import write_report
+    from orchestrator_compress.residence import open_checkpoint
 
 torch.set_num_threads(settings["threads"])
 
 with phases.phase("load"):
-    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
+    model, residence = open_checkpoint(Path(settings["model"]))  # blocks are read while they are compressed
     tokens = load_file(settings["tokens"])["calibration"]
     warm_up()  # machine code of the solver, which peers bring compiled
 
 with phases.phase("quantize"):
-    compression = compress_model(model, settings_of(settings), tokens)
+    compression = compress_model(model, settings_of(settings), tokens, residence=residence)
 
 with phases.phase("save"):
     report = write_report(

@@ -14,8 +14,8 @@ from orchestrator_compress.solver import column_solve
 
 #: Ways through the blocks: two passes, one pass in which layers are solved as they are reached, one dense pass.
 PATHS: dict[str, dict[str, Any]] = {
-    "blockwise": {},
-    "staged": {"true_sequential": True},
+    "blockwise": {"true_sequential": False},
+    "staged": {},
     "full_precision": {"propagate": "full_precision"},
 }
 
