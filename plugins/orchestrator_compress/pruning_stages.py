@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from orchestrator import Context, Ref, stage
-from orchestrator_compress.stages import Compressed, LayersConfig, SolverConfig, check_damp, check_grid
+from orchestrator_compress.stages import (
+    Compressed,
+    ExpertFallback,
+    LayersConfig,
+    SolverConfig,
+    check_damp,
+    check_experts,
+    check_grid,
+)
 from orchestrator_storage import Model, Tensors, Tokens
 
 
@@ -43,15 +51,19 @@ class WandaConfig(LayersConfig):
     """What a recipe may set for Wanda: the share to remove of each output row, or an N:M pattern.
 
     propagate  quantized: a block sees what the pruned blocks before it give; full_precision: what the dense model gives
+    expert_fallback, expert_tokens  for experts that too few tokens reach, as for methods that solve
     """
 
     sparsity: float = 0.5
     pattern: str | None = None
     propagate: Literal["quantized", "full_precision"] = "quantized"
+    expert_fallback: ExpertFallback = "pool"
+    expert_tokens: int | None = None
     format: Literal["dense", "sparse"] = "dense"
 
     def __post_init__(self) -> None:
         LayersConfig.__post_init__(self)
+        check_experts(self.expert_tokens)
         check_removal(self.sparsity, self.pattern)
 
 

@@ -53,6 +53,7 @@ class Job:
     form: str = "compressed-tensors"
     hessians: tuple[Path, str] | None = None
     scratch: Path | None = None
+    expert_tokens: int | None = None
 
     def load(self) -> Any:
         """Return the model."""
@@ -118,6 +119,7 @@ def calibrate_model(ctx: Context, config: CalibrateConfig, model: Model, tokens:
         calibration=(config.calibration_sequences, config.sequence_length),
         heldout=(config.heldout_sequences, config.sequence_length),
         scratch=ctx.scratch / "hessians.safetensors",
+        expert_tokens=config.expert_tokens,
     )
     started_s = time.perf_counter()
     with user_errors():
@@ -186,7 +188,8 @@ def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
         reporter.progress(done, total, "blocks")
         reporter.check_cancelled()
 
-    return calibrate(job.load(), tokens, job.windows("heldout"), team=team, on_block=on_block)
+    held = job.windows("heldout")
+    return calibrate(job.load(), tokens, held, team=team, expert_tokens=job.expert_tokens, on_block=on_block)
 
 
 def _run(ctx: Context, job: Job) -> Compression:
@@ -196,7 +199,7 @@ def _run(ctx: Context, job: Job) -> Compression:
         assert job.scratch is not None
         return finished_compression(job.load(), job.settings, job.scratch)
     model = job.load()
-    check_format(model, job.settings, job.form)
+    check_format(model, job.settings, job.form, job.model)
     return compress_model(
         model,
         job.settings,

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from orchestrator import Context, stage
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
+ExpertFallback = Literal["pool", "all_tokens", "routed", "rtn"]
 QuantizedFormat = Literal["compressed-tensors", "gptq", "gptq_v2", "dense"]
 
 
@@ -47,6 +48,9 @@ class SolverConfig(LayersConfig):
     true_sequential  with quantized: each layer of a block on what the compressed layers before it give; one worker
     strict         fail where damping would have to grow or a layer go uncompensated, instead of recording it
     max_fallbacks  layers that may fall back before the stage fails; null: any number
+    expert_fallback  what experts are solved on that too few tokens reach: pool (the missing ones made up from all
+                   tokens), all_tokens, routed (those alone), or rtn (no compensation)
+    expert_tokens  how many tokens an expert needs; null: as many as it has inputs
     """
 
     block_size: int = 128
@@ -54,9 +58,12 @@ class SolverConfig(LayersConfig):
     true_sequential: bool = False
     strict: bool = False
     max_fallbacks: int | None = None
+    expert_fallback: ExpertFallback = "pool"
+    expert_tokens: int | None = None
 
     def __post_init__(self) -> None:
         LayersConfig.__post_init__(self)
+        check_experts(self.expert_tokens)
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}; it is a number of columns")
         if self.max_fallbacks is not None and self.max_fallbacks < 0:
@@ -155,6 +162,12 @@ def check_grid(group_size: int, symmetric: bool, form: str) -> None:
             "format 'gptq' stores a zero point less one, which no reader agrees on where it is 0; use 'gptq_v2', or "
             "symmetric: true"
         )
+
+
+def check_experts(tokens: int | None) -> None:
+    """Raise ValueError for a number of tokens that is none."""
+    if tokens is not None and tokens < 0:
+        raise ValueError(f"expert_tokens is {tokens}; it is a number of tokens, or null for as many as inputs")
 
 
 def check_damp(damp: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ServingError
+from ..expert_layers import layer_places
+from ..experts import fuse, unfuse
 from ..weights import LayerWeight
 from .base import ServedLinear
 from .dispatch import Policy, choose
@@ -56,14 +59,25 @@ class Served:
 def serve(model: nn.Module, weights: Mapping[str, LayerWeight], policy: Policy | None = None) -> Served:
     """Replace linear layers of `model`, in place, by modules that serve `weights` [R out, C in]; biases are kept.
 
+    Weights are named as files name them. Fused experts are taken apart, for good.
+
     Layers are `nn.Linear`, or transformers' `Conv1D`, whose own weight is transposed. Raises ServingError, before
     anything is changed, for a name that is no such layer, a weight of another shape, or a layer that shares its
     weight with another module: tied weights would be tied again over what serves them.
     """
     policy = policy or Policy()
-    for name, weight in weights.items():
-        _check(model, name, weight)
-    layers = [replace(model, name, weight, policy) for name, weight in weights.items()]
+    apart = unfuse(model)
+    places = layer_places(model)
+    try:
+        for name, weight in weights.items():
+            _check(model, places.get(name, name), weight)
+    except ServingError:
+        fuse(apart)
+        raise
+    layers = [
+        dataclasses.replace(replace(model, places.get(name, name), weight, policy), name=name)
+        for name, weight in weights.items()
+    ]
     return Served(model=model, layers=tuple(layers))
 
 
