@@ -110,7 +110,8 @@ def check_format(model: nn.Module, settings: Settings, form: str, source: Path |
     if absent:
         raise CheckpointError(
             f"{absent[0]}.weight is not among the tensors of the checkpoint ({len(absent)} layers in all): not the files "
-            "of this model, or its experts are stored fused; load it and save it anew (save_original_format=True)"
+            "of this model, or its experts are stored fused; to store them apart, load it with transformers, set "
+            "model._weight_conversions = None, and save it anew"
         )
     grids = {grid for grid in (settings.of(name).grid for name in chosen) if grid is not None}
     for grid in grids:

@@ -7,7 +7,7 @@ of transformers 5 comes through here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,6 @@ def _conversions(model: nn.Module) -> list[Any]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange
 
-    known: Any = getattr(model, "_weight_conversions", None)
-    if known is None:
-        known = get_model_conversion_mapping(model, add_legacy=False)  # type: ignore[arg-type]
+    known: list[Any] = get_model_conversion_mapping(model, add_legacy=False)  # type: ignore[arg-type]
     # Prefixes that files may or may not have: which of the two, only the files can say.
-    found: Iterable[Any] = (step for step in known if not isinstance(step, PrefixChange))
-    return list(found)
+    return [step for step in known if not isinstance(step, PrefixChange)]
