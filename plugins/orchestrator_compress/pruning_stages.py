@@ -113,7 +113,7 @@ def check_removal(sparsity: float, pattern: str | None) -> None:
         raise ValueError(f"pattern is {pattern!r}; write N:M with N at most M, the weights that stay of each M (2:4)")
 
 
-@stage("compress.sparsegpt", version="1", workers_allowed=True, workers="execution", cites=["arXiv:2301.00774"])
+@stage("compress.sparsegpt", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2301.00774"])
 def sparsegpt(
     ctx: Context,
     config: SparseGPTConfig,
@@ -127,7 +127,7 @@ def sparsegpt(
     return Compressed(*compress(ctx, config, "sparsegpt", model, calibration, hessians))
 
 
-@stage("compress.wanda", version="1", cites=["arXiv:2306.11695"])
+@stage("compress.wanda", version="2", cites=["arXiv:2306.11695"])
 def wanda(
     ctx: Context,
     config: WandaConfig,
@@ -141,7 +141,7 @@ def wanda(
     return Compressed(*compress(ctx, config, "wanda", model, calibration, hessians))
 
 
-@stage("compress.prune", version="1", cites=["arXiv:2102.00554"])
+@stage("compress.prune", version="2", cites=["arXiv:2102.00554"])
 def prune(
     ctx: Context,
     config: PruneConfig,

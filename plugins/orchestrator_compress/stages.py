@@ -176,7 +176,7 @@ def check_damp(damp: float) -> None:
         raise ValueError(f"damp is {damp}; it is relative to the mean diagonal and lies in 0..1")
 
 
-@stage("compress.rtn", version="2", cites=["arXiv:2210.17323"])
+@stage("compress.rtn", version="3", cites=["arXiv:2210.17323"])
 def rtn(
     ctx: Context,
     config: RTNConfig,
@@ -190,7 +190,7 @@ def rtn(
     return Compressed(*compress(ctx, config, "rtn", model, calibration, hessians))
 
 
-@stage("compress.gptq", version="3", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
+@stage("compress.gptq", version="4", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
 def gptq(
     ctx: Context,
     config: GPTQConfig,
@@ -209,7 +209,7 @@ def gptq(
     return Compressed(*compress(ctx, config, "gptq", model, calibration, hessians, plan))
 
 
-@stage("compress.spqr", version="1", workers_allowed=True, workers="execution", cites=["arXiv:2306.03078"])
+@stage("compress.spqr", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2306.03078"])
 def spqr(
     ctx: Context,
     config: SpQRConfig,
