@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from .errors import CalibrationError
 from .experts import UnfusedExperts
 from .linears import LinearView
-from .moments import Collected, Moments
+from .moments import Collected, Moments, keep
 from .settings import DATA_DRIVEN, Settings
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def every_token(
                 for source, place in sources.items():
                     if place.experts is experts:
                         sums[source].add(_read(place, _real(states, real)))
-        own[shard] = list(sums.values())
+        keep(own, shard, list(sums.values()), alone=team.size == 1)
     totals = dict(zip(sources, team.totals(own, stream.count), strict=True))
     return {number: totals[place.source] for number, place in wanted.items()}
 

@@ -81,6 +81,18 @@ class Moments:
         return whole.div_(max(1, self.tokens))
 
 
+def keep(own: dict[int, list[Moments]], shard: int, moments: list[Moments], *, alone: bool) -> None:
+    """Put the moments of a shard among a worker's own; alone, add them up at once, in the order of the shards.
+
+    No more than two shards are held then: those of a block with many experts are large.
+    """
+    if not alone or not own:
+        own[shard] = moments
+        return
+    for total, part in zip(next(iter(own.values())), moments, strict=True):
+        total.merge(part)
+
+
 def shared_inputs(linears: Mapping[str, LinearView], run: Callable[[], object]) -> list[list[str]]:
     """Group the names of the linears that read the very same tensor while `run` executes their block.
 

@@ -16,7 +16,7 @@ from .blocks import Calls, capture
 from .errors import CalibrationError
 from .expert_inputs import expert_groups
 from .linears import LinearView
-from .moments import Moments, collect, shared_inputs
+from .moments import Moments, collect, keep, shared_inputs
 
 #: Calibration is divided among at most as many workers.
 SHARDS = 8
@@ -43,13 +43,10 @@ class Alone:
     rank = 0
     size = 1
 
-    def totals(self, own: Mapping[int, list[Moments]], shards: int) -> list[Moments]:
-        """Add up the shards in order."""
-        first, *rest = (own[shard] for shard in range(shards))
-        for moments in rest:
-            for total, part in zip(first, moments, strict=True):
-                total.merge(part)
-        return first
+    def totals(self, own: Mapping[int, list[Moments]], shards: int) -> list[Moments]:  # noqa: ARG002 (they are one)
+        """Return what `keep` has added up."""
+        (whole,) = own.values()
+        return whole
 
     def barrier(self) -> None:
         """Return at once."""
@@ -110,7 +107,7 @@ class Stream:
                 )
                 if moved is not None:
                     outputs.append(moved)
-            own[shard] = moments
+            keep(own, shard, moments, alone=team.size == 1)
             if advance:
                 self.shards[shard] = outputs
         return team.totals(own, self.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from orchestrator_compress.calibration import Calibration, SharedInput, calibrat
 from orchestrator_compress.errors import CalibrationError, CompressionError, SolveError
 from orchestrator_compress.settings import Settings
 
+from .conftest import sample_tokens
 from .mixtures import Entered, expert_name, mixture, moment, random_tokens
 
 FAMILIES = ("mixtral", "qwen3_moe")
@@ -246,3 +248,24 @@ def test_killed_at_any_expert_ends_the_same(options: dict[str, Any], tmp_path: P
     resumed = compress("qwen3_moe", **options, scratch=tmp_path)
     assert [asdict(row) for row in resumed.records] == [asdict(row) for row in whole.records]
     assert same(resumed, whole, list(whole.weights))
+
+
+@pytest.mark.slow
+def test_pooling_loses_least_of_what_was_not_calibrated_on() -> None:
+    """With too few tokens for most of 16 trained experts, the default has the least held-out error of all choices."""
+    model = mixture("qwen3_moe", experts=16).requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for batch in sample_tokens(150 * 8, 32, seed=1).split(8):
+        optimizer.zero_grad()
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+    model = model.eval().requires_grad_(False)
+    few, heldout = sample_tokens(8, 32, seed=2), sample_tokens(32, 32, seed=3)
+    lost: dict[str, float] = {}
+    for mode in MODES:
+        settings = Settings(bits=3, group_size=32, expert_fallback=mode)  # type: ignore[arg-type]
+        rows = compress_model(copy.deepcopy(model), settings, few, heldout).records
+        experts = [row for row in rows if ".experts." in row.layer]
+        assert sum(bool(row.fallback) for row in experts) > len(experts) / 2
+        lost[mode] = sum(row.objective_heldout or 0.0 for row in experts)
+    assert min(lost, key=lambda mode: lost[mode]) == "pool", lost

@@ -44,7 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, storage.Artifa
 
     (path / "tokenizer.json").write_text("{}\n")
     storage.Tokens.write(path, {"train": split(160, 2), "heldout": split(8, 3)}, vocab_size=96, eos_token_id=0)
-    dense = save("mixtral", tmp_path_factory.mktemp("mixture"))
+    dense = save("mixtral", tmp_path_factory.mktemp("mixture"), num_hidden_layers=1)
     return {
         "model": storage.Model(dense, digest="0" * 64, meta={"format": "dense"}),
         "calibration": storage.Tokens(path, digest="1" * 64),
@@ -57,7 +57,7 @@ def grids(run: StageRun) -> dict[str, int]:
 
 def test_a_plan_ties_the_experts_of_a_block(inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:
     """One calibration serves the plan and what carries it out, and the result is served."""
-    config = SEQUENCES | {"expert_tokens": 200}
+    config = SEQUENCES | {"expert_tokens": 257}  # 16 x 32 tokens to 2 of 4 experts: one has at most 256
     hessians = run_stage(calibration_stages.calibrate, config, inputs=inputs, home=tmp_path).outputs["result"]
     given = {"model": inputs["model"], "hessians": hessians}
     tied = {
@@ -66,17 +66,16 @@ def test_a_plan_ties_the_experts_of_a_block(inputs: dict[str, storage.Artifact],
         "tie": (r"(.*\.experts)\.\d+\.",),
     }
     plan = run_stage(planning_stages.plan, tied, inputs=given, home=tmp_path).outputs["result"]
-    options = {"expert_fallback": "all_tokens", "expert_tokens": 200}
+    options = {"expert_fallback": "all_tokens", "expert_tokens": 257}
     run = run_stage(stages.gptq, options, inputs=given | {"plan": plan}, home=tmp_path)
     bits = grids(run)
-    assert len(bits) == 32
-    for layer in (0, 1):
-        assert len({width for name, width in bits.items() if f"layers.{layer}.block_sparse_moe" in name}) == 1
+    assert len(bits) == 4 + 12
+    assert len({width for name, width in bits.items() if ".experts." in name}) == 1
     assert len(set(bits.values())) > 1
     rows = run.outputs["layers"].read().to_pylist()
     fallen = [row for row in rows if row["fallback"]]
     assert fallen
-    assert all(row["tokens"] < 200 and "solved on all tokens" in row["fallback"] for row in fallen)
+    assert all(row["tokens"] < 257 and "solved on all tokens" in row["fallback"] for row in fallen)
     assert run.metrics["fallbacks"] == len(fallen)
     ours = installed().component("model_loader", "compressed-tensors").load(run.outputs["result"].path)
     with torch.no_grad():
@@ -106,7 +105,7 @@ def test_workers_share_experts(propagate: str, inputs: dict[str, storage.Artifac
     }
     alone = run_stage(stages.gptq, config, inputs=inputs, home=tmp_path / "one")
     together = run_stage(stages.gptq, config, inputs=inputs, home=tmp_path / "two", workers=2)
-    assert 0 < alone.metrics["fallbacks"] < 24
+    assert 0 < alone.metrics["fallbacks"] < 12
     one, two = ((run.outputs["result"].path / "model.safetensors").read_bytes() for run in (alone, together))
     assert one == two
     assert alone.outputs["layers"].read().equals(together.outputs["layers"].read())
