@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from .expert_names import renaming
+from .expert_names import FileNames
 from .experts import UnfusedExperts, fused_tensors
 from .linears import LinearView, is_linear, view
 
@@ -31,11 +31,11 @@ def layer_places(model: nn.Module) -> dict[str, str]:
 def dense_layers(model: nn.Module, compressed: Collection[str]) -> list[str]:
     """Return the layers of a model that are not among the compressed ones, and routers: what labels have to ignore."""
     gates = _gates(model)
-    rename = renaming(model) if gates else str
+    files = FileNames(model)
     found = []
     for name, stored, module in _named(model, ""):
         if name in gates:
-            found.append(rename(f"{stored}.weight").removesuffix(".weight"))
+            found.append(files.of(f"{stored}.weight").removesuffix(".weight"))
         elif is_linear(module) and stored not in compressed:
             found.append(stored)
     return found
@@ -44,11 +44,11 @@ def dense_layers(model: nn.Module, compressed: Collection[str]) -> list[str]:
 def tensor_places(model: nn.Module) -> dict[str, str]:
     """Return the names that a model has for its tensors by those in files."""
     apart = {name: stored for name, stored, _ in _named(model, "") if name != stored}
-    rename = renaming(model)
+    files = FileNames(model)
     places: dict[str, str] = {}
     for name in model.state_dict():
         layer, _, part = name.rpartition(".")
-        places[f"{apart[layer]}.{part}" if layer in apart else rename(name)] = name
+        places[f"{apart[layer]}.{part}" if layer in apart else files.of(name)] = name
     return places
 
 

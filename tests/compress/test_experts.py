@@ -50,6 +50,16 @@ def test_experts_apart_compute_what_they_do_together(family: str) -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_types_compute_the_same(kind: torch.dtype) -> None:
+    """Experts are known and exact in the types that checkpoints are stored in."""
+    model, tokens = mixture("qwen3_moe").to(kind), random_tokens(3, 16)
+    expected = logits(model, tokens)
+    with unfused(model):
+        assert sum(isinstance(module, UnfusedExperts) for module in model.modules()) == 2
+        torch.testing.assert_close(logits(model, tokens), expected, rtol=0, atol=4 * torch.finfo(kind).eps)
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, "phimoe"])
 def test_names_are_those_of_files(family: str, tmp_path: Path) -> None:
     """Whatever save_pretrained writes is known by its name, and every layer is one of those tensors."""

@@ -22,7 +22,7 @@ from ..expert_layers import layer_places, tensor_places
 from ..experts import unfuse
 from ..weights import LayerWeight
 from .dispatch import Policy
-from .serving import Served, ServedLayer, linear_shape, replace
+from .serving import Served, linear_shape, replace, weight_owners
 
 
 def load_served(path: str | Path, policy: Policy | None = None) -> Served:
@@ -34,8 +34,11 @@ def load_served(path: str | Path, policy: Policy | None = None) -> Served:
     config, dense, weights = _read(path)
     model: Any = _without_weights(config, path)
     unfuse(model)  # for good: experts are served one by one
-    places = layer_places(model)
-    layers = [_replace(model, name, places.get(name, name), weights.pop(name), policy) for name in list(weights)]
+    places, owners = layer_places(model), weight_owners(model)
+    layers = []
+    for name in list(weights):
+        layer = replace(model, places.get(name, name), weights.pop(name), policy, owners)
+        layers.append(dataclasses.replace(layer, name=name))
     tensors = tensor_places(model)
     dense = {tensors.get(name, name): value for name, value in dense.items()}
     _fill(model, dense, {places.get(layer.name, layer.name) for layer in layers}, path)
@@ -44,11 +47,6 @@ def load_served(path: str | Path, policy: Policy | None = None) -> Served:
 
         model.generation_config = GenerationConfig.from_pretrained(path)
     return Served(model=model.eval(), layers=tuple(layers))
-
-
-def _replace(model: nn.Module, name: str, place: str, weight: LayerWeight, policy: Policy) -> ServedLayer:
-    """Replace the layer at `place`, which files call `name`."""
-    return dataclasses.replace(replace(model, place, weight, policy), name=name)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, LayerWeight]]:

@@ -67,23 +67,25 @@ def serve(model: nn.Module, weights: Mapping[str, LayerWeight], policy: Policy |
     """
     policy = policy or Policy()
     apart = unfuse(model)
-    places = layer_places(model)
+    places, owners = layer_places(model), weight_owners(model)
     try:
         for name, weight in weights.items():
-            _check(model, places.get(name, name), weight)
+            _check(model, places.get(name, name), weight, owners)
     except ServingError:
         fuse(apart)
         raise
     layers = [
-        dataclasses.replace(replace(model, places.get(name, name), weight, policy), name=name)
+        dataclasses.replace(replace(model, places.get(name, name), weight, policy, owners), name=name)
         for name, weight in weights.items()
     ]
     return Served(model=model, layers=tuple(layers))
 
 
-def replace(model: nn.Module, name: str, weight: LayerWeight, policy: Policy) -> ServedLayer:
-    """Replace one layer, after the checks of `serve`."""
-    _check(model, name, weight)
+def replace(
+    model: nn.Module, name: str, weight: LayerWeight, policy: Policy, owners: Mapping[int, list[str]] | None = None
+) -> ServedLayer:
+    """Replace one layer, after the checks of `serve`; `owners` are those of the model before any was replaced."""
+    _check(model, name, weight, weight_owners(model) if owners is None else owners)
     old = model.get_submodule(name)
     bias = old.bias
     assert bias is None or isinstance(bias, Tensor)
@@ -103,6 +105,15 @@ def replace(model: nn.Module, name: str, weight: LayerWeight, policy: Policy) ->
     )
 
 
+def weight_owners(model: nn.Module) -> dict[int, list[str]]:
+    """Return the names of the modules that hold each parameter, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """Return outputs and inputs of a layer that can be replaced, None for other modules."""
     from transformers.pytorch_utils import Conv1D
@@ -114,7 +125,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _check(model: nn.Module, name: str, weight: LayerWeight) -> None:
+def _check(model: nn.Module, name: str, weight: LayerWeight, owners: Mapping[int, list[str]]) -> None:
     try:
         module = model.get_submodule(name)
     except AttributeError:
@@ -129,12 +140,7 @@ def _check(model: nn.Module, name: str, weight: LayerWeight) -> None:
     if weight.shape != shape:
         raise ServingError(f"{name}: a compressed weight {list(weight.shape)} does not fit a layer {list(shape)}")
     assert module is not None
-    own = module.weight
-    sharers = [
-        found
-        for found, other in model.named_modules()
-        if other is not module and any(own is parameter for parameter in other.parameters(recurse=False))
-    ]
+    sharers = [other for other in owners.get(id(module.weight), []) if other != name]
     if sharers:
         raise ServingError(
             f"{name} shares its weight with {sharers[0]}; serve it dense, or untie it (tie_word_embeddings=False) first"
