@@ -95,6 +95,17 @@ def test_transformers_serves_experts_on_symmetric_grids(family: str, tmp_path: P
     assert {"lm_head", *(f"model.layers.{layer}.{gate}" for layer in (0, 1))} <= set(label["ignore"])
 
 
+@pytest.mark.parametrize("change", [{"bits": 8}, {"bits": 2}, {"group_size": 16}, {"symmetric": False}])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_transformers_refuses_experts_on_several_grids(change: dict[str, Any], layer: int, tmp_path: Path) -> None:
+    """It knows one grid for all experts: whichever block differs, loading fails instead of reading another model."""
+    dense = save("qwen3_moe", tmp_path / "dense")
+    write(dense, tmp_path / "out", group_size=32, overrides={rf"re:.*layers\.{layer}\..*experts": change})
+    with pytest.raises(RuntimeError, match="conversion of the weights"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert bool(torch.isfinite(logits(load_compressed(tmp_path / "out"))).all())
+
+
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_the_packing_package_reads_asymmetric_experts(family: str, tmp_path: Path) -> None:
     """What transformers 5.23 cannot load is proven with compressed-tensors itself.
