@@ -15,6 +15,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from orchestrator_compress import compress_model
 from orchestrator_compress.blocks import block_linears, decoder_blocks
+from orchestrator_compress.errors import WeightError
 from orchestrator_compress.expert_layers import dense_layers, layer_places, tensor_places
 from orchestrator_compress.experts import UnfusedExperts, fuse, unfuse, unfused
 from orchestrator_compress.settings import Settings
@@ -106,6 +107,15 @@ def test_layers_are_parts_of_the_fused_tensors() -> None:
     assert bool((experts.gate_up_proj[2, 96:] == 2).all())
     assert bool((experts.down_proj[2] == 3).all())
     assert not bool((experts.gate_up_proj[1] == 1).any())
+
+
+def test_a_broken_expert_is_named() -> None:
+    """NaN in one expert is an error about that layer, not a reason to leave experts dense."""
+    model = mixture("mixtral")
+    model.model.layers[1].mlp.experts.gate_up_proj[3, 100, 7] = float("nan")
+    with pytest.raises(WeightError, match=r"model\.layers\.1\.block_sparse_moe\.experts\.3\.w3\.weight has 1 weights"):
+        compress_model(model, Settings(method="rtn", group_size=32))
+    assert isinstance(model.model.layers[1].mlp.experts, MixtralExperts)
 
 
 class Doubled(MixtralExperts):
