@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CalibrationError, CompressionError
-from .linears import LinearView, linear_layers
+from .expert_layers import block_layers
+from .linears import LinearView
 
 # Tokens in one forward pass: enough to keep a core busy, few enough that activations stay in cache or nearly so.
 _BATCH_TOKENS = 2048
@@ -59,8 +60,8 @@ def decoder_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def block_linears(name: str, block: nn.Module) -> dict[str, LinearView]:
-    """Return the linear layers of a block by their full names, in the order of the module."""
-    return linear_layers(block, name)
+    """Return the linear layers of a block by their names in files, in the order of the module, without routers."""
+    return block_layers(block, name)
 
 
 def capture(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], Calls]:

@@ -10,7 +10,6 @@ output rows are independent.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,11 @@ from torch import Tensor, nn
 from .blocks import block_linears, decoder_blocks
 from .calibration import Calibration, calibrate
 from .errors import CompressionError, SolveError
+from .expert_inputs import ExpertPolicy
+from .expert_layers import dense_layers
+from .experts import on_unfused, warn_of_fused
 from .grid import check_finite
-from .linears import LinearView, is_linear, transposed_names
+from .linears import LinearView, transposed_names
 from .memory import release
 from .methods import check_layer, solve_stack
 from .records import LayerRecord, record
@@ -35,8 +37,6 @@ from .streams import open_stream
 from .sums import Alone, Team
 from .system import System
 from .weights import LayerWeight
-
-log = logging.getLogger(__name__)
 
 OnLayer = Callable[[int, int, LayerRecord], None]
 
@@ -55,6 +55,7 @@ class Compression:
     seconds: float
 
 
+@on_unfused
 def compress_model(
     model: nn.Module,
     settings: Settings,
@@ -165,6 +166,7 @@ class _Follow:
             )
 
 
+@on_unfused
 def finished_compression(model: nn.Module, settings: Settings, scratch: Path, residence: Residence) -> Compression:
     """Return what a team has left in its scratch folder, every layer done, and put it into a model in memory."""
     chosen = _chosen_layers(model, decoder_blocks(model), settings, residence)
@@ -179,7 +181,7 @@ def _gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, 
     return Compression(
         weights={layer: one.weight for layer, one in finished.items()},
         records=[one.record for one in finished.values()],
-        ignored=[name for name, module in model.named_modules() if is_linear(module) and name not in finished],
+        ignored=dense_layers(model, finished),
         transposed=transposed_names(chosen),
         seconds=sum(one.seconds for one in finished.values()),
     )
@@ -196,9 +198,7 @@ def _chosen_layers(
         raise CompressionError(
             f"no layer of {type(model).__name__} is left to compress; ignore={list(settings.ignore)} covers them all"
         )
-    fused = [name for name, parameter in model.named_parameters() if parameter.ndim == 3]
-    if fused:
-        log.warning("%s and %d more are experts in one tensor: they stay dense", fused[0], len(fused) - 1)
+    warn_of_fused(model)
     for pattern in settings.overrides:
         matching(pattern, list(views), "overrides")
     # Every check that needs no calibration comes first: a bad layer at the end must not cost the work on all before it.
@@ -231,29 +231,32 @@ def _source(
                 f"method {needing[0]!r} needs calibration tokens; give some, or use 'rtn' or 'magnitude'"
             )
         return NoInputs()
+    experts = ExpertPolicy(settings)
     if isinstance(calibration, Calibration):
         calibration.check({name: view.shape for name, view in chosen.items()})
-        return Prepared(calibration)
+        return Prepared(calibration, experts)
     if settings.propagate == "full_precision":
-        return Prepared(calibrate(model, calibration, heldout, mask=mask, team=team, residence=residence))
+        needed = experts.calibrated(list(chosen))
+        made = calibrate(model, calibration, heldout, mask=mask, team=team, expert_tokens=needed, residence=residence)
+        return Prepared(made, experts)
     modules = [block for _, block in decoder_blocks(model)]
     with residence.rest(), residence.block(0):
         held = None if heldout is None else open_stream(model, modules, heldout, Alone())
         stream = open_stream(model, modules, calibration, team, mask)
-    return Propagated(stream, held, settings.measure, blocks=len(modules), staged=settings.true_sequential)
+    return Propagated(stream, held, settings.measure, experts, blocks=len(modules), staged=settings.true_sequential)
 
 
 def _solve_group(
     inputs: Inputs, views: Mapping[str, LinearView], *, index: int, settings: Settings, stored: torch.dtype
 ) -> dict[str, tuple[LayerWeight, LayerRecord]]:
     """Compress the layers that read one input: those with the same settings stacked, all on one system."""
-    known = inputs.own is not None and inputs.tokens > 0
     try:
-        system = System(inputs.own) if known and inputs.own is not None else None
+        system = None if inputs.own is None else System(inputs.own)
         results: dict[str, tuple[LayerWeight, LayerRecord]] = {}
         for own, names in _alike(inputs.names, settings):
             if own.strict and system is None and own.method in DATA_DRIVEN:
-                raise SolveError("no calibration token reached the layer and strict mode forbids going on without")
+                said = inputs.fallback or "no calibration token reached the layer"
+                raise SolveError(f"{said}, and strict mode forbids going on without")
             results |= _solve_stack(names, inputs, system, views, index=index, settings=own, stored=stored)
     except CompressionError as error:
         raise type(error)(f"{', '.join(inputs.names)}: {error}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from .blocks import block_linears, decoder_blocks
 from .errors import CalibrationError
+from .expert_inputs import every_token, expert_places, starved
+from .experts import on_unfused
+from .moments import Moments
 from .residence import InMemory, Residence
 from .streams import open_stream
 from .sums import Alone, Team
@@ -33,13 +36,17 @@ OnBlock = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedInput:
-    """One distinct input: the layers that read it, H = X^T X / N in float32 [C, C], N, and the same of held-out tokens."""
+    """One distinct input: the layers that read it, H = X^T X / N in float32 [C, C], N, and the same of held-out tokens.
+
+    `everyone` is H of all tokens as if they were routed to it, for experts that too few tokens reach.
+    """
 
     block: int
     names: tuple[str, ...]
     tokens: int
     hessian: Tensor
     heldout: Tensor | None = None
+    everyone: Tensor | None = None
 
     @property
     def starved(self) -> bool:
@@ -68,15 +75,20 @@ class Calibration:
                 )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the matrices by name: `hessian.<n>` and `heldout.<n>` of the n-th input."""
+        """Return the matrices by name: `hessian.<n>`, `heldout.<n>` and `everyone.<n>` of the n-th input."""
         named = {f"hessian.{place}": one.hessian for place, one in enumerate(self.inputs)}
         held = {f"heldout.{place}": one.heldout for place, one in enumerate(self.inputs) if one.heldout is not None}
-        return named | held
+        # Experts of a block that lack tokens share what is measured of all of them.
+        first = {id(one.everyone): place for place, one in reversed(list(enumerate(self.inputs)))}
+        every = {f"everyone.{place}": self.inputs[place].everyone for place in first.values()}
+        return named | held | {name: tensor for name, tensor in every.items() if tensor is not None}
 
     def index(self) -> str:
         """Return what `tensors` belong to, as JSON."""
         rows = [[one.block, list(one.names), one.tokens] for one in self.inputs]
-        return json.dumps({"version": _VERSION, "inputs": rows})
+        first = {id(one.everyone): place for place, one in reversed(list(enumerate(self.inputs)))}
+        shared = {place: first[id(one.everyone)] for place, one in enumerate(self.inputs) if one.everyone is not None}
+        return json.dumps({"version": _VERSION, "inputs": rows, **({"everyone": shared} if shared else {})})
 
     @classmethod
     def restored(cls, index: str, tensors: Mapping[str, Tensor]) -> Calibration:
@@ -87,6 +99,7 @@ class Calibration:
                 raise CalibrationError(
                     f"calibration version {read['version']}; this release reads {_VERSION}: calibrate anew"
                 )
+            everyone = {int(place): tensors[f"everyone.{first}"] for place, first in read.get("everyone", {}).items()}
             inputs = tuple(
                 SharedInput(
                     block=int(block),
@@ -94,10 +107,11 @@ class Calibration:
                     tokens=int(tokens),
                     hessian=tensors[f"hessian.{place}"],
                     heldout=tensors.get(f"heldout.{place}"),
+                    everyone=everyone.get(place),
                 )
                 for place, (block, names, tokens) in enumerate(read["inputs"])
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, CalibrationError):
                 raise
             raise CalibrationError(f"a calibration that cannot be read ({error!r}): calibrate anew") from error
@@ -118,6 +132,7 @@ class Calibration:
             raise CalibrationError(f"{Path(path).name} is no calibration: {error}") from error
 
 
+@on_unfused
 def calibrate(
     model: nn.Module,
     tokens: Tensor,
@@ -125,12 +140,14 @@ def calibrate(
     *,
     mask: Tensor | None = None,
     team: Team | None = None,
+    expert_tokens: int | None = None,
     on_block: OnBlock | None = None,
     residence: Residence | None = None,
 ) -> Calibration:
     """Measure what the layers of a decoder's blocks read of token ids [N, T], and of held-out ones if given.
 
-    `mask` [N, T] is True where a token is no padding. `on_block(done, total)` follows it. `residence` brings the
+    `mask` [N, T] is True where a token is no padding. For experts that fewer than `expert_tokens` tokens reach (None:
+    than they have inputs) all tokens are measured too. `on_block(done, total)` follows it. `residence` brings the
     weights of a model that is not in memory. Raises CalibrationError for tokens that the model cannot take.
     """
     residence = residence or InMemory()
@@ -145,21 +162,36 @@ def calibrate(
         going_on = index < len(blocks) - 1
         with residence.block(index):
             groups = stream.groups(views, block, index)
+            places = expert_places(block, views)
+            before = stream.copy() if places else stream
             moments = stream.collect(views, groups, block, index, team=team or Alone(), advance=going_on)
             others = None if held is None else held.collect(views, groups, block, index, team=Alone(), advance=going_on)
+            few = starved(
+                groups, moments, places, lambda _, columns: columns if expert_tokens is None else expert_tokens
+            )
+            every = every_token(before, few, block, index, team or Alone())
+        everyone = {id(one): one.hessian().to(torch.float32) for one in every.values()}
         inputs += [
             SharedInput(
                 block=index,
                 names=tuple(names),
                 tokens=moments[place].tokens,
                 hessian=moments[place].hessian().to(torch.float32),
-                heldout=None if others is None else others[place].hessian().to(torch.float32),
+                heldout=_heldout(others, place),
+                everyone=everyone[id(every[place])] if place in every else None,
             )
             for place, names in enumerate(groups)
         ]
         if on_block is not None:
             on_block(index + 1, len(blocks))
     return Calibration(inputs=tuple(inputs))
+
+
+def _heldout(moments: Sequence[Moments] | None, place: int) -> Tensor | None:
+    """Return H of held-out tokens, None where none was seen: experts may lack them."""
+    if moments is None or not moments[place].tokens:
+        return None
+    return moments[place].hessian().to(torch.float32)
 
 
 def token_windows(stream: np.ndarray, sequences: int, length: int) -> Tensor:

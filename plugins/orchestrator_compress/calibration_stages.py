@@ -3,19 +3,24 @@
 from dataclasses import dataclass
 
 from orchestrator import Context, StageError, stage
-from orchestrator_compress.stages import LayersConfig
+from orchestrator_compress.stages import LayersConfig, check_experts
 from orchestrator_storage import Model, Tensors, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
-    """What a recipe may set: how many sequences of each split, and how long they are."""
+    """What a recipe may set: how many sequences of each split, how long they are, and what is too few for an expert.
+
+    expert_tokens  experts that fewer tokens reach are measured on all tokens too; null: as many as they have inputs
+    """
 
     calibration_sequences: int = 128
     heldout_sequences: int = 32
     sequence_length: int = 128
+    expert_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        check_experts(self.expert_tokens)
         LayersConfig(
             calibration_sequences=self.calibration_sequences,
             heldout_sequences=self.heldout_sequences,
@@ -23,7 +28,7 @@ class CalibrateConfig:
         )
 
 
-@stage("compress.calibrate", version="1", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
+@stage("compress.calibrate", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
 def calibrate(ctx: Context, config: CalibrateConfig, model: Model, calibration: Tokens) -> Tensors:
     """Measure the second moments of what every layer reads in the dense model, once for each distinct input.
 

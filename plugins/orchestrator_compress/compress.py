@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .blocks import block_linears, decoder_blocks
 from .blockwise import Compression, OnLayer, compress_model
 from .calibration import Calibration
-from .errors import CompressionError
+from .errors import CheckpointError, CompressionError
+from .experts import on_unfused
 from .formats.files import Size, TensorFiles, dense_config
 from .formats.registry import CODECS, check_grid
 from .formats.write import write_checkpoint
@@ -61,7 +62,7 @@ def compress_checkpoint(
     chosen, form = fitted(_settings(settings), format)
     dense_config(Path(source))
     model, residence = open_checkpoint(Path(source))
-    check_format(model, chosen, form)
+    check_format(model, chosen, form, Path(source))
     compression = compress_model(
         model,
         chosen,
@@ -96,10 +97,22 @@ def fitted(settings: Settings, form: str | None) -> tuple[Settings, str]:
     return settings, form
 
 
-def check_format(model: nn.Module, settings: Settings, form: str) -> None:
-    """Raise CompressionError, before any work, where a format cannot hold what a compression will make."""
+@on_unfused
+def check_format(model: nn.Module, settings: Settings, form: str, source: Path | None = None) -> None:
+    """Raise CompressionError, before any work, where a format cannot hold what a compression will make.
+
+    Where `source` is given, its files must hold every layer by itself: CheckpointError for those that do not.
+    """
     views = {name: view for lead, block in decoder_blocks(model) for name, view in block_linears(lead, block).items()}
     chosen = selected(views, settings.ignore)
+    stored = None if source is None else TensorFiles(source)
+    absent = [name for name in chosen if stored is not None and f"{name}.weight" not in stored]
+    if absent:
+        raise CheckpointError(
+            f"{absent[0]}.weight is not among the tensors of the checkpoint ({len(absent)} layers in all): not the files "
+            "of this model, or its experts are stored fused; to store them apart, load it with transformers, set "
+            "model._weight_conversions = None, and save it anew"
+        )
     grids = {grid for grid in (settings.of(name).grid for name in chosen) if grid is not None}
     for grid in grids:
         if settings.method != "spqr":
@@ -143,7 +156,7 @@ def compress_loaded(
 ) -> Report:
     """Do what `compress_checkpoint` does with a model already loaded from `source`, whose weights change in place."""
     settings, form = fitted(settings, form)
-    check_format(model, settings, form)
+    check_format(model, settings, form, source)
     compression = compress_model(
         model, settings, calibration, heldout, scratch=scratch, on_layer=on_layer, stored=stored_dtype(source)
     )

@@ -14,6 +14,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
+class PartLinear(nn.Linear):
+    """A linear layer without bias whose weight [R, C] is a part of a larger tensor, and is changed in place."""
+
+    def __init__(self, weight: Tensor):
+        nn.Module.__init__(self)  # the weight is there: none has to be made and initialized
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_parameter("bias", None)
+
+
 @dataclass(frozen=True, slots=True)
 class LinearView:
     """A linear layer of either kind, seen as a weight [R, C]."""
@@ -41,6 +51,9 @@ class LinearView:
     def assign(self, weight: Tensor) -> None:
         """Put a weight [R, C] in place of the module's own, in the module's type."""
         own = self._parameter.data
+        if isinstance(self.module, PartLinear):
+            own.copy_(weight)
+            return
         changed = weight.to(device=own.device, dtype=own.dtype)
         self._parameter.data = (changed.T if self.transposed else changed).contiguous()
 
@@ -61,12 +74,6 @@ def view(module: nn.Module) -> LinearView:
     if not is_linear(module):
         raise TypeError(f"{type(module).__name__} is no linear layer")
     return LinearView(module=module, transposed=isinstance(module, Conv1D))
-
-
-def linear_layers(root: nn.Module, prefix: str = "") -> dict[str, LinearView]:
-    """Return the linear layers below a module by their full names, in the order of the module."""
-    lead = f"{prefix}." if prefix else ""
-    return {f"{lead}{name}": view(module) for name, module in root.named_modules() if is_linear(module)}
 
 
 def transposed_names(layers: Mapping[str, LinearView]) -> frozenset[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import CalibrationError
+from .experts import token_places
 from .linears import LinearView
 
 # Rows of H computed in one product: few enough to leave out most of the half below the diagonal, enough for a product
@@ -158,9 +159,14 @@ def collect(
 
 def without_padding(inputs: Tensor, real: Tensor) -> Tensor:
     """Return the inputs [n, C] of tokens that are no padding; CalibrationError where inputs are not in their places."""
+    places = token_places(inputs)
+    if places is not None:
+        return inputs[real.to(inputs.device).reshape(-1)[places]]
+    if inputs.shape[:-1] == (real.numel(),):  # beside experts, blocks flatten sequences
+        return inputs[real.to(inputs.device).reshape(-1)]
     if inputs.shape[:-1] != real.shape:
         raise CalibrationError(
             f"a layer reads {list(inputs.shape)} where tokens are {list(real.shape)}: which of its inputs are padding "
-            "cannot be told (experts read chosen tokens); calibrate on sequences without padding"
+            "cannot be told; calibrate on sequences without padding"
         )
     return inputs[real.to(inputs.device)]

@@ -15,6 +15,7 @@ from .blocks import block_linears, decoder_blocks
 from .calibration import Calibration, token_windows
 from .compress import stored_dtype
 from .containers.sparse_files import CODEC as SPARSE
+from .experts import unfuse, warn_of_fused
 from .linears import LinearView
 from .planning.apply import apply
 from .planning.candidates import Candidate, parse
@@ -24,6 +25,7 @@ from .planning.frontier import frontier, uniform_line
 from .planning.plan import Plan, budget_bytes, choose
 from .planning.terms import Terms, calibrate_sensitivity
 from .settings import selected
+from .sources import solved_on
 from .stage_run import user_errors
 from .system import System
 
@@ -44,6 +46,8 @@ def plan_stage(
     if config.sensitivity == "measured" and tokens is None:
         raise StageError("sensitivity 'measured' runs the model on tokens", "wire `calibration`, or use 'absolute'")
     loaded = ctx.component("model_loader", model.format).load(model.path)
+    unfuse(loaded)
+    warn_of_fused(loaded)
     with user_errors():
         candidates = [parse(name) for name in config.candidates]
         views = _layers(loaded, config.ignore)
@@ -102,7 +106,8 @@ def _systems(hessians: Tensors, views: dict[str, LinearView]) -> tuple[dict[str,
     systems: dict[str, System] = {}
     heldout: dict[str, Tensor] = {}
     for one in calibration.inputs:
-        shared = System(one.hessian)
+        known = solved_on(one).own
+        shared = System(one.hessian if known is None else known)
         for name in one.names:
             if name in views:
                 systems[name] = shared

@@ -51,7 +51,7 @@ class PlanConfig:
             )
 
 
-@stage("compress.plan", version="1", cites=["arXiv:2210.17323"])
+@stage("compress.plan", version="2", cites=["arXiv:2210.17323"])
 def plan(
     ctx: Context, config: PlanConfig, model: Model, hessians: Tensors, calibration: Tokens | None = None
 ) -> Planned:

@@ -20,14 +20,16 @@ from .compress import stored_dtype, write_report
 from .criteria import STATISTICS, LayerStatistics
 from .elements import INPUT, NEURON, WEIGHT, Element, Scope
 from .errors import CompressionError
+from .expert_layers import dense_layers
+from .experts import on_unfused, warn_of_fused
 from .gradients import loss_gradients
-from .linears import LinearView, is_linear, transposed_names
+from .linears import LinearView, transposed_names
 from .methods import Solved, kept_values
 from .prune import Criterion, prune_state
 from .records import LayerRecord, record
 from .selection import NM
 from .settings import Settings, parse_pattern, selected
-from .sources import Inputs
+from .sources import Inputs, solved_on
 from .stage_run import publish, user_errors
 from .system import System
 from .weights import SparseWeight
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 _ELEMENTS = {"weight": WEIGHT, "neuron": NEURON, "input": INPUT}
 
 
+@on_unfused
 def prune_model(
     model: nn.Module,
     criterion: Criterion,
@@ -61,6 +64,7 @@ def prune_model(
     blocks = decoder_blocks(model)
     views = {layer: view for lead, block in blocks for layer, view in block_linears(lead, block).items()}
     chosen = {layer: views[layer] for layer in selected(views, ignore)}
+    warn_of_fused(model)
     statistics = _statistics(model, chosen, criterion, tokens, calibration)
     weights = {layer: view.weight.to(torch.float32) for layer, view in chosen.items()}
     pruned = prune_state(
@@ -75,15 +79,14 @@ def prune_model(
         system = statistics[layer].hessian if layer in statistics else None
         held = system if isinstance(system, System) else None
         solved = Solved(weight=forms[layer], solution=None, rows=slice(0, view.shape[0]))
-        row = record(
-            layer, weights[layer], solved, _inputs(layer, calibration), held, block=index_of[layer], settings=settings
-        )
-        records.append(replace(row, method=name))
+        inputs = _inputs(layer, calibration)
+        row = record(layer, weights[layer], solved, inputs, held, block=index_of[layer], settings=settings)
+        records.append(replace(row, method=name, fallback=inputs.fallback))
         view.assign(forms[layer].dequantize())
     return Compression(
         weights=dict(forms),
         records=records,
-        ignored=[one for one, module in model.named_modules() if is_linear(module) and one not in forms],
+        ignored=dense_layers(model, forms),
         transposed=transposed_names(chosen),
         seconds=time.perf_counter() - started_s,
     )
@@ -101,8 +104,9 @@ def _statistics(
     if calibration is not None:
         calibration.check({name: view.shape for name, view in chosen.items()})
         for one in calibration.inputs:
-            if one.tokens and any(name in chosen for name in one.names):
-                systems |= dict.fromkeys(one.names, System(one.hessian))
+            known = solved_on(one).own
+            if known is not None and any(name in chosen for name in one.names):
+                systems |= dict.fromkeys(one.names, System(known))
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
     if tokens is not None and needs & {"gradient", "fisher"}:
         gradients = loss_gradients(model, chosen, tokens)
@@ -117,7 +121,7 @@ def _statistics(
 def _inputs(layer: str, calibration: Calibration | None) -> Inputs:
     for one in calibration.inputs if calibration is not None else ():
         if layer in one.names:
-            return Inputs(names=one.names, tokens=one.tokens, own=one.hessian, dense=one.hessian, heldout=one.heldout)
+            return solved_on(one)
     return Inputs(names=(layer,))
 
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from orchestrator import Context, Ref, stage
-from orchestrator_compress.stages import Compressed, LayersConfig, SolverConfig, check_damp, check_grid
+from orchestrator_compress.stages import (
+    Compressed,
+    ExpertFallback,
+    LayersConfig,
+    SolverConfig,
+    check_damp,
+    check_experts,
+    check_grid,
+)
 from orchestrator_storage import Model, Tensors, Tokens
 
 
@@ -43,15 +51,19 @@ class WandaConfig(LayersConfig):
     """What a recipe may set for Wanda: the share to remove of each output row, or an N:M pattern.
 
     propagate  quantized: a block sees what the pruned blocks before it give; full_precision: what the dense model gives
+    expert_fallback, expert_tokens  for experts that too few tokens reach, as for methods that solve
     """
 
     sparsity: float = 0.5
     pattern: str | None = None
     propagate: Literal["quantized", "full_precision"] = "quantized"
+    expert_fallback: ExpertFallback = "pool"
+    expert_tokens: int | None = None
     format: Literal["dense", "sparse"] = "dense"
 
     def __post_init__(self) -> None:
         LayersConfig.__post_init__(self)
+        check_experts(self.expert_tokens)
         check_removal(self.sparsity, self.pattern)
 
 
@@ -101,7 +113,7 @@ def check_removal(sparsity: float, pattern: str | None) -> None:
         raise ValueError(f"pattern is {pattern!r}; write N:M with N at most M, the weights that stay of each M (2:4)")
 
 
-@stage("compress.sparsegpt", version="1", workers_allowed=True, workers="execution", cites=["arXiv:2301.00774"])
+@stage("compress.sparsegpt", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2301.00774"])
 def sparsegpt(
     ctx: Context,
     config: SparseGPTConfig,
@@ -115,7 +127,7 @@ def sparsegpt(
     return Compressed(*compress(ctx, config, "sparsegpt", model, calibration, hessians))
 
 
-@stage("compress.wanda", version="1", cites=["arXiv:2306.11695"])
+@stage("compress.wanda", version="2", cites=["arXiv:2306.11695"])
 def wanda(
     ctx: Context,
     config: WandaConfig,
@@ -129,7 +141,7 @@ def wanda(
     return Compressed(*compress(ctx, config, "wanda", model, calibration, hessians))
 
 
-@stage("compress.prune", version="1", cites=["arXiv:2102.00554"])
+@stage("compress.prune", version="2", cites=["arXiv:2102.00554"])
 def prune(
     ctx: Context,
     config: PruneConfig,

@@ -137,6 +137,7 @@ def record(
     reference = weight.to(wide)
     difference = reference - form.dequantize(wide)
     grid = settings.grid
+    made_up = inputs.fallback if settings.method in DATA_DRIVEN else ""
     starved = system is None and settings.method in DATA_DRIVEN
     row = LayerRecord(
         layer=name,
@@ -154,7 +155,7 @@ def record(
         tokens=inputs.tokens,
         undercalibrated=system is not None and inputs.tokens < columns,
         shared_with=" ".join(mates),
-        fallback=f"no calibration tokens; {alone(settings)}" if starved else "",
+        fallback=f"{inputs.fallback or 'no calibration tokens'}; {alone(settings)}" if starved else made_up,
         **_objectives(reference, difference, solved, inputs, system, settings),
     )
     if solution is None or system is None:
@@ -166,7 +167,7 @@ def record(
         identity_error=solution.identity_error,
         damp=solution.damp,
         arithmetic=solution.arithmetic,
-        fallback=solution.fallback,
+        fallback="; ".join(filter(None, (made_up, solution.fallback))),
         dead_columns=solution.dead_columns,
     )
 
@@ -180,12 +181,10 @@ def _objectives(
     settings: Settings,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if system is None:
-        return found
     for hessian, suffix in ((inputs.own, ""), (inputs.dense, "_dense"), (inputs.heldout, "_heldout")):
         if hessian is None:
             continue
-        if not suffix and settings.measure == "own":
+        if not suffix and settings.measure == "own" and system is not None:
             objective = _from_identity(difference, solved, system)
             # No difference of large numbers: float32 is enough for the energy of the outputs.
             scale = float(((reference @ hessian.to(torch.float32)) * reference).sum())

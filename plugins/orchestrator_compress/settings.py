@@ -15,19 +15,21 @@ from .order import ACT_ORDERS, ActOrder
 from .selection import NM, Pattern, Unstructured, check_sparsity
 
 Method = Literal["rtn", "gptq", "spqr", "magnitude", "wanda", "sparsegpt"]
+ExpertFallback = Literal["pool", "all_tokens", "routed", "rtn"]
 METHODS: tuple[str, ...] = get_args(Method)
 PRUNING: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
 #: Methods that need inputs; without any that reach a layer they are what their rules are without compensation.
 DATA_DRIVEN: tuple[str, ...] = ("gptq", "spqr", "wanda", "sparsegpt")
 
 _GRID = ("bits", "group_size", "symmetric", "scale_dtype")
-_SOLVER = ("damp", "block_size", "strict", "propagate", "true_sequential")
+_EXPERTS = ("expert_fallback", "expert_tokens")
+_SOLVER = ("damp", "block_size", "strict", "propagate", "true_sequential", *_EXPERTS)
 _USED: dict[str, tuple[str, ...]] = {
     "rtn": _GRID,
     "gptq": (*_GRID, *_SOLVER, "act_order"),
     "spqr": ("bits", "group_size", *_SOLVER, "tau", "statistic_bits", "tile_rows"),
     "magnitude": (*_GRID, "sparsity", "pattern"),
-    "wanda": (*_GRID, "sparsity", "pattern", "propagate", "true_sequential"),
+    "wanda": (*_GRID, "sparsity", "pattern", "propagate", "true_sequential", *_EXPERTS),
     "sparsegpt": (*_GRID, *_SOLVER, "sparsity", "pattern"),
 }
 _ALWAYS = ("method", "ignore", "overrides", "max_fallbacks", "measure")
@@ -52,7 +54,10 @@ class Settings:
     true_sequential with propagate "quantized": layers of a block are solved as a pass reaches them, each on what the
                     compressed ones before it give: o on the attention of the quantized q, k, v. One pass; False: all
                     layers of a block on what its dense layers give, in two
-    ignore          layer names or re:PATTERNS to leave dense; lm_head and embeddings always are
+    expert_fallback what experts are solved on that fewer than `expert_tokens` calibration tokens reach (None: than they
+                    have inputs): pool (the missing ones made up from all tokens), all_tokens, routed (those alone) or
+                    rtn (no compensation); see `expert_inputs`
+    ignore          layer names or re:PATTERNS to leave dense; lm_head, embeddings and routers always are
     overrides       changed settings by layer name or re:PATTERN, later ones last
     strict          fail instead of raising the damping or rounding without compensation
     max_fallbacks   layers that may fall back before the compression fails; None: any number
@@ -75,6 +80,8 @@ class Settings:
     tile_rows: int = 16
     propagate: Literal["quantized", "full_precision"] = "quantized"
     true_sequential: bool = True
+    expert_fallback: ExpertFallback = "pool"
+    expert_tokens: int | None = None
     ignore: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strict: bool = False
@@ -86,6 +93,11 @@ class Settings:
         _one_of("act_order", self.act_order, ACT_ORDERS)
         _one_of("propagate", self.propagate, ("quantized", "full_precision"))
         _one_of("measure", self.measure, ("full", "own"))
+        _one_of("expert_fallback", self.expert_fallback, get_args(ExpertFallback))
+        if self.expert_tokens is not None and self.expert_tokens < 0:
+            raise CompressionError(
+                f"expert_tokens={self.expert_tokens}; it is a number of tokens, or None for as many as inputs"
+            )
         if self.damp is not None and not 0 <= self.damp <= 1:
             raise CompressionError(
                 f"damp={self.damp}; it is relative to the mean of the Hessian's diagonal and must lie in 0..1 (usual: 0.01)"
@@ -169,6 +181,7 @@ class Settings:
             "max_fallbacks",
             "measure",
             "propagate",
+            *_EXPERTS,
         }
         unknown = sorted(set(changes) - known)
         if unknown:

@@ -15,11 +15,13 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from .calibration import Calibration
+from .calibration import Calibration, SharedInput
 from .errors import CalibrationError
+from .expert_inputs import EnteredExperts, ExpertPolicy, every_token, expert_places
 from .linears import LinearView
 from .memory import release
 from .moments import Moments
+from .settings import Settings
 from .staged import Run, StagedPass
 from .streams import Stream
 from .sums import Alone, Team
@@ -27,13 +29,18 @@ from .sums import Alone, Team
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """Layers that read one input, its H in the three streams (dense is own where they are the same), and its tokens."""
+    """Layers that read one input, its H in the three streams (dense is own where they are the same), and its tokens.
+
+    None: nothing is known of it in that stream.
+    """
 
     names: tuple[str, ...]
     tokens: int = 0
     own: Tensor | None = None
     dense: Tensor | None = None
     heldout: Tensor | None = None
+    #: What is solved on where too few tokens were seen; "": what was seen.
+    fallback: str = ""
 
 
 class Source(Protocol):
@@ -56,6 +63,18 @@ class Source(Protocol):
     def leave(self, block: nn.Module, index: int) -> None:
         """Pass the block, whose weights are the compressed ones now where that matters."""
         ...
+
+
+def measured(one: SharedInput, names: Sequence[str]) -> Inputs:
+    """Return what a calibration knows of the input of some layers."""
+    hessian = one.hessian if one.tokens else None
+    return Inputs(names=tuple(names), tokens=one.tokens, own=hessian, dense=hessian, heldout=one.heldout)
+
+
+def solved_on(one: SharedInput) -> Inputs:
+    """Return what is solved on by those who have no say in it: of experts with too few tokens, what is the default."""
+    policy = ExpertPolicy(Settings())
+    return policy.fill(measured(one, one.names), policy.lack_of(one, one.names, expert=False))
 
 
 class NoInputs:
@@ -86,12 +105,13 @@ class Prepared:
     sequential = False
     staged = False
 
-    def __init__(self, calibration: Calibration):
+    def __init__(self, calibration: Calibration, experts: ExpertPolicy):
         self._calibration = calibration
+        self._experts = experts
 
     def visit(
         self,
-        block: nn.Module,  # noqa: ARG002
+        block: nn.Module,
         index: int,
         views: Mapping[str, LinearView],
         *,
@@ -100,12 +120,12 @@ class Prepared:
     ) -> list[Inputs]:
         """Return the block's inputs, without layers that are not wanted."""
         found = []
+        experts = expert_places(block, views)
         for one in self._calibration.of_block(index):
             names = tuple(name for name in one.names if name in views)
             if names:
-                found.append(
-                    Inputs(names=names, tokens=one.tokens, own=one.hessian, dense=one.hessian, heldout=one.heldout)
-                )
+                lack = self._experts.lack_of(one, names, expert=names[0] in experts)
+                found.append(self._experts.fill(measured(one, names), lack))
         return found
 
     def leave(self, block: nn.Module, index: int) -> None:
@@ -127,10 +147,12 @@ class Propagated:
         stream: Stream,
         heldout: Stream | None,
         measure: Literal["full", "own"],
+        experts: ExpertPolicy,
         *,
         blocks: int,
         staged: bool = False,
     ):
+        self._experts = experts
         self.staged = staged
         self._own = stream
         # The first block's inputs are the embeddings in both models: the streams part only where it ends.
@@ -165,8 +187,12 @@ class Propagated:
             return
         moments = own or dense
         assert moments is not None
+        lacks = self._experts.lacks(
+            groups, moments, expert_places(block, views), lambda few: every_token(self._own, few, block, index, team)
+        )
         for place, names in enumerate(groups):
-            yield others[place].inputs(names, moments[place], apart=own is not None)
+            seen = others[place].inputs(names, moments[place], apart=own is not None)
+            yield self._experts.fill(seen, lacks.get(place))
 
     def _as_reached(
         self,
@@ -185,12 +211,19 @@ class Propagated:
             for shard, batches in stream.shards.items()
             for batch, real in zip(batches, stream.real[shard], strict=True)
         ]
-        with StagedPass(views, groups, runs, sums) as staged:
+        experts = expert_places(block, views)
+        with (
+            EnteredExperts(block, runs, stream.count, team) as entered,
+            StagedPass(views, groups, runs, sums) as staged,
+        ):
             for place, names in enumerate(groups):
                 release()  # the passes have freed what they used on the way here
-                inputs = others[place].inputs(names, sums[place].total(), apart=True)
+                seen = sums[place].total()
+                lacks = self._experts.lacks([names], [seen], experts, entered.all_moments)
+                inputs = self._experts.fill(others[place].inputs(names, seen, apart=True), lacks.get(0))
+                del seen
                 yield inputs
-                del inputs  # the largest matrices of a block, while the next are summed
+                del inputs, lacks  # the largest matrices of a block, while the next are summed
                 _check_order(staged, index)
                 if index == self._last and place == len(groups) - 1:
                     return
@@ -225,14 +258,18 @@ class _Others:
 
     def inputs(self, names: Sequence[str], own: Moments, *, apart: bool) -> Inputs:
         """Return them with those that are solved on, which are the dense ones themselves unless `apart`."""
-        hessian = own.hessian()
+        hessian = _known(own)
         dense = None
         if self.dense is not None:
-            dense = self.dense[self.place].hessian() if apart else hessian
+            dense = _known(self.dense[self.place]) if apart else hessian
         return Inputs(
             names=tuple(names),
             tokens=own.tokens,
             own=hessian,
             dense=dense,
-            heldout=None if self.heldout is None else self.heldout[self.place].hessian(),
+            heldout=None if self.heldout is None else _known(self.heldout[self.place]),
         )
+
+
+def _known(moments: Moments) -> Tensor | None:
+    return moments.hessian() if moments.tokens else None

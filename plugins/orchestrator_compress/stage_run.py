@@ -54,6 +54,7 @@ class Job:
     form: str = "compressed-tensors"
     hessians: tuple[Path, str] | None = None
     scratch: Path | None = None
+    expert_tokens: int | None = None
 
     def open(self) -> tuple[Any, Residence]:
         """Return the model and where its weights are: a dense one's stay in their files until they are needed."""
@@ -121,6 +122,7 @@ def calibrate_model(ctx: Context, config: CalibrateConfig, model: Model, tokens:
         calibration=(config.calibration_sequences, config.sequence_length),
         heldout=(config.heldout_sequences, config.sequence_length),
         scratch=ctx.scratch / "hessians.safetensors",
+        expert_tokens=config.expert_tokens,
     )
     started_s = time.perf_counter()
     with user_errors():
@@ -192,7 +194,15 @@ def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
         reporter.check_cancelled()
 
     model, residence = job.open()
-    return calibrate(model, tokens, job.windows("heldout"), team=team, on_block=on_block, residence=residence)
+    return calibrate(
+        model,
+        tokens,
+        job.windows("heldout"),
+        team=team,
+        expert_tokens=job.expert_tokens,
+        on_block=on_block,
+        residence=residence,
+    )
 
 
 def _run(ctx: Context, job: Job) -> Compression:
@@ -202,7 +212,7 @@ def _run(ctx: Context, job: Job) -> Compression:
         ctx.gang().run(compress_member, job)
         assert job.scratch is not None
         return finished_compression(model, job.settings, job.scratch, residence)
-    check_format(model, job.settings, job.form)
+    check_format(model, job.settings, job.form, job.model)
     return compress_model(
         model,
         job.settings,

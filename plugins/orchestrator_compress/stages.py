@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from orchestrator import Context, stage
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
+ExpertFallback = Literal["pool", "all_tokens", "routed", "rtn"]
 QuantizedFormat = Literal["compressed-tensors", "gptq", "gptq_v2", "dense"]
 
 
@@ -48,6 +49,9 @@ class SolverConfig(LayersConfig):
                    false: all on what the dense layers of the block give, in two
     strict         fail where damping would have to grow or a layer go uncompensated, instead of recording it
     max_fallbacks  layers that may fall back before the stage fails; null: any number
+    expert_fallback  what experts are solved on that too few tokens reach: pool (the missing ones made up from all
+                   tokens), all_tokens, routed (those alone), or rtn (no compensation)
+    expert_tokens  how many tokens an expert needs; null: as many as it has inputs
     """
 
     block_size: int = 128
@@ -55,9 +59,12 @@ class SolverConfig(LayersConfig):
     true_sequential: bool = True
     strict: bool = False
     max_fallbacks: int | None = None
+    expert_fallback: ExpertFallback = "pool"
+    expert_tokens: int | None = None
 
     def __post_init__(self) -> None:
         LayersConfig.__post_init__(self)
+        check_experts(self.expert_tokens)
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}; it is a number of columns")
         if self.max_fallbacks is not None and self.max_fallbacks < 0:
@@ -158,13 +165,19 @@ def check_grid(group_size: int, symmetric: bool, form: str) -> None:
         )
 
 
+def check_experts(tokens: int | None) -> None:
+    """Raise ValueError for a number of tokens that is none."""
+    if tokens is not None and tokens < 0:
+        raise ValueError(f"expert_tokens is {tokens}; it is a number of tokens, or null for as many as inputs")
+
+
 def check_damp(damp: float) -> None:
     """Raise ValueError for a damping that is no share of the mean diagonal."""
     if not 0 <= damp <= 1:
         raise ValueError(f"damp is {damp}; it is relative to the mean diagonal and lies in 0..1")
 
 
-@stage("compress.rtn", version="2", cites=["arXiv:2210.17323"])
+@stage("compress.rtn", version="3", cites=["arXiv:2210.17323"])
 def rtn(
     ctx: Context,
     config: RTNConfig,
@@ -178,7 +191,7 @@ def rtn(
     return Compressed(*compress(ctx, config, "rtn", model, calibration, hessians))
 
 
-@stage("compress.gptq", version="3", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
+@stage("compress.gptq", version="4", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
 def gptq(
     ctx: Context,
     config: GPTQConfig,
@@ -197,7 +210,7 @@ def gptq(
     return Compressed(*compress(ctx, config, "gptq", model, calibration, hessians, plan))
 
 
-@stage("compress.spqr", version="1", workers_allowed=True, workers="execution", cites=["arXiv:2306.03078"])
+@stage("compress.spqr", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2306.03078"])
 def spqr(
     ctx: Context,
     config: SpQRConfig,

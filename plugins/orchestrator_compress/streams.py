@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .blocks import Calls, capture
 from .errors import CalibrationError
+from .expert_inputs import expert_groups
 from .linears import LinearView
 from .moments import Moments, collect, shared_inputs, without_padding
 from .sums import Team
@@ -48,7 +49,8 @@ class Stream:
 
     def groups(self, views: Mapping[str, LinearView], block: nn.Module, index: int) -> list[list[str]]:
         """Return the names of the layers by the input that they share, see `moments.shared_inputs`."""
-        return shared_inputs(views, lambda: self.calls.run_one(block, index, self.sample()))
+        found = shared_inputs(views, lambda: self.calls.run_one(block, index, self.sample()))
+        return expert_groups(found, views, block)
 
     def collect(
         self,

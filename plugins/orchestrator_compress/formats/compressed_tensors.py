@@ -28,6 +28,7 @@ from .labels import by_grid, checked_grid, mapping, matches
 FORM = "pack-quantized"
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
 _SHAPE_BYTES = 16
+_SEVERAL = "re:(?!)experts are on several grids"
 
 
 class CompressedTensors:
@@ -65,7 +66,9 @@ class CompressedTensors:
         self, weights: Mapping[str, LayerWeight], ignored: Sequence[str], *, act_order: str | None = None
     ) -> dict[str, Any]:
         """Return the label: a config group per distinct grid."""
+        # transformers 5.23 decompresses all experts with one group: the first, unless a regular expression has the word.
         grids = by_grid({name: quantized(weight, name, self.name) for name, weight in weights.items()})
+        grids.sort(key=_of_experts, reverse=True)
         config: dict[str, Any] = {
             "quant_method": self.name,
             "format": FORM,
@@ -82,6 +85,15 @@ class CompressedTensors:
                 for number, (grid, names) in enumerate(grids)
             },
         }
+        if sum(map(_of_experts, grids)) > 1:
+            # Experts on several grids would be read on one of them in silence. A group that matches no layer and has the
+            # word makes it ask for zero points, which it does not pass on: better refused than read on the wrong grid.
+            config["config_groups"][f"group_{len(grids)}"] = {
+                "targets": [_SEVERAL],
+                "weights": _weights_label(Grid(bits=4, group_size=-1, symmetric=False), act_order),
+                "input_activations": None,
+                "output_activations": None,
+            }
         if len(grids) == 1 and not grids[0][0].symmetric:
             # transformers 5.23 lays out asymmetric modules with unpacked zero points and then refuses the packed ones
             # of the file; with this key it unpacks while loading instead. It would do so with the first config group
@@ -170,6 +182,10 @@ class Label:
         if self._linear is None:
             raise CheckpointError(f"{name} has packed weights but no config group of quantization_config targets it")
         return self._linear
+
+
+def _of_experts(group: tuple[Grid, list[str]]) -> bool:
+    return any(".experts." in name for name in group[1])
 
 
 def _targets(key: str, scheme: Any) -> list[str]:

@@ -6,7 +6,8 @@ or the whole row, inputs a multiple of 128 and outputs of 64.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ _MARLIN_GROUPS = (-1, 32, 64, 128)
 _RANKS = (2, 4, 8)
 # Layers that servers run as one matrix, so that they must be on one grid.
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_EXPERT = re.compile(r"(.*\.experts)\.\d+\.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,9 +196,7 @@ def fused_findings(grids: Mapping[str, Grid], names: Collection[str]) -> Iterato
     for members in _FUSED:
         stems = sorted({name.removesuffix(members[0]) for name in names if name.endswith(f".{members[0]}")})
         for stem in stems:
-            grid_of = [grids.get(stem + member) for member in members if stem + member in names]
-            found = {grid and (grid.bits, grid.group_size, grid.symmetric) for grid in grid_of}
-            if len(found) > 1:
+            if _several([grids.get(stem + member) for member in members if stem + member in names]):
                 yield Finding(
                     code="fused-grids",
                     severity="note",
@@ -205,6 +205,25 @@ def fused_findings(grids: Mapping[str, Grid], names: Collection[str]) -> Iterato
                     "one matrix and refuse that",
                     fix="give the layers of one input one grid",
                 )
+    experts: dict[str, list[Grid | None]] = {}
+    for name in sorted(names):
+        match = _EXPERT.match(name)
+        if match:
+            experts.setdefault(match[1], []).append(grids.get(name))
+    for stem, members_grids in experts.items():
+        if _several(members_grids):
+            yield Finding(
+                code="fused-grids",
+                severity="note",
+                layer=stem,
+                message="experts of a block are on different grids or dense in part; vLLM and transformers fuse them and "
+                "read all on one grid",
+                fix="give the experts of a block one grid",
+            )
+
+
+def _several(grids: Sequence[Grid | None]) -> bool:
+    return len({grid and (grid.bits, grid.group_size, grid.symmetric) for grid in grids}) > 1
 
 
 def _parallel(name: str, columns: int, width: int, groups: int) -> Iterator[Finding]:

@@ -83,7 +83,8 @@ class GPTQ:
             f"{name}.qweight": torch.from_numpy(pack_rows(held.codes.cpu().numpy(), bits)).T.contiguous(),
             f"{name}.qzeros": torch.from_numpy(pack_rows(stored, bits)),
             f"{name}.scales": held.scales.cpu().to(torch.float16).T.contiguous(),
-            f"{name}.g_idx": group_index(held),
+            # Layers that were solved together share theirs, which files of tensors refuse.
+            f"{name}.g_idx": group_index(held).clone(),
         }
 
     def config(

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from ..expert_layers import dense_layers, layer_places, tensor_places
+from ..experts import on_unfused, unfuse
 
 if TYPE_CHECKING:
     from .read import CompressedCheckpoint
@@ -35,13 +37,13 @@ def build_model(checkpoint: CompressedCheckpoint, path: Path) -> nn.Module:
 def linear_layers(config: Mapping[str, Any], path: Path) -> tuple[list[str], frozenset[str]]:
     """Return the linear layers of the architecture in config.json, and those of them stored [in, out] (Conv1D).
 
-    Nothing is allocated. Raises CheckpointError where transformers does not know the architecture.
+    Experts and routers are among them, all by their names in files. Nothing is allocated. Raises CheckpointError where transformers does not know the architecture.
     """
     with torch.device("meta"):
         model = _empty(config, path)
+    unfuse(model)
     conv1d = frozenset(name for name, module in model.named_modules() if _is_conv1d(module))
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return sorted([*linear, *conv1d]), conv1d
+    return sorted({*layer_places(model), *dense_layers(model, ())}), conv1d
 
 
 def _empty(config: Mapping[str, Any], path: Path) -> Any:
@@ -62,16 +64,19 @@ def _is_conv1d(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
+@on_unfused
 def _fill(model: nn.Module, checkpoint: CompressedCheckpoint, path: Path) -> None:
+    places = tensor_places(model)
     state = {
-        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        places.get(name, name): tensor.to(torch.float32) if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint.dense.items()
     }
     modules = dict(model.named_modules())
     for name, weight in checkpoint.weights.items():
         served = weight.dequantize()
         transposed = name in modules and _is_conv1d(modules[name])
-        state[f"{name}.weight"] = served.T.contiguous() if transposed else served
+        place = places.get(f"{name}.weight", f"{name}.weight")
+        state[place] = served.T.contiguous() if transposed else served
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:

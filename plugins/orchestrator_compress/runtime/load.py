@@ -6,6 +6,7 @@ are put in one after the other, each taken out of the checkpoint as it goes in, 
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..errors import CheckpointError
+from ..expert_layers import layer_places, tensor_places
+from ..experts import unfuse
 from ..weights import LayerWeight
 from .dispatch import Policy
-from .serving import Served, linear_shape, replace
+from .serving import Served, linear_shape, replace, weight_owners
 
 
 def load_served(path: str | Path, policy: Policy | None = None) -> Served:
@@ -30,8 +33,15 @@ def load_served(path: str | Path, policy: Policy | None = None) -> Served:
     path, policy = Path(path), policy or Policy()
     config, dense, weights = _read(path)
     model: Any = _without_weights(config, path)
-    layers = [replace(model, name, weights.pop(name), policy) for name in list(weights)]
-    _fill(model, dense, {layer.name for layer in layers}, path)
+    unfuse(model)  # for good: experts are served one by one
+    places, owners = layer_places(model), weight_owners(model)
+    layers = []
+    for name in list(weights):
+        layer = replace(model, places.get(name, name), weights.pop(name), policy, owners)
+        layers.append(dataclasses.replace(layer, name=name))
+    tensors = tensor_places(model)
+    dense = {tensors.get(name, name): value for name, value in dense.items()}
+    _fill(model, dense, {places.get(layer.name, layer.name) for layer in layers}, path)
     if (path / "generation_config.json").is_file():
         from transformers import GenerationConfig
 
@@ -65,14 +75,16 @@ def _without_weights(config: dict[str, Any], path: Path) -> nn.Module:
 
 @contextmanager
 def _linear_weights_on_meta() -> Iterator[None]:
-    """Let this thread's new linear layers have weights without memory; buffers and other parameters are made as usual."""
+    """Let this thread's new linear layers and experts have weights without memory; all else is made as usual."""
     own = threading.get_ident()
 
     def forget(module: nn.Module, name: str, parameter: nn.Parameter) -> Any:
         # A weight that is set anew is being tied to another's: it must stay that one.
-        if threading.get_ident() != own or name != "weight" or "weight" in module._parameters:
+        if threading.get_ident() != own or name in module._parameters:
             return None
-        return None if linear_shape(module) is None else nn.Parameter(parameter.to("meta"))
+        fused = name in ("gate_up_proj", "down_proj") and parameter.ndim == 3
+        linear = name == "weight" and linear_shape(module) is not None
+        return nn.Parameter(parameter.to("meta")) if fused or linear else None
 
     handle = register_module_parameter_registration_hook(forget)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ServingError
+from ..expert_layers import layer_places
+from ..experts import fuse, unfuse
 from ..weights import LayerWeight
 from .base import ServedLinear
 from .dispatch import Policy, choose
@@ -56,20 +59,33 @@ class Served:
 def serve(model: nn.Module, weights: Mapping[str, LayerWeight], policy: Policy | None = None) -> Served:
     """Replace linear layers of `model`, in place, by modules that serve `weights` [R out, C in]; biases are kept.
 
+    Weights are named as files name them. Fused experts are taken apart, for good.
+
     Layers are `nn.Linear`, or transformers' `Conv1D`, whose own weight is transposed. Raises ServingError, before
     anything is changed, for a name that is no such layer, a weight of another shape, or a layer that shares its
     weight with another module: tied weights would be tied again over what serves them.
     """
     policy = policy or Policy()
-    for name, weight in weights.items():
-        _check(model, name, weight)
-    layers = [replace(model, name, weight, policy) for name, weight in weights.items()]
+    apart = unfuse(model)
+    places, owners = layer_places(model), weight_owners(model)
+    try:
+        for name, weight in weights.items():
+            _check(model, places.get(name, name), weight, owners)
+    except ServingError:
+        fuse(apart)
+        raise
+    layers = [
+        dataclasses.replace(replace(model, places.get(name, name), weight, policy, owners), name=name)
+        for name, weight in weights.items()
+    ]
     return Served(model=model, layers=tuple(layers))
 
 
-def replace(model: nn.Module, name: str, weight: LayerWeight, policy: Policy) -> ServedLayer:
-    """Replace one layer, after the checks of `serve`."""
-    _check(model, name, weight)
+def replace(
+    model: nn.Module, name: str, weight: LayerWeight, policy: Policy, owners: Mapping[int, list[str]] | None = None
+) -> ServedLayer:
+    """Replace one layer, after the checks of `serve`; `owners` are those of the model before any was replaced."""
+    _check(model, name, weight, weight_owners(model) if owners is None else owners)
     old = model.get_submodule(name)
     bias = old.bias
     assert bias is None or isinstance(bias, Tensor)
@@ -89,6 +105,15 @@ def replace(model: nn.Module, name: str, weight: LayerWeight, policy: Policy) ->
     )
 
 
+def weight_owners(model: nn.Module) -> dict[int, list[str]]:
+    """Return the names of the modules that hold each parameter, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """Return outputs and inputs of a layer that can be replaced, None for other modules."""
     from transformers.pytorch_utils import Conv1D
@@ -100,7 +125,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _check(model: nn.Module, name: str, weight: LayerWeight) -> None:
+def _check(model: nn.Module, name: str, weight: LayerWeight, owners: Mapping[int, list[str]]) -> None:
     try:
         module = model.get_submodule(name)
     except AttributeError:
@@ -115,12 +140,7 @@ def _check(model: nn.Module, name: str, weight: LayerWeight) -> None:
     if weight.shape != shape:
         raise ServingError(f"{name}: a compressed weight {list(weight.shape)} does not fit a layer {list(shape)}")
     assert module is not None
-    own = module.weight
-    sharers = [
-        found
-        for found, other in model.named_modules()
-        if other is not module and any(own is parameter for parameter in other.parameters(recurse=False))
-    ]
+    sharers = [other for other in owners.get(id(module.weight), []) if other != name]
     if sharers:
         raise ServingError(
             f"{name} shares its weight with {sharers[0]}; serve it dense, or untie it (tie_word_embeddings=False) first"
