@@ -11,17 +11,18 @@ from orchestrator_storage import Table
 class PanelsConfig:
     """What a recipe may set for the networks on pictures of characters.
 
-    sparsities             shares of weights that are removed, each above 0 and below 1
-    panel                  the one of them that the figure of dense, pruned and retrained shows
-    scope                  among which weights the least magnitudes are sought: of a layer, or of all layers (global)
-    repeats                runs with pictures, weights and batches of their own; intervals are over runs
-    pictures               of each character in each of the 15 fonts to learn from
-    test_pictures          of each character in each of the 6 fonts that are kept for the test
-    channels               of the two hidden layers, which all three networks share; the first has 11 x 11 places, the
-                           second 4 x 4
-    epochs, learning_rate  of training the dense network
-    retrain_epochs, retrain_learning_rate  of training on with weights removed, at once before it or gradually during it
-    batch                  pictures a step
+    sparsities      shares of weights that are removed, each above 0 and below 1
+    panel           which of `sparsities` the figure of dense, pruned and retrained shows
+    scope           layer: the least magnitudes of each layer go; global: the least of all layers together
+    repeats         runs with pictures, weights and batches of their own; intervals are over runs
+    pictures        pictures of each character in each of the 15 fonts to learn from
+    test_pictures   pictures of each character in each of the 6 fonts that are kept for the test
+    channels        channels of the two hidden layers (of 11 x 11 and 4 x 4 places), the same in all three networks
+    epochs          passes over the pictures that train the dense network
+    learning_rate   step size at the start of that training; it falls along a half cosine to zero
+    retrain_epochs  passes that the dense network is trained on for: after pruning, during gradual pruning, or neither
+    retrain_learning_rate  step size at the start of training on
+    batch           pictures a step
     """
 
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.9, 0.95)
@@ -73,11 +74,13 @@ def inspect_fonts(config: PanelsConfig) -> Inspection:  # noqa: ARG001 (every co
     cites=["arXiv:2102.00554", "arXiv:1506.02626", "arXiv:1710.01878"],
 )
 def panels(ctx: Context, config: PanelsConfig) -> Table:
-    """Train an MLP, a locally connected network and a convolution on characters, then prune and retrain them.
+    """Train an MLP, a locally connected and a convolutional network on characters, prune each, and retrain it.
 
-    All three have the same layers and differ in which weights there are: all, those of neighbourhoods, or those shared by
-    all places. One row for each network, phase (dense, pruned, retrained, gradual) and sparsity: parameters,
-    multiplications, and accuracy on fonts that no network has seen. Needs no inputs and downloads nothing.
+    All three have the same layers and differ in their weights: between all units, within neighbourhoods only, or shared
+    by all places. So structure and pruning can be compared as ways to take parameters away. The table has a row for each
+    network, phase (dense, pruned at once, retrained after that, pruned gradually while training on) and sparsity, with
+    parameters, multiplications, and accuracy on fonts that no network has seen; published values of ResNet-50 stand
+    beside. Nothing is wired and nothing is downloaded: the pictures are drawn with the fonts that matplotlib brings.
     """
     from orchestrator_compress.vision.run import panels_stage
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from .glyphs import CHARACTERS, Pictures
@@ -14,7 +15,7 @@ from .networks import KINDS
 from .tables import PUBLISHED
 
 _COLORS = {"mlp": "#b65d60", "locally_connected": "#c79a3c", "convolution": "#4878a8"}
-_NAMES = {"mlp": "MLP", "locally_connected": "locally\nconnected", "convolution": "convolution"}
+_NAMES = {"mlp": "MLP", "locally_connected": "locally connected", "convolution": "convolution"}
 _LINES = {"pruned": (":", "x"), "retrained": ("-", "o"), "gradual": ("--", "^")}
 _GREY = "#9aa3ad"
 
@@ -43,26 +44,28 @@ def panels(table: Sequence[dict[str, Any]], sparsity: float, epochs: int) -> Fig
             )
             _write(axes, place, high, accuracy)
         published = PUBLISHED.get((phase, at))
-        names = [_NAMES[kind] for kind in KINDS]
+        # Every name has two lines, so that the first ones stand at one height.
+        names = [_NAMES[kind].replace(" ", "\n") if " " in _NAMES[kind] else _NAMES[kind] + "\n" for kind in KINDS]
         if published is not None:
             axes.bar(len(KINDS), 100 * published, width=0.66, color="white", edgecolor=_GREY, hatch="////")
             _write(axes, len(KINDS), 100 * published, 100 * published)
             names.append("ResNet-50\n(published)")
         axes.set_xticks(range(len(names)), names, fontsize=7.5)
         axes.set_title(title, fontsize=10)
-        axes.set_ylim(0, 100)
+        # Above 100 % there is room for the numbers of intervals that end there.
+        axes.set_ylim(0, 108)
+        axes.set_yticks(range(0, 101, 20))
         axes.grid(visible=True, axis="y", alpha=0.3)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     every[0].set_ylabel("right answers")
     every[0].yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    if any(one[0] == "dense" for one in PUBLISHED):
-        figure.supxlabel(
-            "Characters in fonts that were not learnt from, 95 % intervals over runs. Published: ImageNet, another network "
-            "and other data.",
-            fontsize=8,
-            color="#5c6670",
-        )
+    figure.supxlabel(
+        "Characters in fonts that were not learnt from, 95 % intervals. Published: ImageNet, another network and other "
+        "data.",
+        fontsize=8,
+        color="#5c6670",
+    )
     return figure
 
 
@@ -113,14 +116,15 @@ def accuracy_against_parameters(table: Sequence[dict[str, Any]]) -> Figure:
                 _sparsities(axes, own[1:], color)
         axes.plot(start["parameters"], 100 * start["accuracy"], marker="s", markersize=10, color=color, zorder=5)
         axes.annotate(
-            f"{_NAMES[start['network']].replace(chr(10), ' ')}\n{start['parameters']:,.0f}",
-            (start["parameters"], 100 * start["accuracy"]),
-            xytext=(0, 9),
-            textcoords="offset points",
+            f"{_NAMES[start['network']]}\n{start['parameters']:,.0f}",
+            (start["parameters"], 101),
             ha="center",
+            va="bottom",
             fontsize=8.5,
             color=color,
+            annotation_clip=False,
         )
+        axes.axvline(start["parameters"], color=color, linewidth=0.6, alpha=0.5, zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
@@ -164,10 +168,13 @@ def _sparsities(axes: Axes, own: Sequence[dict[str, Any]], color: str) -> None:
         axes.annotate(
             f"{row['sparsity']:.0%}",
             (row["parameters"], 100 * row["accuracy"]),
-            xytext=(5, 4),
+            xytext=(-5, 3),
             textcoords="offset points",
+            ha="right",
             fontsize=7,
             color=color,
+            # A margin, so that numbers can be read where lines pass.
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
 
 

@@ -51,9 +51,10 @@ def train(
         order = torch.randperm(len(pictures), generator=generator)[: per_epoch * batch]
         for chosen in order.split(batch):
             loss = functional.cross_entropy(network(pictures.images[chosen]), pictures.labels[chosen])
-            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            # At once, so that there are no gradients left to mask: that is a quarter of what masks cost.
+            optimizer.zero_grad()
             rates.step()
             step += 1
             if pruning is not None:
