@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
+import matplotlib as mpl
 import pytest
 import torch
 from torch.nn import functional
@@ -60,6 +61,15 @@ def test_every_master_is_whole_and_different() -> None:
     for font in held:
         distances = torch.cdist(font.flatten(1), font.flatten(1)).fill_diagonal_(torch.inf)
         assert float(distances.min()) > 1
+
+
+def test_masters_do_not_depend_on_styles_of_figures() -> None:
+    """A dark style is set and survives, and the glyphs are the same."""
+    plain = masters(("DejaVuSans",), "RS")
+    with mpl.rc_context({"figure.facecolor": "black", "patch.antialiased": False, "figure.dpi": 37}):
+        again = masters.__wrapped__(("DejaVuSans",), "RS")
+        assert mpl.rcParams["figure.facecolor"] == "black"
+    assert torch.equal(plain, again)
 
 
 def test_a_picture_that_is_not_warped_is_its_master_made_smaller() -> None:

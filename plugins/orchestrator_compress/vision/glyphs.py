@@ -66,6 +66,15 @@ def masters(fonts: tuple[str, ...], characters: str = CHARACTERS) -> Tensor:
 
     Heights are those of the font: a glyph is not blown up to fill its square. Raises CompressionError for a missing font.
     """
+    import matplotlib as mpl
+
+    # Styles of the user (a dark background, no antialiasing) must not change what networks are shown.
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        return _rasterized(fonts, characters)
+
+
+def _rasterized(fonts: tuple[str, ...], characters: str) -> Tensor:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
