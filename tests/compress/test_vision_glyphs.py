@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from orchestrator_compress.errors import CompressionError
-from orchestrator_compress.vision import fonts
+from orchestrator_compress.vision import fonts, glyphs
 from orchestrator_compress.vision.fonts import TEST_FONTS, TRAINING_FONTS, font_file
 from orchestrator_compress.vision.glyphs import CHARACTERS, Pictures, Warp, masters, pictures, split
 
@@ -33,12 +33,20 @@ def test_equal_seeds_give_equal_pictures_whatever_is_drawn_between() -> None:
     assert len({one.numpy().tobytes() for one in first.images}) == len(first)
 
 
-def test_training_and_test_are_of_different_font_files() -> None:
+def test_training_and_test_are_of_different_font_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file, and no copy of a file under another name, is in both; every font draws every character."""
     assert not set(TRAINING_FONTS) & set(TEST_FONTS)
     digests = [hashlib.sha256(font_file(name).read_bytes()).hexdigest() for name in (*TRAINING_FONTS, *TEST_FONTS)]
     assert len(set(digests)) == len(TRAINING_FONTS) + len(TEST_FONTS) == 21
+    drawn: list[tuple[str, ...]] = []
+
+    def seen(names: tuple[str, ...], characters: str) -> torch.Tensor:
+        drawn.append(names)
+        return masters(names, characters)
+
+    monkeypatch.setattr(glyphs, "masters", seen)
     known, unseen = split(0, 1, 2)
+    assert drawn == [TRAINING_FONTS, TEST_FONTS]
     assert len(known) == 15 * 36
     assert len(unseen) == 6 * 36 * 2
     for held, each in ((known, 1), (unseen, 2)):
