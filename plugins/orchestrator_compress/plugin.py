@@ -19,8 +19,16 @@ _FORMATS = {
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer calibration, quantization, pruning, plans, sparse storage and what there is for files."""
-    from . import calibration_stages, container_stages, format_stages, planning_stages, pruning_stages, stages
+    """Offer calibration, quantization, pruning, plans, sparse storage, networks on pictures and what there is for files."""
+    from . import (
+        calibration_stages,
+        container_stages,
+        format_stages,
+        planning_stages,
+        pruning_stages,
+        stages,
+        vision_stages,
+    )
 
     return [
         calibration_stages.calibrate,
@@ -32,6 +40,7 @@ def orchestrator_stages() -> list[Any]:
         pruning_stages.wanda,
         planning_stages.plan,
         container_stages.storage,
+        vision_stages.panels,
         format_stages.convert,
         format_stages.doctor,
     ]
