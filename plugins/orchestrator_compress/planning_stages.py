@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from orchestrator import Context, stage
+from orchestrator_compress.planning.names import read_name
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
 _CANDIDATES = ("gptq-2g64-sym", "gptq-3g64-sym", "gptq-4g64-sym", "gptq-8g64-sym")
@@ -44,6 +45,8 @@ class PlanConfig:
             raise ValueError(f"bits_per_weight is {self.bits_per_weight}; a budget is more than nothing")
         if not self.candidates:
             raise ValueError("candidates is empty; name what a layer may become, such as gptq-4g128-sym")
+        for name in self.candidates:
+            read_name(name)
         if self.sequences < 1 or self.sequence_length < 2:
             raise ValueError(
                 f"sequences={self.sequences}, sequence_length={self.sequence_length}; divergences are measured on at "

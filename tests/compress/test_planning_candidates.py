@@ -232,3 +232,11 @@ def test_dense_bytes_are_those_of_the_models_type() -> None:
 def test_solving_without_second_moments_is_refused() -> None:
     with pytest.raises(CompressionError, match="needs the second moments"):
         apply([torch.randn(4, 8)], None, parse("gptq-4"))
+
+
+def test_a_recipe_with_a_wrong_name_is_refused_before_work() -> None:
+    """The stage's settings read the names, without torch, when a recipe is planned."""
+    from orchestrator_compress.planning_stages import PlanConfig
+
+    with pytest.raises(PlanningError, match="'gtpq' is not understood; write one of"):
+        PlanConfig(candidates=("gptq-4g64", "gtpq-3g64"))

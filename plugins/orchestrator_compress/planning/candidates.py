@@ -13,10 +13,8 @@ A last part `-d0.05` sets the damping, otherwise it is that of the measurement (
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, get_args
 
 import torch
 
@@ -25,10 +23,8 @@ from ..errors import CompressionError
 from ..grid import Grid
 from ..selection import NM, Pattern, Unstructured
 from .errors import PlanningError
+from .names import METHODS, Method, read_name
 from .sizes import SparseBytes, sparse_bytes, spqr_bytes
-
-Method = Literal["rtn", "gptq", "spqr", "sparsegpt", "joint", "dense"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 # The checkpoint records rows and columns of a quantized layer in two int64.
 SHAPE_BYTES = 16
@@ -210,36 +206,13 @@ def pruned_bytes(
     return grid.stored_bytes(rows, columns) - codes + bytes_of(rows, columns, kept, grid.bits)
 
 
-_TOKENS: tuple[tuple[str, Callable[[re.Match[str]], dict[str, object]]], ...] = (
-    (r"(\d+)(?:g(\d+))?", lambda found: {"bits": int(found[1]), "group_size": int(found[2]) if found[2] else -1}),
-    (r"(a?)sym", lambda found: {"symmetric": not found[1]}),
-    (r"\d+:\d+", lambda found: {"pattern": found[0]}),
-    (r"(\d+(?:\.\d+)?)%", lambda found: {"sparsity": float(found[1]) / 100}),
-    (r"t(inf|\d+(?:\.\d+)?)", lambda found: {"tau": float(found[1])}),
-    (r"d(\d+(?:\.\d+)?)", lambda found: {"damp": float(found[1])}),
-)
-
-
 def parse(name: str) -> Candidate:
     """Return the candidate of a short name, with or without the parts that have usual values.
 
     Without a method it is GPTQ. Raises PlanningError for a part that is not understood or stands twice, and what
     `Candidate` raises.
     """
-    dense = re.fullmatch(r"dense(\d+)?", name)
-    if dense:
-        return Candidate(method="dense", bits=int(dense[1]) if dense[1] else None)
-    first, _, rest = name.partition("-")
-    method, parts = (first, rest.split("-") if rest else []) if first in METHODS else ("gptq", name.split("-"))
-    fields: dict[str, object] = {}
-    for part in parts:
-        read = next((make(found) for pattern, make in _TOKENS if (found := re.fullmatch(pattern, part))), None)
-        if read is None or fields.keys() & read.keys():
-            raise PlanningError(
-                f"candidate {name!r}: {part!r} {'stands twice' if read else 'is not understood'}; write one of "
-                "gptq-4g128-sym, rtn-3-asym, spqr-3g16-t0.2, sparsegpt-2:4, joint-50%-4g128, dense"
-            )
-        fields |= read
+    method, fields = read_name(name)
     return Candidate(method=method, **fields)  # type: ignore[arg-type]
 
 
