@@ -8,6 +8,7 @@ from typing import Any
 _HOMES = {
     "compress_checkpoint": "compress",
     "compress_model": "blockwise",
+    "compress_sweep": "sweep",
     "load_compressed": "formats.read",
     "calibrate": "calibration",
     "Calibration": "calibration",
@@ -42,6 +43,7 @@ __all__ = [
     "column_solve",
     "compress_checkpoint",
     "compress_model",
+    "compress_sweep",
     "load_compressed",
     "prune_state",
     "surgeon",

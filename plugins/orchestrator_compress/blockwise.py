@@ -27,15 +27,15 @@ from .experts import on_unfused, warn_of_fused
 from .grid import check_finite
 from .linears import LinearView, transposed_names
 from .memory import release
-from .methods import check_layer, solve_stack
-from .records import LayerRecord, record
+from .methods import check_layer
+from .records import LayerRecord
 from .residence import InMemory, Residence
 from .settings import DATA_DRIVEN, Settings, matching, selected
-from .sources import Inputs, NoInputs, Prepared, Propagated, Source
+from .solving import solve_group
+from .sources import NoInputs, Prepared, Propagated, Source
 from .stash import Finished, Stash
 from .streams import open_stream
 from .sums import Alone, Team
-from .system import System
 from .weights import LayerWeight
 
 OnLayer = Callable[[int, int, LayerRecord], None]
@@ -83,7 +83,7 @@ def compress_model(
         raise CompressionError("workers exchange finished layers through `scratch`; give a folder that all of them see")
     blocks = decoder_blocks(model)
     residence = residence or InMemory()
-    chosen = _chosen_layers(model, blocks, settings, residence)
+    chosen = chosen_layers(model, blocks, settings, residence)
     source = _source(model, settings, calibration, heldout, mask=mask, team=team, chosen=chosen, residence=residence)
     stash = Stash(scratch)
     work = _Work(settings=settings, stash=stash, follow=_Follow(chosen, on_layer), team=team, stored=stored)
@@ -94,7 +94,7 @@ def compress_model(
         release()
     team.barrier()
     stash.refresh()
-    return _gathered(model, chosen, stash, apply=residence.whole and not source.sequential)
+    return gathered(model, chosen, stash, apply=residence.whole and not source.sequential)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,7 +115,7 @@ def _compress_block(block: nn.Module, index: int, views: Mapping[str, LinearView
     for place, inputs in enumerate(source.visit(block, index, views, done=done, team=team)):
         mine = (place if source.sequential else index) % team.size == team.rank
         if mine and not all(stash.has(layer) for layer in inputs.names):
-            solved = _solve_group(inputs, views, index=index, settings=work.settings, stored=work.stored)
+            solved = solve_group(inputs, views, block=index, settings=work.settings, stored=work.stored)
             # Passes since the last layer belong to this one, so that the parts of a resumed compression add up.
             share_s = (time.perf_counter() - work.mark_s) / len(solved)
             for layer, (weight, row) in solved.items():
@@ -169,11 +169,12 @@ class _Follow:
 @on_unfused
 def finished_compression(model: nn.Module, settings: Settings, scratch: Path, residence: Residence) -> Compression:
     """Return what a team has left in its scratch folder, every layer done, and put it into a model in memory."""
-    chosen = _chosen_layers(model, decoder_blocks(model), settings, residence)
-    return _gathered(model, chosen, Stash(scratch), apply=residence.whole)
+    chosen = chosen_layers(model, decoder_blocks(model), settings, residence)
+    return gathered(model, chosen, Stash(scratch), apply=residence.whole)
 
 
-def _gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, *, apply: bool) -> Compression:
+def gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, *, apply: bool) -> Compression:
+    """Return what a stash holds of the chosen layers; with `apply`, put it into the model."""
     finished = {layer: stash.load(layer) for layer in chosen}
     if apply:
         for layer, view in chosen.items():
@@ -187,9 +188,10 @@ def _gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, 
     )
 
 
-def _chosen_layers(
+def chosen_layers(
     model: nn.Module, blocks: Sequence[tuple[str, nn.Module]], settings: Settings, residence: Residence
 ) -> dict[str, LinearView]:
+    """Return the layers that settings choose, all that can be checked before work checked."""
     views = {name: view for block_name, block in blocks for name, view in block_linears(block_name, block).items()}
     if not views:
         raise CompressionError(f"the blocks of {type(model).__name__} have no linear layers to compress")
@@ -244,62 +246,3 @@ def _source(
         held = None if heldout is None else open_stream(model, modules, heldout, Alone())
         stream = open_stream(model, modules, calibration, team, mask)
     return Propagated(stream, held, settings.measure, experts, blocks=len(modules), staged=settings.true_sequential)
-
-
-def _solve_group(
-    inputs: Inputs, views: Mapping[str, LinearView], *, index: int, settings: Settings, stored: torch.dtype
-) -> dict[str, tuple[LayerWeight, LayerRecord]]:
-    """Compress the layers that read one input: those with the same settings stacked, all on one system."""
-    try:
-        system = None if inputs.own is None else System(inputs.own)
-        results: dict[str, tuple[LayerWeight, LayerRecord]] = {}
-        for own, names in _alike(inputs.names, settings):
-            if own.strict and system is None and own.method in DATA_DRIVEN:
-                said = inputs.fallback or "no calibration token reached the layer"
-                raise SolveError(f"{said}, and strict mode forbids going on without")
-            results |= _solve_stack(names, inputs, system, views, index=index, settings=own, stored=stored)
-    except CompressionError as error:
-        raise type(error)(f"{', '.join(inputs.names)}: {error}") from error
-    return results
-
-
-def _solve_stack(
-    names: Sequence[str],
-    inputs: Inputs,
-    system: System | None,
-    views: Mapping[str, LinearView],
-    *,
-    index: int,
-    settings: Settings,
-    stored: torch.dtype,
-) -> dict[str, tuple[LayerWeight, LayerRecord]]:
-    weights = [views[name].weight for name in names]
-    solved = solve_stack(weights, system, settings, stored)
-    results: dict[str, tuple[LayerWeight, LayerRecord]] = {}
-    for name, weight, one in zip(names, weights, solved, strict=True):
-        row = record(
-            name,
-            weight,
-            one,
-            inputs,
-            system,
-            block=index,
-            settings=settings,
-            mates=[each for each in names if each != name],
-        )
-        results[name] = (one.weight, row)
-    return results
-
-
-def _alike(names: Sequence[str], settings: Settings) -> list[tuple[Settings, list[str]]]:
-    """Return the layers by their settings, which an override may change."""
-    found: list[tuple[Settings, list[str]]] = []
-    for name in names:
-        own = settings.of(name)
-        for known, members in found:
-            if known == own:
-                members.append(name)
-                break
-        else:
-            found.append((own, [name]))
-    return found

@@ -156,7 +156,7 @@ def record(
         undercalibrated=system is not None and inputs.tokens < columns,
         shared_with=" ".join(mates),
         fallback=f"{inputs.fallback or 'no calibration tokens'}; {alone(settings)}" if starved else made_up,
-        **_objectives(reference, difference, solved, inputs, system, settings),
+        **_objectives(name, reference, difference, solved, inputs=inputs, system=system, settings=settings),
     )
     if solution is None or system is None:
         return row
@@ -173,25 +173,45 @@ def record(
 
 
 def _objectives(
+    name: str,
     reference: Tensor,
     difference: Tensor,
     solved: Solved,
+    *,
     inputs: Inputs,
     system: System | None,
     settings: Settings,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if system is None:
+        return found
+    own = settings.measure == "own"
+    known: dict[int, tuple[float, float]] = {}
     for hessian, suffix in ((inputs.own, ""), (inputs.dense, "_dense"), (inputs.heldout, "_heldout")):
         if hessian is None:
             continue
-        if not suffix and settings.measure == "own" and system is not None:
-            objective = _from_identity(difference, solved, system)
-            # No difference of large numbers: float32 is enough for the energy of the outputs.
-            scale = float(((reference @ hessian.to(torch.float32)) * reference).sum())
-        else:
-            objective, scale = quadratic(difference, hessian), quadratic(reference, hessian)
+        if id(hessian) not in known:
+            identity = own and hessian is inputs.own
+            objective = _from_identity(difference, solved, system) if identity else quadratic(difference, hessian)
+            known[id(hessian)] = (objective, _energy(name, reference, hessian, suffix, inputs, narrow=identity))
+        objective, scale = known[id(hessian)]
         found[f"objective{suffix}"] = objective
         found[f"relative{suffix or '_objective'}"] = objective / scale if scale else 0.0
+    return found
+
+
+def _energy(name: str, reference: Tensor, hessian: Tensor, suffix: str, inputs: Inputs, *, narrow: bool) -> float:
+    """Return tr(W H W^T): in float32 where `narrow`, as it is no difference of large numbers."""
+    kept = None if inputs.fallback else inputs.energies
+    key = (name, suffix or ("own" if narrow else "full"))
+    if kept is not None and key in kept:
+        return kept[key]
+    if narrow:
+        found = float(((reference @ hessian.to(torch.float32)) * reference).sum())
+    else:
+        found = quadratic(reference, hessian)
+    if kept is not None:
+        kept[key] = found
     return found
 
 

@@ -41,6 +41,8 @@ class Inputs:
     heldout: Tensor | None = None
     #: What is solved on where too few tokens were seen; "": what was seen.
     fallback: str = ""
+    #: tr(W H W^T) by layer and stream, where somebody keeps what was computed before.
+    energies: dict[tuple[str, str], float] | None = None
 
 
 class Source(Protocol):
@@ -65,10 +67,17 @@ class Source(Protocol):
         ...
 
 
-def measured(one: SharedInput, names: Sequence[str]) -> Inputs:
+def measured(one: SharedInput, names: Sequence[str], energies: dict[tuple[str, str], float] | None = None) -> Inputs:
     """Return what a calibration knows of the input of some layers."""
     hessian = one.hessian if one.tokens else None
-    return Inputs(names=tuple(names), tokens=one.tokens, own=hessian, dense=hessian, heldout=one.heldout)
+    return Inputs(
+        names=tuple(names),
+        tokens=one.tokens,
+        own=hessian,
+        dense=hessian,
+        heldout=one.heldout,
+        energies=energies,
+    )
 
 
 def solved_on(one: SharedInput) -> Inputs:
@@ -105,7 +114,13 @@ class Prepared:
     sequential = False
     staged = False
 
-    def __init__(self, calibration: Calibration, experts: ExpertPolicy):
+    def __init__(
+        self,
+        calibration: Calibration,
+        experts: ExpertPolicy,
+        energies: dict[tuple[str, str], float] | None = None,
+    ):
+        self._energies = energies
         self._calibration = calibration
         self._experts = experts
 
@@ -125,7 +140,7 @@ class Prepared:
             names = tuple(name for name in one.names if name in views)
             if names:
                 lack = self._experts.lack_of(one, names, expert=names[0] in experts)
-                found.append(self._experts.fill(measured(one, names), lack))
+                found.append(self._experts.fill(measured(one, names, self._energies), lack))
         return found
 
     def leave(self, block: nn.Module, index: int) -> None:

@@ -11,25 +11,22 @@ from safetensors.torch import load_file
 from settings_of import settings_of, warm_up
 from transformers import AutoModelForCausalLM
 
-from orchestrator_compress import calibrate, compress_model
+from orchestrator_compress import calibrate, compress_sweep
 
 settings, phases = job(), Phases()
 torch.set_num_threads(settings["threads"])
 model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
 tokens = load_file(settings["tokens"])["calibration"]
 warm_up()
-dense = {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def solve_points(points: list) -> list[float]:
     """Calibrate once and solve every layer at every point; return the summed damped objective of each point."""
     calibration = calibrate(model, tokens)
-    totals = []
-    for one in points:
-        records = compress_model(model, one, calibration).records
-        totals.append(sum(record.damped_objective for record in records))
-        model.load_state_dict(dense)
-    return totals
+    return [
+        sum(record.damped_objective for record in compression.records)
+        for compression in compress_sweep(model, points, calibration)
+    ]
 
 
 point = settings_of(settings)
