@@ -1,7 +1,7 @@
 """Where a model's weights are while it is compressed: all in memory, or in their files but for one block.
 
 `open_checkpoint` builds the modules of a dense checkpoint without weights; a block's are read when it is entered and
-let go when it is left. What lies in files in the type that is computed in is mapped, not copied. Models whose files
+let go when it is left; those that are replaced meanwhile are let go then. Models whose files
 name other tensors than their modules (experts in one tensor, checkpoints of another class) are loaded as a whole.
 """
 
@@ -91,7 +91,8 @@ class OnDisk:
                 for name in names:
                     if self._places[name] == file:
                         tensor: Tensor = handle.get_tensor(name)
-                        yield name, tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+                        # A copy: all tensors of a mapped file stay in memory until the last of them goes.
+                        yield name, tensor.to(self._dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Residence]:
