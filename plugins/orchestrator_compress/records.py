@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .methods import Solved, alone
-from .objective import quadratic
+from .objective import energy, quadratic
 from .settings import DATA_DRIVEN, Settings
 from .sources import Inputs
 from .spqr_weight import SpQRWeight
@@ -206,10 +206,7 @@ def _energy(name: str, reference: Tensor, hessian: Tensor, suffix: str, inputs: 
     key = (name, suffix or ("own" if narrow else "full"))
     if kept is not None and key in kept:
         return kept[key]
-    if narrow:
-        found = float(((reference @ hessian.to(torch.float32)) * reference).sum())
-    else:
-        found = quadratic(reference, hessian)
+    found = energy(reference, hessian) if narrow else quadratic(reference, hessian)
     if kept is not None:
         kept[key] = found
     return found

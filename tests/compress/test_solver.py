@@ -11,7 +11,7 @@ from torch import Tensor
 from orchestrator_compress.errors import CalibrationError, SolveError, WeightError
 from orchestrator_compress.factor import attempts, damped, inverse_factor
 from orchestrator_compress.grid import Grid, encode, fit, round_to_nearest
-from orchestrator_compress.objective import quadratic
+from orchestrator_compress.objective import energy, quadratic
 from orchestrator_compress.order import by_diagonal, natural
 from orchestrator_compress.rules import GroupRounding
 from orchestrator_compress.solver import Columns, Solution, column_solve
@@ -297,3 +297,15 @@ def test_values_that_are_not_finite_are_refused() -> None:
         solve(broken, hessian, Grid(bits=4, group_size=16))
     with pytest.raises(CalibrationError, match="not finite"):
         solve(weight, hessian * float("inf"), Grid(bits=4, group_size=16))
+
+
+@pytest.mark.parametrize("columns", [1, 40, 512, 700])
+def test_energy_by_panels_is_the_trace(columns: int) -> None:
+    """Half of a symmetric H is enough, whatever its width."""
+    generator = torch.Generator().manual_seed(columns)
+    inputs = torch.randn((900, columns), generator=generator, dtype=torch.float64)
+    weight = torch.randn((12, columns), generator=generator, dtype=torch.float64)
+    hessian = inputs.T @ inputs
+    expected = float((inputs @ weight.T).square().sum())
+    assert energy(weight, hessian) == pytest.approx(expected, rel=1e-12)
+    assert energy(weight.float(), hessian) == pytest.approx(expected, rel=1e-5)

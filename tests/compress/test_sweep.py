@@ -64,9 +64,7 @@ def test_weights_may_stay_in_files(trained: Path, calibration: Tensor) -> None:
     known = calibrate(load(trained), calibration)
     model, residence = open_checkpoint(trained)
     seen: list[tuple[int, int]] = []
-    (found,) = compress_sweep(
-        model, POINTS[:1], known, residence=residence, on_block=lambda *done: seen.append(done)
-    )
+    (found,) = compress_sweep(model, POINTS[:1], known, residence=residence, on_block=lambda *done: seen.append(done))
     (expected,) = compress_sweep(load(trained), POINTS[:1], known)
     assert found.records == expected.records
     assert seen == [(1, 2), (2, 2)]
@@ -75,6 +73,6 @@ def test_weights_may_stay_in_files(trained: Path, calibration: Tensor) -> None:
 def test_a_point_that_does_not_fit_is_refused_before_any_is_solved(trained: Path, calibration: Tensor) -> None:
     known = calibrate(load(trained), calibration)
     with pytest.raises(CompressionError, match="group_size"):
-        compress_sweep(load(trained), [*POINTS, Settings(group_size=48)], known, on_block=lambda *_: pytest.fail())
+        compress_sweep(load(trained), [*POINTS, Settings(group_size=48)], known, on_block=lambda *_: pytest.fail("a block was solved"))
     with pytest.raises(CompressionError, match="no points"):
         compress_sweep(load(trained), [], known)
