@@ -19,8 +19,17 @@ _FORMATS = {
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer calibration, quantization, pruning, plans, sparse storage and what there is for files."""
-    from . import calibration_stages, container_stages, format_stages, planning_stages, pruning_stages, stages
+    """Offer calibration, quantization, pruning, plans, comparisons, sparse storage and what there is for files."""
+    from . import (
+        calibration_stages,
+        compare_stage,
+        container_stages,
+        format_stages,
+        injection_stage,
+        planning_stages,
+        pruning_stages,
+        stages,
+    )
 
     return [
         calibration_stages.calibrate,
@@ -32,6 +41,9 @@ def orchestrator_stages() -> list[Any]:
         pruning_stages.wanda,
         planning_stages.plan,
         container_stages.storage,
+        injection_stage.inject_outliers,
+        compare_stage.compare,
+        compare_stage.latency,
         format_stages.convert,
         format_stages.doctor,
     ]
