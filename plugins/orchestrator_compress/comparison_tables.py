@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .comparison import Tested, Variant
+from .paired import Estimate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,37 +92,35 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def headline(
     variants: Sequence[Variant], dense_bits: int, published: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the rows to print; `value` is the perplexity, with its ends."""
+    """Return the rows to print, with intervals as text; multiply-accumulates only where some model has fewer."""
+    pruned = any(one.member.inventory.kept < one.member.inventory.weights for one in variants)
     rows = []
     for one in variants:
         sizes = quantities(one, dense_bits)
         row: dict[str, Any] = {
             "variant": one.name,
-            "value": one.perplexity.value,
-            "low": one.perplexity.low,
-            "high": one.perplexity.high,
-            "ratio": one.ratio.value,
-            "ratio_text": spoken(one.ratio.value, one.ratio.low, one.ratio.high),
+            "our_ratio": spoken(one.ratio, 4 if one.ratio.value < 1.1 else 3 if one.ratio.value < 10 else 1),
             "bits_per_weight": sizes["bits_per_weight"],
             f"fewer_bytes_than_{dense_bits}_bits": sizes["fewer_bytes"],
-            "fewer_macs": sizes["fewer_macs"],
+            "perplexity": spoken(one.perplexity, 2 if one.perplexity.value < 1000 else 0),
         }
+        if pruned:
+            row["fewer_macs"] = sizes["fewer_macs"]
         if one.member.decode_ms is not None:
-            row["decode_ms"] = one.member.decode_ms.value
+            row["decode_ms"] = spoken(one.member.decode_ms, 2)
             row["served_by"] = one.member.served_by
         ratios = [entry["published_ratio"] for entry in published if entry["variant"] == one.name]
-        if ratios:
-            row["published_ratio"] = f"{min(ratios):.4g} to {max(ratios):.4g}"
+        if ratios and not one.is_reference:
+            row["published_ratio"] = " to ".join(dict.fromkeys(f"{ratio:.4g}" for ratio in (min(ratios), max(ratios))))
         rows.append(row)
     return rows
 
 
-def spoken(value: float, low: float | None, high: float | None) -> str:
-    """Write a ratio with its interval to as many digits as tell it from 1."""
-    digits = 4 if value < 1.1 else 3 if value < 10 else 1
-    if low is None or high is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def spoken(found: Estimate, digits: int) -> str:
+    """Write a value with its interval."""
+    if found.low is None or found.high is None or found.low == found.high:
+        return f"{found.value:.{digits}f}"
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def verdicts(tested: Sequence[Tested]) -> str:

@@ -226,9 +226,9 @@ def test_the_stages_make_one_table_one_figure_and_verdicts(
     orders = run.outputs["orders"].read().to_pylist()
     assert [(row["better"], row["worse"], row["verdict"]) for row in orders] == [("gptq", "rtn", "holds")]
     assert run.outputs["result"].data()["claim"] == "1 of 1 orders hold"
-    assert [row["value"] for row in run.outputs["result"].data()["headline"]] == [
-        one["perplexity"] for one in rows.values()
-    ]
+    headline = {row["variant"]: row for row in run.outputs["result"].data()["headline"]}
+    assert headline["rtn"]["our_ratio"].startswith(f"{rows['rtn']['ratio']:.3f} [")
+    assert (headline["dense"]["our_ratio"], headline["rtn"]["published_ratio"]) == ("1.0000", "1.5")
     published = run.outputs["published"].read().to_pylist()
     assert [(row["published"], row["published_ratio"]) for row in published] == [(8.0, 1.0), (12.0, 1.5)]
     assert {(row["value"], row["basis"]) for row in run.facts} == {(8.0, "published"), (12.0, "published")}
