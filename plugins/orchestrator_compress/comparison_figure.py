@@ -37,7 +37,7 @@ def draw_comparison(
 ) -> Figure:
     """Draw a row a value of the axis `panels` and a column a quantity of `against`; published ratios come last.
 
-    Variants that agree on the axis `series` share a colour, and those that differ in their last axis alone a line.
+    Variants that agree on the axis `series` share a colour, and those that differ in a last axis of numbers alone a line.
     Error bars are the intervals of the ratio to the reference.
     """
     groups = _groups(variants, panels)
@@ -54,7 +54,7 @@ def draw_comparison(
             _draw_panel(axes, [*everywhere, *members], quantity, series, colours, dense_bits)
             axes.set_title(name, fontsize=10, loc="left", fontweight="bold", color=_INK)
     if beside:
-        _draw_published(figure.add_subplot(grid[:, -1]), variants, beside)
+        _draw_published(figure.add_subplot(grid[0, -1]), variants, beside)
     return figure
 
 
@@ -62,7 +62,7 @@ def _groups(variants: Sequence[Variant], panels: str | None) -> dict[str, list[V
     found: dict[str, list[Variant]] = {}
     for one in variants:
         value = None if panels is None else one.member.axes.get(panels)
-        found.setdefault("" if value is None else shown(str(panels), value), []).append(one)
+        found.setdefault("" if value is None else f"{panels}: {value}", []).append(one)
     return found
 
 
@@ -100,7 +100,8 @@ def _draw_panel(
             color=colour,
             marker=marker,
             markersize=5,
-            linewidth=1.1,
+            linewidth=1.1 if _ordered(points[0][1], series) else 0.0,
+            elinewidth=1.1,
             capsize=2.5,
             label=group if group not in named else None,
         )
@@ -125,6 +126,12 @@ def _line(one: Variant, series: str) -> tuple[str, str]:
     rest = [axis for axis in one.member.axes if axis != series]
     fixed = "/".join(shown(axis, one.member.axes[axis]) for axis in rest[:-1])
     return str(one.member.axes.get(series, "")), fixed
+
+
+def _ordered(one: Variant, series: str) -> bool:
+    """Whether the last axis is of numbers: words have no order that a line could follow."""
+    rest = [axis for axis in one.member.axes if axis != series]
+    return not rest or not isinstance(one.member.axes[rest[-1]], str)
 
 
 def _below(points: Sequence[tuple[float, Variant]]) -> list[float]:

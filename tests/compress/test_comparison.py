@@ -263,7 +263,9 @@ def test_the_figure_has_a_panel_a_value_and_a_line_a_method() -> None:
     figure = draw_comparison(
         variants, [], against=["bits_per_weight", "fewer_bytes"], series="method", panels="weights", dense_bits=16
     )
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["plain", "plain", "odd", "odd"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        f"weights: {one}" for one in ("plain", "plain", "odd", "odd")
+    ]
     drawn = figure.axes[0].containers
     assert [one.get_label() for one in drawn] == ["rtn", "gptq"]
     assert [len(one.lines[0].get_xdata()) for one in drawn] == [2, 2]
