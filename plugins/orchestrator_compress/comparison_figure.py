@@ -97,6 +97,7 @@ def _draw_panel(
             places,
             ratios,
             yerr=[_below(points), _above(points)],
+            xerr=_spread_ms([one for _, one in points]) if quantity == "decode_ms" else None,
             color=colour,
             marker=marker,
             markersize=5,
@@ -110,6 +111,9 @@ def _draw_panel(
     if len(shown_points) <= _MOST_NAMED:
         _name_points(axes, shown_points, series)
     axes.axhline(1.0, color=_MUTED, linewidth=1.0, linestyle="--", zorder=0)
+    for one in members:
+        if quantity == "decode_ms" and one.is_reference and one.member.decode_ms is not None:
+            axes.axvline(one.member.decode_ms.value, color=_MUTED, linewidth=1.0, linestyle=":", label="dense")
     axes.set_xlabel(_TITLES[quantity].format(dense_bits=dense_bits), color=_INK, fontsize=9)
     axes.set_ylabel("perplexity / dense", color=_INK, fontsize=9)
     if quantity in ("fewer_bytes", "fewer_macs", "layer_bytes", "decode_ms"):
@@ -140,6 +144,15 @@ def _below(points: Sequence[tuple[float, Variant]]) -> list[float]:
 
 def _above(points: Sequence[tuple[float, Variant]]) -> list[float]:
     return [0.0 if one.ratio.high is None else max(0.0, one.ratio.high - one.ratio.value) for _, one in points]
+
+
+def _spread_ms(variants: Sequence[Variant]) -> list[list[float]]:
+    """Return how far the interval of each decode time reaches below and above it."""
+    times = [one.member.decode_ms for one in variants if one.member.decode_ms is not None]
+    return [
+        [time.value - (time.value if time.low is None else time.low) for time in times],
+        [(time.value if time.high is None else time.high) - time.value for time in times],
+    ]
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, Variant]], series: str) -> None:
