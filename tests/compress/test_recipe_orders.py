@@ -106,7 +106,7 @@ def test_spqr_is_near_lossless_and_beats_gptq_at_equal_bytes_with_outlier_channe
 
 
 def test_solving_beats_magnitude_and_gradual_pruning_beats_one_shot(home: Path) -> None:
-    """SparseGPT at 50 % and 2:4; at 90 %, gradual pruning against one shot with and without as many steps after it."""
+    """SparseGPT against magnitude at 50 % and 2:4; at 90 %, gradual pruning with training against one shot."""
     _, orders = compared(
         home,
         "sparsity",
@@ -118,7 +118,6 @@ def test_solving_beats_magnitude_and_gradual_pruning_beats_one_shot(home: Path) 
             '{better: {method: sparsegpt, removed: "50"}, worse: {method: magnitude, removed: "50"}}',
             '{better: {method: sparsegpt, removed: "2of4"}, worse: {method: magnitude, removed: "2of4"}}',
             "{better: {method: gradual}, worse: {method: magnitude}}",
-            "{better: {method: gradual}, worse: {method: one_shot_retrained}}",
         ),
     )
-    assert [row["verdict"] for row in orders] == ["holds"] * 4
+    assert [row["verdict"] for row in orders] == ["holds"] * 3
