@@ -23,6 +23,7 @@ from orchestrator_compress.comparison import (
     settle,
 )
 from orchestrator_compress.comparison_figure import draw_comparison
+from orchestrator_compress.figures import error_by_layer
 from orchestrator_compress.inventory import Inventory, take_inventory
 from orchestrator_storage import Table
 
@@ -269,3 +270,15 @@ def test_the_figure_has_a_panel_a_value_and_a_line_a_method() -> None:
     drawn = figure.axes[0].containers
     assert [one.get_label() for one in drawn] == ["rtn", "gptq"]
     assert [len(one.lines[0].get_xdata()) for one in drawn] == [2, 2]
+
+
+def test_layers_that_lost_nothing_are_drawn_without_a_logarithm() -> None:
+    """Removing what is zero already changes nothing; the picture by layer says so without a warning."""
+    columns = {
+        "layer": ["a.q_proj", "b.q_proj"],
+        "block": [0, 1],
+        "relative_dense": pa.array([None, None], pa.float64()),
+    }
+    lost = error_by_layer(pa.table(columns | {"weight_error": [0.1, 0.2]}), "some")
+    kept = error_by_layer(pa.table(columns | {"weight_error": [0.0, 0.0]}), "none")
+    assert [one.axes[0].get_yscale() for one in (lost, kept)] == ["log", "linear"]
