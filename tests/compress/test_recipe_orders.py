@@ -93,6 +93,7 @@ def test_spqr_is_near_lossless_and_beats_gptq_at_equal_bytes_with_outlier_channe
         "~stages.gptq.each.code.b3g16",
         "~stages.gptq.each.code.b4g32",
         "~stages.spqr.each.code.b3many",
+        "stages.spqr.each.code.b3few.tau=2.0",  # fewer still: offsets of 128 inputs weigh more than those of 256
         orders_of(
             "{better: {method: spqr, outliers: none, code: b4}, worse: {method: dense, outliers: none}, at_most: 1.01}",
             "{better: {method: spqr, outliers: weights, code: b3few}, "
