@@ -24,7 +24,8 @@ def error_by_layer(layers: pa.Table, title: str) -> Figure:
     axes = figure.add_subplot()
     for kind, points in kinds.items():
         axes.plot([block for block, _ in points], [value for _, value in points], marker="o", markersize=4, label=kind)
-    axes.set_yscale("log")
+    if any(value > 0 for points in kinds.values() for _, value in points):
+        axes.set_yscale("log")  # a layer that lost nothing, such as one whose zeros were removed, has no logarithm
     axes.set_xticks(sorted({row["block"] for row in rows}))
     axes.set_xlabel("transformer block")
     axes.set_ylabel(f"squared {label}")

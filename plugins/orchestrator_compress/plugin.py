@@ -19,11 +19,13 @@ _FORMATS = {
 
 @hookimpl
 def orchestrator_stages() -> list[Any]:
-    """Offer calibration, quantization, pruning, plans, sparse storage, networks on pictures and what there is for files."""
+    """Offer calibration, quantization, pruning, plans, comparisons, storage, networks on pictures and what files need."""
     from . import (
         calibration_stages,
+        compare_stage,
         container_stages,
         format_stages,
+        injection_stage,
         planning_stages,
         pruning_stages,
         stages,
@@ -41,6 +43,9 @@ def orchestrator_stages() -> list[Any]:
         planning_stages.plan,
         container_stages.storage,
         vision_stages.panels,
+        injection_stage.inject_outliers,
+        compare_stage.compare,
+        compare_stage.latency,
         format_stages.convert,
         format_stages.doctor,
     ]

@@ -73,6 +73,11 @@ def test_weights_may_stay_in_files(trained: Path, calibration: Tensor) -> None:
 def test_a_point_that_does_not_fit_is_refused_before_any_is_solved(trained: Path, calibration: Tensor) -> None:
     known = calibrate(load(trained), calibration)
     with pytest.raises(CompressionError, match="group_size"):
-        compress_sweep(load(trained), [*POINTS, Settings(group_size=48)], known, on_block=lambda *_: pytest.fail("a block was solved"))
+        compress_sweep(
+            load(trained),
+            [*POINTS, Settings(group_size=48)],
+            known,
+            on_block=lambda *_: pytest.fail("a block was solved"),
+        )
     with pytest.raises(CompressionError, match="no points"):
         compress_sweep(load(trained), [], known)
