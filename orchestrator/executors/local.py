@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -44,6 +45,9 @@ class LocalExecutor:
     def __init__(self, cpus: float | None = None) -> None:
         self._cpus = cpus
         self._queue: deque[Task] = deque()
+        # The engine kills from the thread that watches flags while a stage runs in the main one.
+        self._lock = threading.Lock()
+        self._killed: list[str] = []
 
     def shapes(self) -> list[NodeShape]:
         """Describe this machine."""
@@ -51,13 +55,16 @@ class LocalExecutor:
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
-        self._queue.append(task)
+        with self._lock:
+            self._queue.append(task)
 
     def poll(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:  # noqa: ARG002 - there is never anything to wait for
-        """Run the oldest task to its end."""
-        if not self._queue:
-            return []
-        task = self._queue.popleft()
+        """Run the oldest task to its end, once those that were killed in the queue are reported."""
+        with self._lock:
+            killed, self._killed = self._killed, []
+            task = self._queue.popleft() if self._queue and not killed else None
+        if task is None:
+            return [(spec, _stopped()) for spec in killed]
         with task.log.open("a", encoding="utf-8") as log:
             tee: Any = _Tee(log, sys.stderr)
             with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee):
@@ -65,12 +72,26 @@ class LocalExecutor:
         return [(task.spec, outcome)]
 
     def kill(self, spec: str) -> None:
-        """Forget a queued task; a running one is this very process and ends by its flag."""
-        self._queue = deque(task for task in self._queue if task.spec != spec)
+        """End a queued task, which `poll` then reports; a running one is this very process and ends by its flag."""
+        with self._lock:
+            left = deque(task for task in self._queue if task.spec != spec)
+            if len(left) < len(self._queue):
+                self._queue = left
+                self._killed.append(spec)
 
     def stop(self) -> None:
         """Forget what is queued."""
-        self._queue.clear()
+        with self._lock:
+            self._queue.clear()
+            self._killed.clear()
+
+
+def _stopped() -> dict[str, Any]:
+    return {
+        "status": "cancelled",
+        "error": {"type": "Cancelled", "message": "the stage was stopped", "hint": "", "traceback": ""},
+        "seconds": 0.0,
+    }
 
 
 def _launch(task: Task, context: Context, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:

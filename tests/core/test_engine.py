@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -282,6 +283,21 @@ def test_cancel_ends_a_run_cleanly(run: Any, write_recipe: Any, home: Path) -> N
     process.communicate(timeout=60)
     assert process.returncode == 4
     assert [one.status for one in list_runs(Home.locate(home))] == ["cancelled"]
+
+
+@pytest.mark.timeout(60)
+def test_cancel_ends_what_waits_behind_a_stage_that_does_not_heed(
+    run: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The local executor runs one stage at a time; one that was queued when the grace period ended is cancelled too."""
+    monkeypatch.setattr("orchestrator.engine.CANCEL_GRACE_S", 0.2)
+    ask = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    ask.start()
+    stage = "{{uses: toy.mishap, kind: sleep, seconds: {}, heed: false}}"
+    rows = run(text=f"stages:\n  first: {stage.format(4)}\n  second: {stage.format(300)}\n")
+    assert rows["_"].status == "cancelled"
+    assert statuses(rows)["second"] == "skipped"  # as results call what a cancelled run did not compute
+    assert not list((home / "store" / "leases").glob("*.json"))
 
 
 def test_two_runs_at_once_execute_each_stage_once(run: Any, write_recipe: Any, home: Path, tmp_path: Path) -> None:
