@@ -40,23 +40,21 @@ def energy(weight: Tensor, hessian: Tensor) -> float:
 
 
 def identity_gap(
-    weight: Tensor, quantized: Tensor, hessian: Tensor, added: Tensor, scaled_errors: Tensor
+    weight: Tensor, quantized: Tensor, hessian: Tensor, added: Tensor, scaled_errors: Tensor, *, enough: float = 0.0
 ) -> tuple[float, float]:
     """Return how far ||E||^2 is from the damped objective, relative to it, and what rounding alone explains.
 
     `weight` and `quantized` are [R, C], `added` [C] is what damping put on the diagonal of H, `scaled_errors` [C, R]
-    are in original column order or any other. Both figures are relative to the objective (0 where it is 0).
+    are in original column order or any other. Both figures are relative to the objective (0 where it is 0). The second,
+    a pass over all weights, is left at 0 where the first is at most `enough`.
     """
     signs = _probes(len(weight), weight.device)
     wide = torch.promote_types(weight.dtype, quantized.dtype)
     probed = torch.zeros((len(signs), weight.shape[1]), dtype=torch.float64, device=weight.device)
-    energy = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
     for start in range(0, len(weight), _CHUNK):
         # In the wider of the two types: D is then exact to a rounding, which is far below what is asked of it.
-        rows = weight[start : start + _CHUNK].to(wide)
-        difference = rows - quantized[start : start + _CHUNK].to(wide)
+        difference = weight[start : start + _CHUNK].to(wide) - quantized[start : start + _CHUNK].to(wide)
         probed += signs[:, start : start + _CHUNK].to(wide) @ difference
-        energy += torch.linalg.vector_norm(rows, dim=0).to(torch.float64).square()
     objective = float(probed.square() @ added @ torch.ones(len(signs), dtype=torch.float64, device=weight.device))
     for start in range(0, len(hessian), _CHUNK):
         part = hessian[start : start + _CHUNK].to(torch.float64)
@@ -64,13 +62,17 @@ def identity_gap(
     total = sum(
         float((part @ signs.T.to(part.dtype)).to(torch.float64).square().sum()) for part in scaled_errors.split(_CHUNK)
     )
+    gap = abs(objective - total) / objective if objective > 0 else float("inf")
+    if gap <= enough:
+        return gap, 0.0
     # Casting W moves every weight by a rounding, which E never sees, and in float64 errors of that size also show
     # through their product with D: what is as small as that cannot be told from a right solution.
     roundings = max(torch.finfo(torch.float64).eps, 4 * torch.finfo(quantized.dtype).eps ** 2)
-    noise = roundings * float(energy @ (hessian.diagonal().to(torch.float64) + added))
+    columns = sum(rows.to(torch.float64).square().sum(0) for rows in weight.split(_CHUNK))
+    noise = roundings * float(columns @ (hessian.diagonal().to(torch.float64) + added))
     if objective <= 0:
-        return (0.0, 0.0) if total <= noise else (float("inf"), 0.0)
-    return abs(objective - total) / objective, noise / objective
+        return (0.0, 0.0) if total <= noise else (gap, 0.0)
+    return gap, noise / objective
 
 
 def _probes(rows: int, device: torch.device) -> Tensor:

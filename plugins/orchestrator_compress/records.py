@@ -217,7 +217,8 @@ def _from_identity(difference: Tensor, solved: Solved, system: System) -> float:
     solution = solved.solution
     if solution is None or solution.identity_error is None:
         return quadratic(difference, system.hessian)
-    energy = difference.to(torch.float64).square().sum(0)
+    # Squares in their own type, sums in float64: a widened copy of all differences would cost more than the rest.
+    energy = difference.square().sum(0, dtype=torch.float64)
     return float(solution.row_errors[solved.rows].sum()) - float(energy @ system.added(solution.damp))
 
 

@@ -220,8 +220,9 @@ def _attempt(
     columns = Columns(W.to(attempt.dtype), factor, order, block_size, factor.diagonal())
     columns.run(rule)
     quantized = columns.restored()
-    gap, noise = identity_gap(W, quantized, system.hessian, system.added(attempt.damp), columns.scaled_errors)
-    if not gap <= max(_IDENTITY_TOLERANCE[attempt.dtype], noise):
+    added, enough = system.added(attempt.damp), _IDENTITY_TOLERANCE[attempt.dtype]
+    gap, noise = identity_gap(W, quantized, system.hessian, added, columns.scaled_errors, enough=enough)
+    if not gap <= max(enough, noise):
         failures.append(f"{attempt}: loss identity off by {gap:.1e}")
         return None
     return Solution(

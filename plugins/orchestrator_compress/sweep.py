@@ -84,7 +84,11 @@ def _solve(
     system = None
     if inputs.own is not None:
         # By identity: the calibration holds each H for as long as this lasts. What is made up for an expert is new.
-        system = systems.setdefault(id(inputs.own), System(inputs.own)) if not inputs.fallback else None
+        system = None if inputs.fallback else systems.get(id(inputs.own))
+        if system is None:
+            system = System(inputs.own)
+            if not inputs.fallback:
+                systems[id(inputs.own)] = system
     solved = solve_group(inputs, views, block=block, settings=settings, stored=stored, system=system)
     share_s = (time.perf_counter() - started_s) / len(solved)
     for name, (weight, row) in solved.items():
