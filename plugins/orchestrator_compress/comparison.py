@@ -204,7 +204,16 @@ def agree(one: Coordinates, other: Coordinates, *, ignore: Any = ()) -> bool:
 
 def shown(axis: str, value: Any) -> str:
     """Write a coordinate; a number says what it counts."""
-    return str(value) if isinstance(value, str) else f"{axis}:{'none' if value is None else value}"
+    return str(value) if isinstance(value, str) else f"{axis}:{word_of(axis, value)}"
+
+
+def word_of(axis: str, value: Any) -> str:
+    """Write the value of a coordinate; a group of -1 inputs is a row."""
+    if axis == "group_size" and value == -1:
+        return "row"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
 
 
 def _varied(members: Sequence[Member]) -> list[str]:

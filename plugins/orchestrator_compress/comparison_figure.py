@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from .comparison import Variant, shown
+from .comparison import Variant, shown, word_of
 from .comparison_tables import quantities
 
 _COLOURS = ("#1f5fa8", "#e07b39", "#2a9d8f", "#8e5ea2", "#c44e52", "#7a8b99", "#b5a642", "#4c9be8")
@@ -160,8 +160,7 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, Variant]], series: st
         rest = [axis for axis in one.member.axes if axis != series]
         if not rest:
             continue
-        value = one.member.axes[rest[-1]]
-        word = value if isinstance(value, str) else "none" if value is None else f"{value:g}"
+        word = word_of(rest[-1], one.member.axes[rest[-1]])
         axes.annotate(
             word, (place, one.ratio.value), xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=_MUTED
         )
@@ -218,7 +217,7 @@ def _plain(axis: Any) -> None:
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=14))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: format(value, ".4g")))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format(value, ".6g")))
     axis.set_minor_formatter(NullFormatter())
 
 
