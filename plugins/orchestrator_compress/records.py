@@ -183,17 +183,19 @@ def _objectives(
     settings: Settings,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if system is None:
-        return found
     own = settings.measure == "own"
     known: dict[int, tuple[float, float]] = {}
     for hessian, suffix in ((inputs.own, ""), (inputs.dense, "_dense"), (inputs.heldout, "_heldout")):
         if hessian is None:
             continue
         if id(hessian) not in known:
-            identity = own and hessian is inputs.own
-            objective = _from_identity(difference, solved, system) if identity else quadratic(difference, hessian)
-            known[id(hessian)] = (objective, _energy(name, reference, hessian, suffix, inputs, narrow=identity))
+            narrow = own and hessian is inputs.own and system is not None
+            objective = (
+                _from_identity(difference, solved, system)
+                if narrow and system is not None
+                else quadratic(difference, hessian)
+            )
+            known[id(hessian)] = (objective, _energy(name, reference, hessian, suffix, inputs, narrow=narrow))
         objective, scale = known[id(hessian)]
         found[f"objective{suffix}"] = objective
         found[f"relative{suffix or '_objective'}"] = objective / scale if scale else 0.0
