@@ -52,10 +52,13 @@ class PublishedSource:
 class CompareConfig:
     """How compressed models stand beside one another.
 
-    ``reference``: coordinates of what ratios relate to. ``orders``: which is better than which; tested on the same
-    documents. ``published``: values of other models, whose shape ours can be held against. ``against``: what quality is
-    drawn against, a column each. ``series``: the axis whose values share a colour. ``panels``: the axis whose values
-    have a row of the figure each. ``dense_bits``: bits of a dense weight that "fewer bytes" relates to.
+    reference   coordinates of what ratios relate to, such as {method: dense}
+    orders      which is better than which, such as {better: {method: gptq}, worse: {method: rtn}}; tested on the same documents
+    published   values of other models, whose shape ours can be held against: a source and its rows
+    against     what quality is drawn against, a column each
+    series      the axis whose values share a colour
+    panels      the axis whose values have a row of the figure each; null: one row
+    dense_bits  bits of a dense weight that "fewer bytes" relates to
     """
 
     reference: dict[str, Value]
@@ -98,6 +101,7 @@ def compare(
     from orchestrator_compress.comparison_figure import draw_comparison
 
     members = _members(ctx, scores, models, facts, _kernels(served))
+    _check_axes(config, members)
     tables = [
         comparison.PublishedTable(
             source=one.source,
@@ -136,6 +140,16 @@ def compare(
         orders=ctx.table(comparison_tables.claims_table(tested), name="orders"),
         published=ctx.table(comparison_tables.published_table(beside), name="published"),
     )
+
+
+def _check_axes(config: CompareConfig, members: list[Any]) -> None:
+    known = list(dict.fromkeys(axis for one in members for axis in one.axes))
+    for setting, axis in (("series", config.series), ("panels", config.panels)):
+        # Without an axis called as the default says, everything is one series.
+        if axis not in (None, CompareConfig.series, *known):
+            raise StageError(
+                f"compress.compare: {setting} is {axis!r}, which is no axis of the scores ({', '.join(known) or 'none'})"
+            )
 
 
 def _members(

@@ -183,18 +183,16 @@ def _objectives(
     settings: Settings,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    own = settings.measure == "own"
+    solvable = system if settings.measure == "own" else None
     known: dict[int, tuple[float, float]] = {}
     for hessian, suffix in ((inputs.own, ""), (inputs.dense, "_dense"), (inputs.heldout, "_heldout")):
         if hessian is None:
             continue
         if id(hessian) not in known:
-            narrow = own and hessian is inputs.own and system is not None
-            objective = (
-                _from_identity(difference, solved, system)
-                if narrow and system is not None
-                else quadratic(difference, hessian)
-            )
+            if solvable is not None and hessian is inputs.own:
+                objective, narrow = _from_identity(difference, solved, solvable), True
+            else:
+                objective, narrow = quadratic(difference, hessian), False
             known[id(hessian)] = (objective, _energy(name, reference, hessian, suffix, inputs, narrow=narrow))
         objective, scale = known[id(hessian)]
         found[f"objective{suffix}"] = objective

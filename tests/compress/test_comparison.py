@@ -248,6 +248,9 @@ def test_what_is_wired_wrongly_is_named(gathered: dict[str, Any], config: dict[s
     wrong = {"scores": {"base": Table(path, digest="x")}, "models": given["models"]}
     with pytest.raises(StageError, match="base is no table of document scores, it has no column tokens"):
         run_stage(compare_stage.compare, config, inputs=wrong, axes=gathered["axes"], home=tmp_path / "b")
+    nosuch = config | {"panels": "nosuch"}
+    with pytest.raises(StageError, match="panels is 'nosuch', which is no axis of the scores"):
+        run_stage(compare_stage.compare, nosuch, inputs=gathered["inputs"], axes=gathered["axes"], home=tmp_path / "d")
     models = {"base": given["models"]["base"]}
     with pytest.raises(StageError, match="takes 64 tokens; a prompt of 64 leaves no place"):
         run_stage(compare_stage.latency, {"prompt_tokens": 64}, inputs={"models": models}, home=tmp_path / "c")
