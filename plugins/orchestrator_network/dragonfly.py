@@ -21,7 +21,7 @@ from scipy.sparse import csr_array, hstack
 
 from orchestrator_network.cost import Bill, dragonfly_bill
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Detours, Network, Wiring, check_routing
+from orchestrator_network.graph import ChannelOrder, Detours, Network, Wiring, check_routing
 from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
 from orchestrator_network.valiant import Valiant
 
@@ -120,6 +120,9 @@ class Dragonfly:
         )
         self._wire(wiring, first_router=self.hosts, trunk=2 * self.hosts)
         network = wiring.network(self.hosts, (*(f"host{i}" for i in host), *self._router_names), self.link_bps)
+        # Global links after local ones: a packet changes its virtual channel where it enters a group.
+        rank = (network.route_cost == _GLOBAL).astype(np.int64)
+        network = replace(network, channel_order=ChannelOrder(rank=rank, phase=np.zeros_like(rank)))
         if self.routing == "minimal":
             return network
         area = np.concatenate([np.full(self.hosts, -1), np.arange(self.routers) // self.routers_per_group])

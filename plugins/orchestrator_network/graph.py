@@ -30,6 +30,17 @@ class Detours:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ChannelOrder:
+    """An order of links for virtual channels, see `deadlock`: ``rank`` int64 [links], ``phase`` int64 [links] from 0.
+
+    Where a network needs channels, switches take, of several minimal ways, those of the least phase.
+    """
+
+    rank: np.ndarray
+    phase: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
     """Directed links; every link has its reverse.
 
@@ -37,7 +48,7 @@ class Network:
     ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
     ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
     weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it. ``detours``: packets may leave minimal
-    routes.
+    routes. ``channel_order``: what keeps virtual channels few, None for one that fits any network.
     """
 
     hosts: int
@@ -50,6 +61,7 @@ class Network:
     route_cost: np.ndarray
     route_weight: np.ndarray | None = None
     detours: Detours | None = None
+    channel_order: ChannelOrder | None = None
 
     @property
     def nodes(self) -> int:

@@ -10,6 +10,9 @@ and two through the spine: traffic inside a board wraps through the row or colum
 the way across the board. Published routing chooses by credits among equally long ways; here they go across the
 board, as credits would steer neighbour traffic, and a flow is split over all minimal paths that remain: evenly, or in
 the proportions that carry a uniform all-to-all best (`balance`).
+
+On links that never drop, packets turn north last inside a board (the turn model of Glass and Ni, 1992) and change their
+virtual channel at every exit from one, which takes three channels.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from scipy.sparse import csr_array, vstack
 
 from orchestrator_network.cost import Bill, hamming_mesh_bill
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Network, Wiring
+from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.line_routes import Costs, LineShape, LineTables, line_tables, product_shares
 from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
 
@@ -161,12 +164,32 @@ class HammingMesh:
                 names += [f"{kind}{line}.leaf{leaf}" for leaf in range(shape.leaves)]
                 names += [f"{kind}{line}.spine"] if shape.leaves > 1 else []
         network = wiring.network(self.hosts, tuple(names), self.link_bps)
+        network = replace(network, channel_order=self._channel_order(network))
         if self.routing == "even":
             return network
         # Balancing asks for the even network of this class, so the module is loaded here.
         from orchestrator_network.balance import balanced_weights
 
         return replace(network, route_weight=balanced_weights(self, network))
+
+    def _channel_order(self, network: Network) -> ChannelOrder:
+        """Return the way out of a board before the way in before traces: row by row to the south, and the way north last."""
+        source, target = network.source, network.target
+        leaf = np.zeros(network.nodes, bool)
+        leaf[target[source < self.hosts]] = True
+        # Up to a leaf, up to a spine, down to a leaf, down to an accelerator.
+        rank = np.select([source < self.hosts, target < self.hosts, leaf[source]], [0, 3, 1], 2)
+        row_of, column_of = self._place
+        trace = np.flatnonzero((source < self.hosts) & (target < self.hosts))
+        row, column = row_of[source[trace]] % self.board_rows, column_of[source[trace]] % self.board_columns
+        south = row_of[target[trace]] - row_of[source[trace]]
+        east = column_of[target[trace]] - column_of[source[trace]]
+        along = np.select([east > 0, east < 0], [column, self.board_columns - 1 - column], self.board_columns)
+        width = self.board_columns + 1
+        rank[trace] = 4 + np.where(south < 0, width * (2 * self.board_rows - row), width * row + along)
+        phase = np.zeros(network.links, np.int64)
+        phase[trace[south < 0]] = 1
+        return ChannelOrder(rank=rank, phase=phase)
 
     def _wire_traces(self, wiring: Wiring, at: np.ndarray, shape: LineShape) -> None:
         """Join neighbours along the second axis of ``at`` inside every board."""

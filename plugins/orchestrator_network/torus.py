@@ -8,6 +8,9 @@ are M(m) = (sum m)! / prod m_k! of them, so the share of the link that leaves of
 
 and where half a side is to be crossed, both directions take half. All hosts see the same network, so one table a
 displacement serves every flow.
+
+On links that never drop, packets go along one dimension after the other, and change their virtual channel where they pass
+from the last place of a line to the first (the dateline of Dally and Seitz, 1987), which takes two channels.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from scipy.special import gammaln
 
 from orchestrator_network.cost import Bill, torus_bill
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Network, Wiring
+from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.rings import hamiltonian_cycles
 from orchestrator_network.routes import Routes, check_pairs, minimal_loads
 
@@ -95,7 +98,17 @@ class Torus:
                 back=forward + self.hosts + following,
                 latency_ps=self.latency_ps,
             )
-        return wiring.network(self.hosts, tuple(f"host{i}" for i in host), self.link_bps)
+        network = wiring.network(self.hosts, tuple(f"host{i}" for i in host), self.link_bps)
+        return replace(network, channel_order=self._channel_order)
+
+    @property
+    def _channel_order(self) -> ChannelOrder:
+        """Return dimensions as phases, and places in the direction of a link as ranks, in the order of `network`."""
+        phase, rank = [], []
+        for axis, place in enumerate(np.unravel_index(np.arange(self.hosts), self.sides)):
+            phase += [np.full(2 * self.hosts, axis)]
+            rank += [place, self.sides[axis] - 1 - (place + 1) % self.sides[axis]]
+        return ChannelOrder(phase=np.concatenate(phase), rank=np.concatenate(rank))
 
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
         """Split every flow evenly over its minimal paths, in closed form; WorkloadError for impossible pairs."""

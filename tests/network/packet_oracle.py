@@ -125,17 +125,25 @@ class Oracle:
 
     def next_of(self, link, now):
         """Take the packet whose turn it is."""
-        if link.high:
-            return link.high.popleft()
-        if link.low and self.is_open(link, now):
-            return link.low.popleft()
-        return None
+        return link.high.popleft() if link.high else self.next_data(link, now)
+
+    def next_data(self, link, now):
+        """Take the data that leaves next, or None."""
+        return link.low.popleft() if link.low else None
+
+    def queue(self, link, packet):
+        """Return where data waits in a port."""
+        return link.low
+
+    def queues(self, link):
+        """Return all places where data waits in a port."""
+        return [link.low]
 
     def gone(self, packet, now):
         """Note that a packet was lost."""
 
-    def is_open(self, link, now):
-        """Tell whether the other end of a link takes data."""
+    def is_open(self, link, packet, now):
+        """Tell whether the other end of a link takes a packet of data, or (None) one of a host."""
         return True
 
     def left(self, packet, now):
@@ -150,15 +158,17 @@ class Oracle:
             link.ps_per_byte = link.base / share
             return
         link.ps_per_byte = link.base
-        link.drops += len(link.high) + len(link.low)
-        for packet in [*link.low, *link.high]:
+        data = [packet for queue in self.queues(link) for packet in queue]
+        link.drops += len(link.high) + len(data)
+        for packet in [*data, *link.high]:
             if packet.is_data:
                 self.left(packet, now)
             self.gone(packet, now)
         link.high_bytes -= sum(packet.size for packet in link.high)
-        link.low_bytes -= sum(packet.size for packet in link.low)
+        link.low_bytes -= sum(packet.size for packet in data)
         link.high.clear()
-        link.low.clear()
+        for queue in self.queues(link):
+            queue.clear()
 
     def mark(self, link, packet):
         behind = link.low_bytes
@@ -180,10 +190,11 @@ class Oracle:
             if self.has_room(link, packet):
                 link.low_bytes += packet.size
                 link.max_bytes = max(link.max_bytes, link.low_bytes)
-                if link.serving is None and not link.low and self.is_open(link, now):
+                queue = self.queue(link, packet)
+                if link.serving is None and not queue and self.is_open(link, packet, now):
                     self.begin(link, packet, now)
                 else:
-                    link.low.append(packet)
+                    queue.append(packet)
                 return
             packet = self.victim(link, packet)
             if not self.options.trimming:
@@ -205,10 +216,10 @@ class Oracle:
 
     def victim(self, link, packet):
         """Choose who is trimmed: the arrival, or the newest data in the port."""
-        heads = link.random.bits() < 2**30
-        if heads and link.low and link.low_bytes - link.low[-1].size + packet.size <= link.limit:
-            newest = link.low.pop()
-            link.low.append(packet)
+        heads, queue = link.random.bits() < 2**30, self.queue(link, packet)
+        if heads and queue and link.low_bytes - queue[-1].size + packet.size <= link.limit:
+            newest = queue.pop()
+            queue.append(packet)
             link.low_bytes += packet.size - newest.size
             return newest
         return packet
@@ -258,7 +269,7 @@ class Oracle:
 
     def pick(self, host, now):
         link, ring = self.links[host], self.rings[host]
-        if ring and not self.is_open(link, now):
+        if ring and not self.is_open(link, None, now):
             return link.high.popleft() if link.high else None
         if ring and link.high:
             self.turns[host] = (self.turns[host] + 1) % 11

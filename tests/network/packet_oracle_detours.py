@@ -6,6 +6,7 @@ import heapq
 import math
 
 from tests.network.packet_oracle import Oracle
+from tests.network.packet_oracle_lossless import LosslessOracle
 from tests.network.packet_oracle_parts import murmur
 
 
@@ -13,8 +14,8 @@ class DetourOracle(Oracle):
     """The first switch draws an area for every data packet; ``detoured`` counts those that go there."""
 
     def __init__(self, network, workload, control, balancer, options, fabric, order):
-        super().__init__(network, workload, control, balancer, options, fabric, order)
         self.rule, self.area = network.detours.rule, network.detours.area.tolist()
+        super().__init__(network, workload, control, balancer, options, fabric, order)
         self.home = {link.target: link.source for link in self.links if link.target < self.hosts}
         self.area_ways, self.detoured = {}, 0
 
@@ -82,3 +83,15 @@ class DetourOracle(Oracle):
                     if link.target == node and link.source >= self.hosts:
                         heapq.heappush(edge, (far + link.cost, link.source))
         return distance
+
+
+class DetourLosslessOracle(DetourOracle, LosslessOracle):
+    """`DetourOracle` on links that never drop: at its area, a packet may need a channel more."""
+
+    def count_channels(self):
+        switches, highest = range(self.hosts, self.network.nodes), 0
+        for via in range(max(self.area) + 1):
+            distance = self.to_area(via)
+            out = {node: self.first_phases(node, distance) if self.area[node] != via else [] for node in switches}
+            highest = max(highest, self.highest_of(out))
+        return super().count_channels() + highest + 1

@@ -59,6 +59,8 @@ class Packet:
     corrupt: bool = False
     number: int = 0
     notes: list = field(default_factory=list)
+    channel: int = 0
+    via: int | None = None
 
     @property
     def is_data(self):

@@ -140,6 +140,16 @@ def test_bytes_are_conserved(topology, rows, balancer_name):
     assert np.all(np.bincount(network.target[inner], sent[inner], 16)[load.target] > 0)
 
 
+@pytest.mark.parametrize("transport_name", sorted(TRANSPORTS))
+def test_a_round_trip_shorter_than_a_packet_stops_nobody(transport_name):
+    """Small packets between neighbours without latency come back before a full one has left."""
+    rows = [(0, 1, 1, 23_789), (0, 2, 18_291, 0), (0, 1, 769, 17), (15, 14, 12_231, 29)]
+    load = workloads.flows([*rows, (0, 4, 10_241, 8_726), (0, 4, 15_603, 9_679)])
+    for seed in range(3):
+        result = packets(TOPOLOGIES[-1], load, transport=transport_name, load_balancer="reps_legacy", seed=seed)
+        assert result.summary["end_us"] < 100  # a timer that ends after 18 us finds what a cut window left unreported
+
+
 def test_every_hop_is_counted_and_no_inner_one():
     """One packet and its acknowledgement over one, two, and four links."""
     for topology, dst, links in ((TORUS, 1, 1), (TORUS, 5, 2), (TORUS, 10, 4), (MESH, 15, 4)):
@@ -171,15 +181,14 @@ def test_parallel_links_are_used_side_by_side():
 
 
 @pytest.mark.parametrize("lossless", ["pfc", "credit"])
-def test_links_that_never_drop_are_for_trees(lossless):
-    """Links around a torus may wait for one another; those of a line cannot."""
-    load = workloads.flows([(0, 2, 100_000, 0), (1, 2, 100_000, 0)])
-    with pytest.raises(TopologyError, match="in a circle"):
-        simulate(TORUS, load, fidelity="packet", lossless=lossless)
-    with pytest.raises(TopologyError, match="set lossless to `none`"):
-        simulate(Torus(sides=(2, 2)), load, fidelity="packet", lossless=lossless)
-    summary = simulate(LINE, load, fidelity="packet", lossless=lossless).summary
-    assert summary["drops"] == summary["trims"] == 0
+@pytest.mark.parametrize(("topology", "channels"), [(LINE, 1), (TORUS, 2), (MESH, 2)])
+def test_links_that_never_drop(topology, channels, lossless):
+    """An incast through hosts that forward takes as long as its bytes, without a loss."""
+    load = workloads.flows([(source, 2, 400_000, 0) for source in range(topology.hosts) if source != 2])
+    summary = simulate(topology, load, transport="constant", fidelity="packet", lossless=lossless).summary
+    assert summary["drops"] == summary["trims"] == summary["retransmissions"] == 0
+    assert summary["virtual_channels"] == channels
+    assert summary["bound_us"] <= summary["end_us"]
 
 
 def test_too_many_hosts_that_forward_are_refused():

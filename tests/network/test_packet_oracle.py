@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchestrator_network import FatTree, HammingMesh, Torus, workloads
+from orchestrator_network import Dragonfly, FatTree, HammingMesh, HyperX, Torus, workloads
 from orchestrator_network.packet import engine, kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.reps import Reps
@@ -24,7 +24,7 @@ from orchestrator_network.packet.transports.simple import Constant
 from orchestrator_network.packet.transports.swift import WINDOW, Swift
 from tests.network.packet_oracle import Oracle
 from tests.network.packet_oracle_credit import CreditOracle
-from tests.network.packet_oracle_detours import DetourOracle
+from tests.network.packet_oracle_detours import DetourLosslessOracle, DetourOracle
 from tests.network.packet_oracle_lossless import LosslessOracle
 from tests.network.packet_oracle_more import MoreOracle, TelemetryOracle
 from tests.network.packet_oracle_roce import RoceOracle
@@ -62,7 +62,9 @@ def compare(topology, workload, control, balancer, **options):
     state, order = prepare(network, workload, control, balancer, options, fabric)
     beside = ("bit_error_rate", "replay_window")
     simulator = (
-        DetourOracle
+        DetourLosslessOracle
+        if network.detours is not None and options.lossless != "none"
+        else DetourOracle
         if network.detours is not None
         else TelemetryOracle
         if control.telemetry
@@ -91,7 +93,8 @@ def compare(topology, workload, control, balancer, **options):
         assert column == [getattr(link, name) for link in oracle.links[network.hosts :]], name
     if options.lossless != "none":
         for name in ("held", "most"):
-            assert state.gates[name].tolist() == [getattr(link, name) for link in oracle.links], name
+            rows = [getattr(channel, name) for link in oracle.links for channel in link.channels]
+            assert state.gates[name].tolist() == rows, name
         assert state.counters["paused_ps"].tolist() == [link.paused_ps for link in oracle.links]
     assert np.array_equal(state.window[:, at.CWND], oracle.window[:, at.CWND])
     return state
@@ -190,6 +193,37 @@ def test_links_that_never_drop_agree(lossless, balancer):
         tree, load, Nscc(), balancer(), seed=12, lossless=lossless, stop_packets=3, go_packets=0, changes=down
     )
     assert state.counters["drops"].sum() > 0
+
+
+@pytest.mark.parametrize("lossless", ["pfc", "credit"])
+@pytest.mark.parametrize(
+    ("topology", "channels"),
+    [
+        (Torus(sides=(4, 4), link_gbps=100), 2),
+        (HyperX(rows=4, columns=4, link_gbps=100), 2),
+        (HyperX(rows=3, columns=3, link_gbps=100, routing="ugal_l"), 4),
+        (HammingMesh(board_rows=4, board_columns=3, grid_rows=2, grid_columns=2, link_gbps=100), 3),
+        (Dragonfly(groups=4, routers_per_group=3, hosts_per_router=2, global_links=1, link_gbps=100), 2),
+        (Dragonfly(groups=4, routers_per_group=3, hosts_per_router=1, global_links=1, routing="valiant"), 3),
+    ],
+    ids=lambda one: getattr(one, "name", ""),
+)
+def test_virtual_channels_agree(topology, channels, lossless):
+    """Flows around everything into small memories, an incast among them; a link goes down and comes back."""
+    hosts = topology.hosts
+    rows = [(i, (5 * i + 3) % hosts, 60_000 + 997 * i, 100_000 * (i % 3)) for i in range(hosts)]
+    rows = [row for row in rows if row[0] != row[1]] + [(i, 6, 70_000, 0) for i in (0, 1, 2, 4, 7, 8)]
+    network = behind_routers(topology.network)
+    into = np.flatnonzero((network.target >= network.hosts) & (network.source >= network.hosts))
+    changes = ((9_000_000, int(into[0]), 0.0), (12_000_000, int(into[0]), 1.0))
+    state = compare(
+        topology, workloads.flows(rows), Constant(), Oblivious(), seed=21, lossless=lossless, stop_packets=2,
+        go_packets=1, ack_every_bytes=1, changes=changes,
+    )  # fmt: skip
+    assert state.run["channels"][0] == channels
+    assert state.counters["paused_ps"].max() > 0
+    used = state.gates["most"].reshape(-1, channels)[network.hosts :]
+    assert np.all(used.max(axis=0) > 0)  # every channel carried something
 
 
 class OrderedNscc(Nscc):

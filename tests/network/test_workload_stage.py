@@ -317,7 +317,6 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
             settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
             "no link leads from `core0`",
         ),
-        (settings(topology="hx2mesh", lossless="pfc"), "in a circle"),
         (settings(stop_packets=4), "stop_packets is 4, but links are lossless `none`"),
         (settings(lossless="credit", go_packets=4), "go_packets is 4, but links are lossless `credit`"),
         (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator_network.deadlock import refuse_circles
+from orchestrator_network.deadlock import Channels, untie
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.graph import Network
 from orchestrator_network.packet import kernel
@@ -182,8 +182,9 @@ def prepare(
         seed=options.seed,
         last_hop=options.last_hop_queue,
     )
+    channels = Channels(1, np.zeros(1, np.int32))
     if options.lossless != "none":
-        refuse_circles(network, wiring.order, wiring.routes, wiring.ports)
+        wiring, channels = untie(network, wiring)
     count = len(workload)
     flows, slots = _flows(workload, options)
     window = np.zeros((count, transport.width))
@@ -203,6 +204,7 @@ def prepare(
     run["timers"] = len(ready)
     run["hosts"] = network.hosts
     run["links"] = network.links
+    run["channels"] = channels.per_link
     run["pause_at"] = FOREVER
     run["full_bytes"] = options.packet_bytes
     run["header_bytes"] = options.header_bytes
@@ -231,7 +233,8 @@ def prepare(
     more = prepare_more(network, wiring, transport, options, fabric, run, Sizes(pool, count, slots))
     if options.lossless != "none":
         heap = np.concatenate([heap, np.zeros((TIMERS_OF_CHANGES, 2), np.int64)])
-    entries = network.links + len(more["gates"])  # in the calendar; departures are entries of their own
+    # In the calendar; departures are entries of their own.
+    entries = network.links * (2 if options.lossless != "none" or transport.paced else 1)
     run["bucket_shift"], buckets = _calendar(wiring, options)
     packets = rows(pool, at.PACKET)
     packets["next"] = np.arange(1, pool + 1)
@@ -244,6 +247,7 @@ def prepare(
         links=wiring.links,
         counters=wiring.counters,
         **more,
+        ranks=channels.ranks,
         packets=packets,
         answers=rows(pool, at.ANSWER),
         flows=flows,

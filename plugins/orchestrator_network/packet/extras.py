@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from orchestrator_network.errors import TopologyError, WorkloadError
+from orchestrator_network.errors import WorkloadError
 from orchestrator_network.graph import Network
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.fabric import Wiring
@@ -53,11 +53,6 @@ def prepare_more(
             "1 us is the default"
         )
     if network.detours is not None:
-        if options.lossless != "none":
-            raise TopologyError(
-                f"routes that are not minimal ({network.detours.rule}) could wait for one another in a circle on links that never "
-                "drop; set lossless to `none`, or routing to minimal"
-            )
         run["detours"] = RULES[network.detours.rule]
         run["areas"] = int(network.detours.area.max()) + 1
         run["first_area"] = wiring.routes.shape[1] - run["areas"]
@@ -81,15 +76,18 @@ def prepare_more(
 
 
 def _gates(network: Network, wiring: Wiring, options: Options, run: np.ndarray) -> np.ndarray:
-    """Return the accounts of links that never drop, with room for what is on its way when a switch says stop."""
+    """Return the accounts of links that never drop, each channel with room for what is on its way when a switch says stop."""
     run["lossless"] = LOSSLESS[options.lossless]
     run["xoff"] = options.stop_packets * options.packet_bytes
     run["xon"] = options.go_packets * options.packet_bytes
-    gates = rows(network.links, at.GATE)
+    channels = int(run["channels"][0])
+    gates = rows(network.links * channels, at.GATE)
+    for name in ("low_head", "low_tail"):
+        gates[name] = at.EMPTY
     per_ps = 256 / wiring.links["ps_per_byte"]
     headroom = np.ceil(2 * wiring.links["latency"] * per_ps) + 2 * options.packet_bytes
-    gates["room"] = run["xoff"][0] + headroom
+    gates["room"] = np.repeat(run["xoff"][0] + headroom, channels)
     into_switch = wiring.links["to"] >= network.hosts
-    by_credit = (options.lossless == "credit") & into_switch
+    by_credit = np.repeat((options.lossless == "credit") & into_switch, channels)
     gates["credit"] = np.where(by_credit, gates["room"], LONGEST)
     return gates

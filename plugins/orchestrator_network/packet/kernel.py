@@ -46,7 +46,15 @@ from orchestrator_network.packet.layout import (
     TICK,
     WAKE,
 )
-from orchestrator_network.packet.lossless import admit, give_back, let_go, note_end_of_wait, watch
+from orchestrator_network.packet.lossless import (
+    admit,
+    enter_channel,
+    first_gate,
+    give_back,
+    let_go,
+    note_end_of_wait,
+    watch,
+)
 from orchestrator_network.packet.nic import Choose, free_packet, kick, serve_host
 from orchestrator_network.packet.noise import draw_port
 from orchestrator_network.packet.ports import arrive, catch_up, change, go_on, serve
@@ -104,9 +112,11 @@ def forward(s: State, link: int, node: int, packet: int, now: int) -> None:
     port = out_port(s, node, packet, now)
     serve(s, port, now)
     resting = s.links[port].flight_head < 0
-    if is_lossless(s) and not admit(s, link, packet, now):
-        discard(s, packet, now)
-        return
+    if is_lossless(s):
+        if not admit(s, link, packet, now):
+            discard(s, packet, now)
+            return
+        enter_channel(s, link, port, packet)
     dropped = arrive(s, port, packet, now)
     if dropped != EMPTY:
         if is_lossless(s):
@@ -266,17 +276,18 @@ def fire(s: State, on_loss: React, on_tick: React, choose: Choose, learn: Learn,
 
 
 @inner
-def move_gate(s: State, choose: Choose, link: int, closed: int, credit: int, now: int) -> None:
-    """Take the word of the other end of a link: stop, go on, or room for more bytes."""
+def move_gate(s: State, choose: Choose, gate: int, closed: int, credit: int, now: int) -> None:
+    """Take the word of the other end of a channel: stop, go on, or room for more bytes."""
+    link = gate // s.run[0].channels
     if link < s.run[0].hosts:
         serve_host(s, choose, link, now)
     else:
         catch_up(s, link, now)
-    s.gates[link].closed = closed
-    s.gates[link].credit += credit
-    if closed != 0 or s.gates[link].credit < s.run[0].full_bytes:
+    s.gates[gate].closed = closed
+    s.gates[gate].credit += credit
+    if closed != 0 or s.gates[gate].credit < s.run[0].full_bytes:
         return
-    note_end_of_wait(s, link, now)
+    note_end_of_wait(s, link, gate, now)
     if link < s.run[0].hosts:
         kick(s, choose, link, now)
         return
@@ -289,7 +300,7 @@ def move_gate(s: State, choose: Choose, link: int, closed: int, credit: int, now
 @inner
 def look(s: State, choose: Choose, link: int, now: int) -> None:
     """See what has left a port whose departures are events."""
-    s.gates[link].watched = 0
+    s.gates[first_gate(s, link)].watched = 0
     if link < s.run[0].hosts:
         serve_host(s, choose, link, now)
     else:

@@ -50,6 +50,8 @@ LAST_HOP = 32  # trimmed at the port that leads to the receiver
 RESENT = 64  # not the first copy; in an acknowledgement: its echo
 ASKS = 128  # the sender asks for an acknowledgement now
 CORRUPT = 256  # bits of it were changed on the wire: who gets it, discards it
+CHANNEL_SHIFT = 9  # above it, the virtual channel of data on links that never drop
+MOST_CHANNELS = 8  # that a packet can name: as many as priority flow control has classes
 
 #: What an acknowledgement carries beside its packet.
 ANSWER = _record(
@@ -94,16 +96,20 @@ PACER = _record(
     i4="active_head active_tail idle_head idle_tail running flow "
     "received marked trimmed_last trimmed_before increases spare",
 )
-#: What a link without losses knows; the accounts are of the switch behind it.
+#: What a link without losses knows of one virtual channel; the accounts are of the switch behind it. What is said of
+#: links stands in the row of the first channel.
 GATE = _record(
-    i8="since",  # when data began to wait for the other end
-    i4="held most room "  # bytes in that switch that came over this link: now, at most, and the room for them
+    i8="since",  # of a link: when data of some channel began to wait for the other end
+    i4="held most room "  # bytes in that switch that came over this channel: now, at most, and the room for them
     "credit "  # bytes that may still be sent
-    "pauses",  # how often the switch said stop
+    "pauses "  # how often the switch said stop
+    "low_head low_tail",  # data that waits for this channel
     i1="closed "  # the other end said stop
     "stopped "  # the switch behind has said stop, which may still be on its way
     "waiting "  # data waits for the other end
-    "watched",  # the departure of a packet is in the calendar
+    "blocked "  # of a link: how many of its channels wait
+    "turn "  # of a link: the channel that is asked first
+    "watched",  # of a link: the departure of a packet is in the calendar
 )
 #: What security knows of a flow, by numbers in order of sending.
 SECURE = _record(i8="sent newest refused")  # sender: the last number; receiver: the highest, packets too late
@@ -120,7 +126,7 @@ RUN = _record(
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
     "grant_quanta idle_credit most_credit round_trip "
     "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
-    "links lossless xoff xon "  # flow control of links, and when to stop and to go on, in bytes
+    "links lossless channels xoff xon "  # flow control of links, virtual channels, when to stop and to go on, in bytes
     "trimmed_bytes high_share "  # size of what was trimmed; share of a port that is the high class's, in 256, 0: all
     "datagrams stateless "  # nobody answers; receivers answer every packet and know nothing of those before
     "errors retries "  # whether wires change bits; how often a link sends a packet again

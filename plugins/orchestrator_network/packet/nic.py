@@ -34,7 +34,7 @@ from orchestrator_network.packet.layout import (
     RETRANSMIT,
     WAKE,
 )
-from orchestrator_network.packet.lossless import is_open, note_wait
+from orchestrator_network.packet.lossless import first_gate, is_open, note_wait
 from orchestrator_network.packet.ports import begin, put_high, take_high
 from orchestrator_network.packet.rate import remember
 from orchestrator_network.packet.state import State
@@ -234,8 +234,8 @@ def pick(s: State, choose: Choose, host: int, now: int) -> int:
     flow = s.hosts[host].ring_head
     if flow == EMPTY:
         return take_high(s, host)
-    if not is_open(s, host):
-        note_wait(s, host, now)
+    if not is_open(s, first_gate(s, host)):
+        note_wait(s, host, first_gate(s, host), now)
         return take_high(s, host)
     if s.links[host].high_head != EMPTY:
         s.hosts[host].turn = (s.hosts[host].turn + 1) % CONTROL_TURNS

@@ -22,7 +22,18 @@ from orchestrator_network.packet.features import (
 )
 from orchestrator_network.packet.kinds import is_data
 from orchestrator_network.packet.layout import EMPTY, LAST_HOP, MARKED, TRIMMED
-from orchestrator_network.packet.lossless import is_open, leaving, let_go, note_wait, watch
+from orchestrator_network.packet.lossless import (
+    append_to_channel,
+    first_gate,
+    gate_of,
+    is_open,
+    leaving,
+    let_go,
+    next_gate,
+    note_wait,
+    take_from_channels,
+    watch,
+)
 from orchestrator_network.packet.noise import cross, draw_port
 from orchestrator_network.packet.state import State
 from orchestrator_network.packet.telemetry import note, swap_notes
@@ -55,11 +66,10 @@ def begin(s: State, link: int, packet: int, start: int) -> None:
 @inlined
 def take_low(s: State, link: int, now: int) -> int:
     """Remove the first data packet and return it, or EMPTY if there is none or the other end takes none."""
+    if is_lossless(s):
+        return take_from_channels(s, link, now)
     packet = s.links[link].low_head
     if packet >= 0:
-        if not is_open(s, link):
-            note_wait(s, link, now)
-            return EMPTY
         s.links[link].low_head = s.packets[packet].next
     return packet
 
@@ -104,10 +114,19 @@ def swap(s: State, one: int, other: int) -> None:
 
 
 @inner
+def first_low(s: State, link: int) -> int:
+    """Return the data that would leave next, or EMPTY if there is none or the other end takes none."""
+    if not is_lossless(s):
+        return s.links[link].low_head
+    gate = next_gate(s, link)
+    return s.gates[gate].low_head if gate >= 0 else EMPTY
+
+
+@inner
 def is_turn_of_data(s: State, link: int) -> bool:
     """Tell whether data goes first where both classes wait: the high one has had its share (deficit round robin)."""
-    high, low = s.links[link].high_head, s.links[link].low_head
-    if high < 0 or low < 0 or not is_open(s, link):
+    high, low = s.links[link].high_head, first_low(s, link)
+    if high < 0 or low < 0:
         s.counters[link].owed = 0
         return False
     if s.counters[link].owed > 0:
@@ -209,11 +228,16 @@ def put_low(s: State, link: int, packet: int, now: int) -> None:
     s.links[link].low_bytes = held
     s.counters[link].byte_ps -= size * now
     s.counters[link].max_bytes = max(s.counters[link].max_bytes, held)
-    if s.links[link].done < 0 and s.links[link].low_head < 0:  # else it waits for the other end
-        if is_open(s, link):
+    gate = gate_of(s, link, packet) if is_lossless(s) else 0
+    waiting = s.gates[gate].low_head if is_lossless(s) else s.links[link].low_head
+    if s.links[link].done < 0 and waiting < 0:  # else it waits for the other end
+        if is_open(s, gate):
             begin(s, link, packet, now)
             return
-        note_wait(s, link, now)
+        note_wait(s, link, gate, now)
+    if is_lossless(s):
+        append_to_channel(s, gate, packet)
+        return
     s.packets[packet].next = EMPTY
     if s.links[link].low_head < 0:
         s.links[link].low_head = packet
@@ -252,24 +276,33 @@ def change(s: State, number: int, now: int) -> int:
     s.links[link].limit = s.changes[number].limit
     if s.links[link].limit >= 0:
         return EMPTY
-    gone = EMPTY
-    for _ in range(2):  # the high class, then the low one
-        packet = s.links[link].high_head
-        while packet >= 0:
-            following = s.packets[packet].next
-            size = s.packets[packet].size
-            if is_data(s, packet):
-                s.links[link].low_bytes -= size
-                s.counters[link].byte_ps += size * now
-            else:
-                s.links[link].high_bytes -= size
-            s.counters[link].drops += 1
-            s.packets[packet].next = gone
-            gone = packet
-            packet = following
-        s.links[link].high_head = s.links[link].low_head
-        s.links[link].low_head = EMPTY
+    gone = lose(s, link, s.links[link].high_head, EMPTY, now)
     s.links[link].high_head = EMPTY
+    gone = lose(s, link, s.links[link].low_head, gone, now)
+    s.links[link].low_head = EMPTY
+    if is_lossless(s):
+        first = first_gate(s, link)
+        for gate in range(first, first + s.run[0].channels):
+            gone = lose(s, link, s.gates[gate].low_head, gone, now)
+            s.gates[gate].low_head = EMPTY
+    return gone
+
+
+@inner
+def lose(s: State, link: int, packet: int, gone: int, now: int) -> int:
+    """Take a list of packets off what a port holds and put it before ``gone``; return the first of all."""
+    while packet >= 0:
+        following = s.packets[packet].next
+        size = s.packets[packet].size
+        if is_data(s, packet):
+            s.links[link].low_bytes -= size
+            s.counters[link].byte_ps += size * now
+        else:
+            s.links[link].high_bytes -= size
+        s.counters[link].drops += 1
+        s.packets[packet].next = gone
+        gone = packet
+        packet = following
     return gone
 
 

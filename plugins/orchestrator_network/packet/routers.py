@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Detours, Network
+from orchestrator_network.graph import ChannelOrder, Detours, Network
 
 #: Every router has a row for every host in the table of routes; the table of this many takes 67 MB.
 MOST_HOSTS = 4096
@@ -65,17 +65,18 @@ def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
         route_cost=joined(network.route_cost, ones, ones),
         route_weight=None if weight is None else joined(weight, ones, ones),
         detours=_with_hosts(network, count),
+        channel_order=_with_links(network, 2 * count),
         real_links=network.links,
     )
 
 
 def behind_routers(network: Network) -> Network:
-    """Return a network whose hosts have one link each: the same one, or where hosts have several, a `RoutedNetwork`.
+    """Return a network whose hosts have one link each, to a switch: the same one, or where that is not so, a `RoutedNetwork`.
 
     Raises TopologyError for more than `MOST_HOSTS` hosts with several links.
     """
     hosts = network.hosts
-    if np.all(network.degree()[:hosts] == 1):
+    if np.all(network.degree()[:hosts] == 1) and not np.any((network.source < hosts) & (network.target < hosts)):
         return network
     if hosts > MOST_HOSTS:
         raise TopologyError(
@@ -103,6 +104,7 @@ def behind_routers(network: Network) -> Network:
         route_cost=joined(network.route_cost, ones, ones),
         route_weight=None if weight is None else joined(weight, ones, ones),
         detours=_moved(network),
+        channel_order=_with_links(network, 2 * hosts),
         real_links=network.links,
     )
 
@@ -115,6 +117,15 @@ def _with_hosts(network: Network, count: int) -> Detours | None:
     return replace(
         network.detours, area=np.concatenate([area[: network.hosts], np.full(count, -1), area[network.hosts :]])
     )
+
+
+def _with_links(network: Network, count: int) -> ChannelOrder | None:
+    """Return the order of a network with so many links from and to hosts more, of which it says nothing."""
+    order = network.channel_order
+    if order is None:
+        return None
+    rank, phase = (np.concatenate([column, np.zeros(count, np.int64)]) for column in (order.rank, order.phase))
+    return ChannelOrder(rank=rank, phase=phase)
 
 
 def _moved(network: Network) -> Detours | None:

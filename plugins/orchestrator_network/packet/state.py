@@ -18,7 +18,8 @@ class State(NamedTuple):
     run: np.ndarray  # RUN [1]
     links: np.ndarray  # LINK [links]
     counters: np.ndarray  # COUNTER [links]
-    gates: np.ndarray  # GATE [links], [1] without flow control of links
+    gates: np.ndarray  # GATE [links * virtual channels], [1] without flow control of links
+    ranks: np.ndarray  # int32 [links], the order that decides on channels, see `channels`; [1] where there is one
     notes: np.ndarray  # int64 [packets, 1 + 4 * ports on a path]: what telemetry noted, see `telemetry`; [1, 1] without
     heard: np.ndarray  # int64 [flows, as above]: what a sender was told last
     secure: np.ndarray  # SECURE [flows], [1] without
@@ -90,6 +91,7 @@ def blank(more: bool) -> State:
         links=rows(1, at.LINK),
         counters=rows(1, at.COUNTER),
         gates=rows(1, at.GATE),
+        ranks=np.zeros(1, np.int32),
         notes=np.zeros((1, 1), np.int64),
         heard=np.zeros((1, 1), np.int64),
         secure=rows(1, at.SECURE),

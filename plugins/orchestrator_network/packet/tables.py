@@ -65,4 +65,5 @@ def totals(trace: Trace) -> dict[str, Any]:
         "link_retries": int(counters["replays"].sum()),
         "refused_as_replays": int(trace.state.secure["refused"].sum()),
         "detoured": int(trace.state.run["detoured"][0]),
+        "virtual_channels": int(trace.state.run["channels"][0]),
     }

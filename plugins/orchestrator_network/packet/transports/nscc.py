@@ -94,10 +94,13 @@ def clamp(w: np.ndarray, k: np.ndarray) -> None:
 
 @compiled
 def lower_base(w: np.ndarray, rtt: float, k: np.ndarray) -> None:
-    """Take a smaller round trip as the unloaded one; the maximum window follows."""
+    """Take a smaller round trip as the unloaded one; the maximum window follows, and a packet must fit into it.
+
+    Between neighbours without latency a packet of few bytes is back before a full one has left.
+    """
     if rtt < w[BASE_RTT]:
         w[BASE_RTT] = rtt
-        w[MAX_CWND] = np.floor(1.5 * np.floor(rtt / US * k[RATE] / 8e6))
+        w[MAX_CWND] = max(np.floor(1.5 * np.floor(rtt / US * k[RATE] / 8e6)), k[MTU])
 
 
 @compiled
