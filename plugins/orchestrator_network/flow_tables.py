@@ -17,6 +17,7 @@ from orchestrator_network.topology import Topology
 _TEXT = ("topology", "workload", "transport", "load_balancer", "fidelity")
 _COUNTS = (
     *("retransmissions", "trims", "marks", "drops", "timeouts", "link_retries", "refused_as_replays"),
+    "virtual_channels",
     *("packet_hops", "events", "max_queue_bytes"),
 )
 

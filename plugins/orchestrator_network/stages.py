@@ -31,7 +31,7 @@ class SimulateOutputs(NamedTuple):
     windows: Table
 
 
-@stage("network.simulate", version="3", cites=["arXiv:2209.01346", "arXiv:2404.01630"], seeded=True)
+@stage("network.simulate", version="4", cites=["arXiv:2209.01346", "arXiv:2404.01630"], seeded=True)
 def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic | None = None) -> SimulateOutputs:
     """Carry one training step or a workload of flows over a topology: how long it takes, and what the network costs."""
     if traffic is None:

@@ -99,6 +99,15 @@ def test_every_setting_of_packets_reaches_the_simulator(tmp_path, said):
     assert row != plain
 
 
+@pytest.mark.parametrize(("topology", "channels"), [("hx2mesh", 2), ("torus", 2), ("fat_tree", 1)])
+def test_links_that_never_drop_say_how_many_channels_they_have(tmp_path, topology, channels):
+    """On every topology, by name alone."""
+    asked = settings(topology=topology, lossless="credit")
+    (row,) = run_stage(simulate, asked, home=tmp_path, seed=3).outputs["result"].read().to_pylist()
+    assert row["virtual_channels"] == channels
+    assert row["drops"] == row["trims"] == 0
+
+
 def test_flows_and_links_have_a_row_a_seed(run):
     """The flows of all seeds in the published columns; every link once a seed."""
     flows, links = run.outputs["flows"].read(), run.outputs["links"].read()
