@@ -3,6 +3,7 @@
     .venv/bin/python tests/benchmarks/compress_peers.py                 # 7M weights, some minutes
     .venv/bin/python tests/benchmarks/compress_peers.py --size 100m     # 103M weights: the acceptance run
     .venv/bin/python tests/benchmarks/compress_peers.py --sweep         # 12 settings of ours against one
+    .venv/bin/python tests/benchmarks/compress_peers.py --draws 8       # quality over eight choices of calibration
 
 Each tool runs in a process of its own with its own environment (installed by this script), ours before and after the
 peers, so that a machine that slows down shows. Imports, loading and saving are timed apart. A referee then dequantizes
@@ -125,6 +126,9 @@ def machine() -> dict[str, Any]:
 @click.option("--damp", default=0.01)
 @click.option("--threads", default=os.cpu_count() or 1, help="of each tool")
 @click.option("--tools", default=ORDER, help=f"in this order, of {', '.join([*OURS, *environments.PEERS])}")
+@click.option(
+    "--draws", type=click.IntRange(1), default=1, help="choices of calibration tokens; one KL alone is rounding noise"
+)
 @click.option("--sweep", is_flag=True, help="measure 12 settings of ours against one instead")
 @click.option("--environments", "cache", type=click.Path(path_type=Path), default=environments.default_folder())
 @click.option(
@@ -140,6 +144,7 @@ def main(
     damp: float,
     threads: int,
     tools: str,
+    draws: int,
     sweep: bool,
     cache: Path,
     output: Path | None,
@@ -163,8 +168,14 @@ def main(
         click.echo(table.sweep(report))
     else:
         warm(chosen, cache, threads)
-        report |= compare(base, chosen, cache, work)
+        runs = []
+        for draw in range(draws):
+            tokens = model.make(folder, shape, length, sequences or shape.calibration, draw)
+            (inside := work / f"draw{draw}").mkdir()
+            runs.append(compare(base | {"tokens": str(tokens)}, chosen, cache, inside))
+        report |= runs[0] | {"draws": runs}
         click.echo(table.comparison(report))
+        click.echo(table.draws(report) if draws > 1 else "")
     file = output or work / "report.json"
     file.write_text(json.dumps(report, indent=1))
     click.echo(f"\n{file}")

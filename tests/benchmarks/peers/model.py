@@ -98,10 +98,10 @@ def windows(stream: np.ndarray, count: int, length: int, seed: int) -> Tensor:
     return torch.from_numpy(stream[starts[:, None] + np.arange(length)].astype(np.int64))
 
 
-def make(folder: Path, size: Size, tokens_length: int, sequences: int) -> Path:
+def make(folder: Path, size: Size, tokens_length: int, sequences: int, draw: int = 0) -> Path:
     """Write the dense checkpoint and a tokenizer of bytes into a folder, once, and return the file of tokens.
 
-    The last tenth of the corpus is never trained or calibrated on; it judges.
+    The last tenth of the corpus is never trained or calibrated on; it judges. ``draw`` is another choice of calibration.
     """
     model = folder / "dense"
     stream = corpus()
@@ -109,10 +109,10 @@ def make(folder: Path, size: Size, tokens_length: int, sequences: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not (model / "config.json").exists():
         _save(_trained(size, stream[:cut]), model)
-    file = folder / f"tokens-{sequences}x{tokens_length}.safetensors"
+    file = folder / (f"tokens-{sequences}x{tokens_length}" + (f"-draw{draw}" if draw else "") + ".safetensors")
     save_file(
         {
-            "calibration": windows(stream[:cut], sequences, tokens_length, seed=1),
+            "calibration": windows(stream[:cut], sequences, tokens_length, seed=1 + 1000 * draw),
             "heldout": windows(stream[cut:], size.heldout, tokens_length, seed=2),
         },
         file,

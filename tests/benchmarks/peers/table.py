@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Any
 
 
@@ -23,6 +25,32 @@ def comparison(report: dict[str, Any]) -> str:
             f"| {quality['kl']:.5f} | {quality['perplexity']:.4f} | {quality['bytes'] / 1e6:.1f} |"
         )
     lines += ["", f"Dense perplexity {report['dense']['perplexity']:.4f}.", *_verdict(report)]
+    return "\n".join(lines)
+
+
+def draws(report: dict[str, Any]) -> str:
+    """Return the mean KL and objective of every tool over the choices of calibration, and ours over each, in pairs."""
+    runs = report["draws"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for tool in {one["tool"] for one in run["tools"].values()}:
+            first = next(one for one in run["tools"].values() if one["tool"] == tool)
+            for field in ("kl", "objective"):
+                found.setdefault(tool, {}).setdefault(field, []).append(first["quality"][field])
+    ours = next(tool for tool in found if tool.startswith("ours"))
+    lines = [
+        "",
+        f"Over {len(runs)} choices of calibration tokens; ours over the tool, mean of log ratios with its standard error:",
+        "",
+    ]
+    lines += ["| tool | KL, nats | KL, ours over it | objective, ours over it |", "|---|---|---|---|"]
+    for tool, values in found.items():
+        ratios = []
+        for field in ("kl", "objective"):
+            logs = [math.log(one / other) for one, other in zip(found[ours][field], values[field], strict=True)]
+            error = statistics.stdev(logs) / math.sqrt(len(logs))
+            ratios.append(f"{math.exp(statistics.mean(logs)):.4f} (x or / {math.exp(error):.4f})")
+        lines.append(f"| {tool} | {statistics.mean(values['kl']):.3e} | {' | '.join(ratios)} |")
     return "\n".join(lines)
 
 
