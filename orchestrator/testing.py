@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +17,10 @@ from orchestrator.key import digest, encode
 from orchestrator.plugins import installed
 from orchestrator.stage import Facts, spec_of
 from orchestrator.suites import PluginContract, StageContract
+from orchestrator.worker import THREAD_VARIABLES, set_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["PluginContract", "StageContract", "StageRun", "run_stage"]
 
@@ -49,7 +53,8 @@ def run_stage(
     """Run one stage function on artifacts and commit its outputs to a store under ``home``.
 
     ``config`` is the config dataclass or a mapping as a recipe would write it; ``inputs`` holds artifacts (a mapping of them for a
-    ``dict`` port), ``axes`` the coordinates per ``dict`` port and label, ``facts`` the rows for a Facts port.
+    ``dict`` port), ``axes`` the coordinates per ``dict`` port and label, ``facts`` the rows for a Facts port. As in a run,
+    numerical libraries have ``cpus`` threads, here and in every worker, so that the bytes do not depend on who does the work.
     """
     spec = spec_of(function)
     registry = installed()
@@ -70,7 +75,8 @@ def run_stage(
         launch=_launch_local,
     )
     arguments = {name: Facts(list(facts or [])) if port.facts else given.get(name) for name, port in spec.ports.items()}
-    returned = function(context, *(() if spec.config is None else (config,)), **arguments)
+    with _bound(context.threads):
+        returned = function(context, *(() if spec.config is None else (config,)), **arguments)
     outputs = dict(zip(spec.outputs, returned if hasattr(returned, "_fields") else (returned,), strict=True))
     manifest = store.commit(
         key=key,
@@ -94,6 +100,24 @@ def run_stage(
         seconds=time.time() - started_s,
         manifest=manifest,
     )
+
+
+@contextmanager
+def _bound(threads: int) -> Iterator[None]:
+    """Bind the numerical libraries of this process to a number of threads for a while."""
+    variables = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else os.cpu_count() or 1
+    set_threads(threads)
+    try:
+        yield
+    finally:
+        set_threads(before)
+        for name, value in variables.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _identity(held: Any) -> Any:

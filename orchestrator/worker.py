@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WATCH_INTERVAL_S = 0.5
+#: What numerical libraries read when they are loaded.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def threads_of(resources: dict[str, Any]) -> int:
 
 def set_threads(threads: int) -> None:
     """Bind the numerical libraries of this process to a number of threads; equal threads are part of equal bytes."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     torch = sys.modules.get("torch")
     if torch is not None:

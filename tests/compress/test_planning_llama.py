@@ -17,6 +17,7 @@ from orchestrator_compress.planning.candidates import Candidate, parse
 from orchestrator_compress.planning.curves import measure
 from orchestrator_compress.planning.plan import choose, uniform
 from orchestrator_compress.planning.terms import Terms, calibrate_sensitivity
+from orchestrator_compress.sums import Alone, Sums
 from orchestrator_compress.system import System
 
 from .conftest import llama, sample_tokens
@@ -43,9 +44,14 @@ def systems_of(model: LlamaForCausalLM, tokens: Tensor) -> dict[str, System]:
     for index, (name, block) in enumerate(blocks):
         linears = block_linears(name, block)
         groups = shared_inputs(linears, partial(calls.run_one, block, index, hidden[0]))
-        moments, hidden = collect(linears, groups, partial(calls.run, block, index, hidden))
-        for names, moment in zip(groups, moments, strict=True):
-            systems |= dict.fromkeys(names, System(moment.hessian()))
+        sums = [Alone().sums(linears[names[0]].shape[1], 1) for names in groups]
+
+        def add(place: int, inputs: Tensor, sums: list[Sums] = sums) -> None:
+            sums[place].add(0, inputs)
+
+        hidden = [collect(linears, groups, partial(calls.run_one, block, index, batch), add) for batch in hidden]
+        for names, one in zip(groups, sums, strict=True):
+            systems |= dict.fromkeys(names, System(one.total().hessian()))
     return systems
 
 
