@@ -5,42 +5,27 @@ takes a fraction of that. Here a tile of columns is one call, and a strip of `_S
 first cache. Operations and their rounding are those of the tensor operations, in the same order: results are
 bit-identical to those of the general path but for the last rows of a layer, where `addr_` itself rounds the product
 on its own (rows that fill no whole vector of the processor).
-
-numba keeps the machine code on disk, beside this file or where NUMBA_CACHE_DIR says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+
+from .machine_code import compiled
 
 _STRIP = 256
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Compile with the arithmetic of tensors; where machine code cannot be kept, it is compiled in each process."""
-
-    def compiled(function: Callable[..., None]) -> Callable[..., None]:
-        try:
-            kernel: Callable[..., None] = numba.njit(cache=True, error_model="numpy", nogil=True, **options)(function)
-        except RuntimeError:  # neither this folder nor one of the user's can be written
-            kernel = numba.njit(error_model="numpy", nogil=True, **options)(function)
-        return kernel
-
-    return compiled
-
-
 # `addr_` fuses the product and the difference where the processor can.
-@_compiled(fastmath={"contract"})
+@compiled(fastmath={"contract"})
 def _subtract(target: Any, share: Any, error: Any) -> None:
     for row in range(len(target)):
         target[row] -= share * error[row]
 
 
-@_compiled()
+@compiled()
 def round_tile(
     work: Any,
     errors: Any,

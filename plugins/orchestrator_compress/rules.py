@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .grid import Grid, QuantizedWeight, assemble, encode, fit
+from .grid import Grid, QuantizedWeight, assemble, encode, fit, fit_range
 from .order import ACT_ORDERS, ActOrder, act_ordered
 from .solver import Columns
 
@@ -51,9 +51,8 @@ class GroupRounding:
         else:
             self._group_of = [column // width for column in columns.order]
         if self._act_order == "static":
-            original = torch.empty_like(work)
-            original[columns.order] = work
-            self._scales, self._zeros = fit(original.view(-1, width, rows), grid, dim=1)
+            low, high = (ends.to(work.dtype) for ends in columns.stack.ranges(width))
+            self._scales, self._zeros = fit_range(low, high, grid)
             return
         starts = self._group_of[::width]
         if any(self._group_of[position] != starts[position // width] for position in range(total)):
