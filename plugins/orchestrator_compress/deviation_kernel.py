@@ -14,25 +14,25 @@ _STRIP = 2048
 
 
 @compiled(fastmath={"contract"})
-def _fold(before: Any, after: Any, errors: Any, signs: Any, first: int, sums: Any) -> None:
-    """Add up differences, errors and squares of differences by groups; `first` is the number of the first row."""
-    rows = len(before)
-    head = min(-first % GROUPS, rows)
-    whole = head + (rows - head) // GROUPS * GROUPS
-    for start in range(head, whole, GROUPS):
+def _fold(before: Any, after: Any, errors: Any, signs: Any, sums: Any) -> None:
+    """Add up differences, errors and squares of differences of as many rows as make whole runs of groups."""
+    for start in range(0, len(before) // GROUPS * GROUPS, GROUPS):
         for group in range(GROUPS):
-            row = start + group
-            difference = before[row] - after[row]
-            sums[group] += signs[row] * difference
-            sums[GROUPS + group] += signs[row] * errors[row]
+            difference = before[start + group] - after[start + group]
+            sums[group] += signs[start + group] * difference
+            sums[GROUPS + group] += signs[start + group] * errors[start + group]
             sums[2 * GROUPS + group] += difference * difference
-    for part in range(2):
-        for row in range(whole if part else 0, rows if part else head):
-            group = (first + row) % GROUPS
-            difference = before[row] - after[row]
-            sums[group] += signs[row] * difference
-            sums[GROUPS + group] += signs[row] * errors[row]
-            sums[2 * GROUPS + group] += difference * difference
+
+
+@compiled(fastmath={"contract"})
+def _fold_some(before: Any, after: Any, errors: Any, signs: Any, first: int, sums: Any) -> None:
+    """Do so for any rows, of which the first is number `first`."""
+    for row in range(len(before)):
+        group = (first + row) % GROUPS
+        difference = before[row] - after[row]
+        sums[group] += signs[row] * difference
+        sums[GROUPS + group] += signs[row] * errors[row]
+        sums[2 * GROUPS + group] += difference * difference
 
 
 @compiled(fastmath={"contract"})
@@ -68,9 +68,14 @@ def measure(
         for layer in range(len(bounds) - 1):
             for low in range(bounds[layer], bounds[layer + 1], _STRIP):
                 high = min(low + _STRIP, bounds[layer + 1])
-                error = errors[position, low:high]
+                old, new, error = before[column, low:high], after[position, low:high], errors[position, low:high]
+                sign = signs[low:high]
+                head = min(-low % GROUPS, high - low)
+                tail = head + (high - low - head) // GROUPS * GROUPS
                 sums[:] = 0
-                _fold(before[column, low:high], after[position, low:high], error, signs[low:high], low, sums)
+                _fold_some(old[:head], new[:head], error[:head], sign[:head], low, sums)
+                _fold(old[head:tail], new[head:tail], error[head:tail], sign[head:tail], sums)
+                _fold_some(old[tail:], new[tail:], error[tail:], sign[tail:], low + tail, sums)
                 _add_squares(error, rows[low:high])
                 for group in range(GROUPS):
                     probed[column, group] += sums[group]
