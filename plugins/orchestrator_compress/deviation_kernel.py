@@ -77,10 +77,12 @@ def measure(
                 _fold(old[head:tail], new[head:tail], error[head:tail], sign[head:tail], sums)
                 _fold_some(old[tail:], new[tail:], error[tail:], sign[tail:], low + tail, sums)
                 _add_squares(error, rows[low:high])
+                square = 0.0
                 for group in range(GROUPS):
                     probed[column, group] += sums[group]
                     folded[group] += sums[GROUPS + group]
-                    columns[layer, column] += sums[2 * GROUPS + group]
+                    square += sums[2 * GROUPS + group]
+                columns[layer, column] += square
         for group in range(GROUPS):
             total += folded[group] * folded[group]
     return total

@@ -11,8 +11,8 @@ records how far it is off. Rows never mix in the solver, so layers that share th
 each other with one factor (rules that choose among rows take the heights of the layers).
 
 Cost in flops: C^3 / 3 for the Cholesky factor, C^3 / 3 for its inverse, R C^2 for the updates, against C^3 / 3 and
-2 R C^2 of one Cholesky factorization and one product W H. Updates are applied lazily, first within tiles of `_TILE`
-columns, then within blocks, then as one matrix product for all columns to the right, so that only R C `_TILE` flops
+2 R C^2 of one Cholesky factorization and one product W H. Updates are applied lazily, first within tiles of `TILE`
+columns, then within blocks, then as one matrix product for all columns to the right, so that only R C `TILE` flops
 are not in matrix products; W is kept transposed, so that a column is contiguous.
 """
 
@@ -32,7 +32,8 @@ from .order import explicit
 from .stack import Stack
 from .system import System
 
-_TILE = 16
+#: Columns whose errors correct the rest of their block in one product.
+TILE = 16
 # How far ||E||^2 may be from the damped objective before a solve counts as failed, relative to the latter.
 _IDENTITY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 
@@ -60,7 +61,10 @@ class Rule(Protocol):
 
 @runtime_checkable
 class TileRule(Rule, Protocol):
-    """A rule that can also fix several columns in one call, with the very result of one call each."""
+    """A rule that can also fix several columns in one call, with the very result of one call each.
+
+    A whole block is asked for first, then each of its tiles.
+    """
 
     def fix_tile(self, start: int, stop: int) -> bool:
         """Fix positions start..stop, errors and the updates among them included, or return False and touch nothing."""
@@ -149,14 +153,19 @@ class Columns:
         at_once = rule if isinstance(rule, TileRule) else None
         for block_start in range(0, total, self._block_size):
             block_stop = min(block_start + self._block_size, total)
-            self._block = (block_start, block_stop)
-            for tile_start in range(block_start, block_stop, _TILE):
-                tile_stop = min(tile_start + _TILE, block_stop)
-                self._tile = (tile_start, tile_stop)
-                if at_once is None or not at_once.fix_tile(tile_start, tile_stop):
-                    self._fix_tile(rule, tile_start, tile_stop)
-                self._update(tile_start, tile_stop, block_stop)
+            self._block = self._tile = (block_start, block_stop)
+            if at_once is None or not at_once.fix_tile(block_start, block_stop):
+                self._fix_block(rule, block_start, block_stop)
             self._update(block_start, block_stop, total)
+
+    def _fix_block(self, rule: Rule, block_start: int, block_stop: int) -> None:
+        at_once = rule if isinstance(rule, TileRule) else None
+        for start in range(block_start, block_stop, TILE):
+            stop = min(start + TILE, block_stop)
+            self._tile = (start, stop)
+            if at_once is None or not at_once.fix_tile(start, stop):
+                self._fix_tile(rule, start, stop)
+            self._update(start, stop, block_stop)
 
     def _fix_tile(self, rule: Rule, start: int, stop: int) -> None:
         work, errors, factor = self.work, self.scaled_errors, self.factor
