@@ -122,8 +122,11 @@ def round_block(
     are in the original order of columns. Floats are all of one type, `max_code` too.
     """
     rows = work.shape[1]
-    # U^T of the block: what one column takes of the errors of the others lies side by side.
-    shares = np.ascontiguousarray(factor[start:stop, start:stop].T)
+    # U^T of the block: what one column takes of the errors of those before it lies side by side.
+    shares = np.empty((stop - start, stop - start), dtype=work.dtype)
+    for before in range(stop - start):
+        for later in range(before + 1, stop - start):
+            shares[later, before] = factor[start + before, start + later]
     kept = np.empty(TILE * _STRIP, dtype=work.dtype)
     for low in range(0, rows, _STRIP):
         high = min(rows, low + _STRIP)
