@@ -189,9 +189,18 @@ def gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, *
 
 
 def chosen_layers(
-    model: nn.Module, blocks: Sequence[tuple[str, nn.Module]], settings: Settings, residence: Residence
+    model: nn.Module,
+    blocks: Sequence[tuple[str, nn.Module]],
+    settings: Settings,
+    residence: Residence,
+    *,
+    finite: set[str] | None = None,
 ) -> dict[str, LinearView]:
-    """Return the layers that settings choose, all that can be checked before work checked."""
+    """Return the layers that settings choose, all that can be checked before work checked.
+
+    `finite` holds layers whose weights were found finite before, and is added to.
+    """
+    finite = set() if finite is None else finite
     views = {name: view for block_name, block in blocks for name, view in block_linears(block_name, block).items()}
     if not views:
         raise CompressionError(f"the blocks of {type(model).__name__} have no linear layers to compress")
@@ -207,10 +216,12 @@ def chosen_layers(
     for name, view in chosen.items():
         check_layer(view.shape, settings.of(name))
     for index, (lead, _) in enumerate(blocks):
-        with residence.block(index):
-            for name, view in chosen.items():
-                if name.startswith(f"{lead}."):
-                    check_finite(view.weight, f"{name}.weight")
+        unseen = [name for name in chosen if name.startswith(f"{lead}.") and name not in finite]
+        if unseen:
+            with residence.block(index):
+                for name in unseen:
+                    check_finite(chosen[name].weight, f"{name}.weight")
+        finite.update(unseen)
     return chosen
 
 

@@ -18,17 +18,24 @@ from .settings import Settings
 from .solver import Rule, Solution, column_solve
 from .sparse import SparseGPT
 from .spqr import SpQR
+from .stack import Stack
 from .system import System
 from .weights import LayerWeight, SparseWeight
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solved:
-    """One layer's compressed form, the solution of its stack (None: nothing was solved) and its rows in that."""
+    """One layer's compressed form, the solution of its stack (None: nothing was solved) and its rows in that.
+
+    `difference` [C] is what the solve knows of ||W_j - Q_j||^2, in float64, where Q is the form to the bit, and `energy`
+    then ||W||^2.
+    """
 
     weight: LayerWeight
     solution: Solution | None
     rows: slice
+    difference: Tensor | None = None
+    energy: float = 0.0
 
 
 def check_layer(shape: tuple[int, int], settings: Settings) -> None:
@@ -48,36 +55,54 @@ def check_layer(shape: tuple[int, int], settings: Settings) -> None:
 
 
 def solve_stack(
-    weights: Sequence[Tensor], system: System | None, settings: Settings, stored: torch.dtype = torch.float32
+    weights: Sequence[Tensor] | Stack,
+    system: System | None,
+    settings: Settings,
+    stored: torch.dtype = torch.float32,
 ) -> list[Solved]:
     """Compress layers [R_i, C] that read one input with the H of `system`; without one, nothing is compensated.
 
     `stored` is the type in which weights that stay in floating point are kept. Raises CompressionError (see `errors`).
     """
-    stack = torch.cat([weight.to(torch.float32) for weight in weights])
-    heights = [len(weight) for weight in weights]
-    rows = _row_ranges(heights)
+    stack = weights if isinstance(weights, Stack) else stacked(weights)
+    rows = stack.row_ranges
     if settings.method == "rtn":
         assert settings.grid is not None
-        whole = round_to_nearest(stack, settings.grid)
+        whole = round_to_nearest(stack.rows, settings.grid)
         return [Solved(weight=whole.rows(one.start, one.stop), solution=None, rows=one) for one in rows]
     if settings.method in ("magnitude", "wanda"):
+        values = stack.rows
         return [
             Solved(
-                weight=_masked(stack[one], _mask(stack[one], system, settings), settings, stored),
+                weight=_masked(values[one], _mask(values[one], system, settings), settings, stored),
                 solution=None,
                 rows=one,
             )
             for one in rows
         ]
-    rule = _rule(settings, heights)
+    rule = _rule(settings, stack.heights)
     # Without inputs every direction counts the same, and with a diagonal H no error can be moved anywhere.
-    known = system if system is not None else System(torch.eye(stack.shape[1], device=stack.device))
+    known = system if system is not None else System(torch.eye(len(stack.columns), device=stack.columns.device))
     solution = column_solve(
         stack, known, rule, damp=settings.damping, block_size=settings.block_size, strict=settings.strict
     )
-    forms = _forms(rule, solution, rows, stored)
-    return [Solved(weight=form, solution=solution, rows=one) for form, one in zip(forms, rows, strict=True)]
+    # Float32 products of a scale and a number of steps are what is served; in float64 they were not rounded yet.
+    served = isinstance(rule, GroupRounding) and solution.fixed.dtype == torch.float32
+    return [
+        Solved(
+            weight=form,
+            solution=solution,
+            rows=one,
+            difference=solution.differences[place] if served else None,
+            energy=stack.energies[place] if served else 0.0,
+        )
+        for place, (form, one) in enumerate(zip(_forms(rule, solution, rows, stored), rows, strict=True))
+    ]
+
+
+def stacked(weights: Sequence[Tensor]) -> Stack:
+    """Return layers [R_i, C] as methods take them: in float32."""
+    return Stack([weight.to(torch.float32) for weight in weights])
 
 
 def alone(settings: Settings) -> str:
@@ -103,7 +128,8 @@ def _forms(rule: Rule, solution: Solution, rows: Sequence[slice], stored: torch.
         if rule.rounds:
             whole = rule.result()
             return [SparseWeight(removed=removed[one], codes=whole.rows(one.start, one.stop)) for one in rows]
-        return [SparseWeight(removed=removed[one], values=kept_values(solution.quantized[one], stored)) for one in rows]
+        values = solution.quantized
+        return [SparseWeight(removed=removed[one], values=kept_values(values[one], stored)) for one in rows]
     assert isinstance(rule, GroupRounding)
     codes: QuantizedWeight = rule.result()
     return [codes.rows(one.start, one.stop) for one in rows]
@@ -138,11 +164,3 @@ def kept_values(values: Tensor, stored: torch.dtype) -> Tensor:
             f"a weight of {float(values.abs().max()):.3g} does not fit the checkpoint's {stored}; convert the checkpoint to float32"
         )
     return kept
-
-
-def _row_ranges(heights: Sequence[int]) -> list[slice]:
-    ranges, start = [], 0
-    for height in heights:
-        ranges.append(slice(start, start + height))
-        start += height
-    return ranges

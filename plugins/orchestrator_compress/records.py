@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -133,9 +134,7 @@ def record(
     """Describe what became of the weight [R, C] of a layer; `mates` are the layers that it was solved with."""
     rows, columns = weight.shape
     form, solution = solved.weight, solved.solution
-    wide = torch.float64 if settings.measure == "full" else torch.float32
-    reference = weight.to(wide)
-    difference = reference - form.dequantize(wide)
+    layer = _Layer(weight, solved, torch.float64 if settings.measure == "full" else torch.float32)
     grid = settings.grid
     made_up = inputs.fallback if settings.method in DATA_DRIVEN else ""
     starved = system is None and settings.method in DATA_DRIVEN
@@ -151,12 +150,12 @@ def record(
         bits_per_weight=stored_bits(form) / (rows * columns),
         sparsity=form.sparsity if isinstance(form, SparseWeight) else 0.0,
         outliers=form.outliers.count / (rows * columns) if isinstance(form, SpQRWeight) else 0.0,
-        weight_error=float(difference.square().sum() / reference.square().sum().clamp(min=torch.finfo(wide).tiny)),
+        weight_error=layer.relative_error(),
         tokens=inputs.tokens,
         undercalibrated=system is not None and inputs.tokens < columns,
         shared_with=" ".join(mates),
         fallback=f"{inputs.fallback or 'no calibration tokens'}; {alone(settings)}" if starved else made_up,
-        **_objectives(name, reference, difference, solved, inputs=inputs, system=system, settings=settings),
+        **_objectives(name, layer, inputs=inputs, system=system, settings=settings),
     )
     if solution is None or system is None:
         return row
@@ -172,15 +171,32 @@ def record(
     )
 
 
+class _Layer:
+    """A layer beside what became of it, in the type `wide`: taken apart only where the solve does not know enough."""
+
+    def __init__(self, weight: Tensor, solved: Solved, wide: torch.dtype):
+        self._weight, self._wide = weight, wide
+        self.solved = solved
+        self.squares = solved.difference if wide == torch.float32 else None
+
+    @cached_property
+    def reference(self) -> Tensor:
+        return self._weight.to(self._wide)
+
+    @cached_property
+    def difference(self) -> Tensor:
+        return self.reference - self.solved.weight.dequantize(self._wide)
+
+    def relative_error(self) -> float:
+        """Return ||W - Q||^2 / ||W||^2."""
+        tiny = torch.finfo(self._wide).tiny
+        if self.squares is not None:
+            return float(self.squares.sum()) / max(self.solved.energy, tiny)
+        return float(self.difference.square().sum() / self.reference.square().sum().clamp(min=tiny))
+
+
 def _objectives(
-    name: str,
-    reference: Tensor,
-    difference: Tensor,
-    solved: Solved,
-    *,
-    inputs: Inputs,
-    system: System | None,
-    settings: Settings,
+    name: str, layer: _Layer, *, inputs: Inputs, system: System | None, settings: Settings
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     solvable = system if settings.measure == "own" else None
@@ -190,36 +206,36 @@ def _objectives(
             continue
         if id(hessian) not in known:
             if solvable is not None and hessian is inputs.own:
-                objective, narrow = _from_identity(difference, solved, solvable), True
+                objective, narrow = _from_identity(layer, solvable), True
             else:
-                objective, narrow = quadratic(difference, hessian), False
-            known[id(hessian)] = (objective, _energy(name, reference, hessian, suffix, inputs, narrow=narrow))
+                objective, narrow = quadratic(layer.difference, hessian), False
+            known[id(hessian)] = (objective, _energy(name, layer, hessian, suffix, inputs, narrow=narrow))
         objective, scale = known[id(hessian)]
         found[f"objective{suffix}"] = objective
         found[f"relative{suffix or '_objective'}"] = objective / scale if scale else 0.0
     return found
 
 
-def _energy(name: str, reference: Tensor, hessian: Tensor, suffix: str, inputs: Inputs, *, narrow: bool) -> float:
+def _energy(name: str, layer: _Layer, hessian: Tensor, suffix: str, inputs: Inputs, *, narrow: bool) -> float:
     """Return tr(W H W^T): in float32 where `narrow`, as it is no difference of large numbers."""
     kept = None if inputs.fallback else inputs.energies
     key = (name, suffix or ("own" if narrow else "full"))
     if kept is not None and key in kept:
         return kept[key]
-    found = energy(reference, hessian) if narrow else quadratic(reference, hessian)
+    found = energy(layer.reference, hessian) if narrow else quadratic(layer.reference, hessian)
     if kept is not None:
         kept[key] = found
     return found
 
 
-def _from_identity(difference: Tensor, solved: Solved, system: System) -> float:
+def _from_identity(layer: _Layer, system: System) -> float:
     """Return tr(D H D^T) as ||E||^2 less what damping added, which costs nothing, where the layer was solved."""
-    solution = solved.solution
+    solved, solution = layer.solved, layer.solved.solution
     if solution is None or solution.identity_error is None:
-        return quadratic(difference, system.hessian)
+        return quadratic(layer.difference, system.hessian)
     # Squares in their own type, sums in float64: a widened copy of all differences would cost more than the rest.
-    energy = difference.square().sum(0, dtype=torch.float64)
-    return float(solution.row_errors[solved.rows].sum()) - float(energy @ system.added(solution.damp))
+    squares = layer.difference.square().sum(0, dtype=torch.float64) if layer.squares is None else layer.squares
+    return float(solution.row_errors[solved.rows].sum()) - float(squares @ system.added(solution.damp))
 
 
 def _value_bytes(form: LayerWeight) -> int:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .grid import Grid, QuantizedWeight, assemble, encode, fit
+from .grid import Grid, QuantizedWeight, assemble, encode, fit, fit_range
 from .order import ACT_ORDERS, ActOrder, act_ordered
-from .solver import Columns
+from .solver import TILE, Columns
 
 
 class GroupRounding:
@@ -51,9 +51,8 @@ class GroupRounding:
         else:
             self._group_of = [column // width for column in columns.order]
         if self._act_order == "static":
-            original = torch.empty_like(work)
-            original[columns.order] = work
-            self._scales, self._zeros = fit(original.view(-1, width, rows), grid, dim=1)
+            low, high = (ends.to(work.dtype) for ends in columns.stack.ranges(width))
+            self._scales, self._zeros = fit_range(low, high, grid)
             return
         starts = self._group_of[::width]
         if any(self._group_of[position] != starts[position // width] for position in range(total)):
@@ -80,21 +79,22 @@ class GroupRounding:
 
     def fix_tile(self, start: int, stop: int) -> bool:
         """Fix positions start..stop in one call of machine code, where that can be done with the same result."""
-        columns = self._columns
-        if columns.factor is None or columns.work.device.type != "cpu" or type(self).fix is not GroupRounding.fix:
+        columns, work = self._columns, self._columns.work
+        if columns.factor is None or work.device.type != "cpu" or type(self).fix is not GroupRounding.fix:
             return False
-        if self._act_order != "static":
-            if (stop - 1) // self._width > start // self._width:
-                return False  # a group that begins inside is fitted on values that the tile's own columns correct
-            if start % self._width == 0:
-                self._fit_group(start)
-        from .rounding_kernel import round_tile  # compiled code is loaded only where it is used
+        if self._act_order != "static" and (stop - 1) // self._width > start // self._width:
+            return False  # a group that begins inside is fitted on values that the columns before it correct
+        from .rounding_kernel import round_block, sums_as_products  # compiled code is loaded only where it is used
 
+        if stop - start > TILE and not sums_as_products(stop - start, work.shape[1], work.dtype):
+            return False
+        if self._act_order != "static" and start % self._width == 0:
+            self._fit_group(start)
         if self._tiles is None:
-            tensors = columns.work, columns.scaled_errors, self._codes, self._scales, self._zeros, columns.factor
+            tensors = work, columns.scaled_errors, self._codes, self._scales, self._zeros, columns.factor
             indices = np.array(columns.order), np.array(self._group_of)
             self._tiles = (*(tensor.numpy() for tensor in tensors), *indices)
-        round_tile(*self._tiles, start, stop, self._tiles[0].dtype.type(self._grid.max_code))
+        round_block(*self._tiles, start, stop, self._tiles[0].dtype.type(self._grid.max_code))
         return True
 
     def result(self) -> QuantizedWeight:

@@ -11,8 +11,8 @@ records how far it is off. Rows never mix in the solver, so layers that share th
 each other with one factor (rules that choose among rows take the heights of the layers).
 
 Cost in flops: C^3 / 3 for the Cholesky factor, C^3 / 3 for its inverse, R C^2 for the updates, against C^3 / 3 and
-2 R C^2 of one Cholesky factorization and one product W H. Updates are applied lazily, first within tiles of `_TILE`
-columns, then within blocks, then as one matrix product for all columns to the right, so that only R C `_TILE` flops
+2 R C^2 of one Cholesky factorization and one product W H. Updates are applied lazily, first within tiles of `TILE`
+columns, then within blocks, then as one matrix product for all columns to the right, so that only R C `TILE` flops
 are not in matrix products; W is kept transposed, so that a column is contiguous.
 """
 
@@ -24,14 +24,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .deviations import deviations
 from .errors import SolveError
 from .factor import Attempt, attempts
-from .grid import check_finite
 from .objective import identity_gap
 from .order import explicit
+from .stack import Stack
 from .system import System
 
-_TILE = 16
+#: Columns whose errors correct the rest of their block in one product.
+TILE = 16
 # How far ||E||^2 may be from the damped objective before a solve counts as failed, relative to the latter.
 _IDENTITY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 
@@ -59,7 +61,10 @@ class Rule(Protocol):
 
 @runtime_checkable
 class TileRule(Rule, Protocol):
-    """A rule that can also fix several columns in one call, with the very result of one call each."""
+    """A rule that can also fix several columns in one call, with the very result of one call each.
+
+    A whole block is asked for first, then each of its tiles.
+    """
 
     def fix_tile(self, start: int, stop: int) -> bool:
         """Fix positions start..stop, errors and the updates among them included, or return False and touch nothing."""
@@ -68,18 +73,29 @@ class TileRule(Rule, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solution:
-    """Hold Q [R, C] in the original column order, each row's ||E||^2, and how the system was solved.
+    """Hold what became of W [R, C], each row's ||E||^2 [R] in float64, and how the system was solved.
 
-    `identity_error` is None where nothing was solved; `row_errors` are then those of a diagonal H.
+    `fixed` is Q^T [C, R], columns in the `order` of solving [C], and `differences` [L, C] in float64 the squares of
+    W - Q added up over the rows of each layer of the stack. `identity_error` is None where nothing was solved;
+    `row_errors` are then those of a diagonal H.
     """
 
-    quantized: Tensor
+    fixed: Tensor
+    order: Tensor
     row_errors: Tensor
+    differences: Tensor
     identity_error: float | None
     damp: float
     arithmetic: str
     fallback: str
     dead_columns: int
+
+    @property
+    def quantized(self) -> Tensor:
+        """Return Q [R, C] in the original column order, made anew each time."""
+        restored = torch.empty_like(self.fixed)
+        restored[self.order] = self.fixed
+        return restored.T.contiguous()
 
 
 class Columns:
@@ -89,13 +105,13 @@ class Columns:
     the sensitivity that rules choose by. Without a factor they are those of the diagonal of H.
     """
 
-    def __init__(self, weight: Tensor, factor: Tensor | None, order: Tensor, block_size: int, pivots: Tensor):
+    def __init__(self, stack: Stack, factor: Tensor | None, order: Tensor, block_size: int, pivots: Tensor):
+        self.stack = stack
         self.order = order.tolist()
-        # Transposed first: gathering columns of a row-major matrix costs ten times as much.
-        self.work = weight.T.contiguous()[order]
+        self.work = stack.columns.index_select(0, order).to(pivots.dtype)
         self.factor = factor
         self.pivots = pivots
-        self.scaled_errors = torch.zeros_like(self.work)
+        self.scaled_errors = torch.empty_like(self.work)
         self._block_size = block_size
         self._block = self._tile = (0, 0)
 
@@ -130,12 +146,6 @@ class Columns:
             values += self.factor[block_start:start, start:stop].T @ self.scaled_errors[block_start:start]
         return values
 
-    def restored(self) -> Tensor:
-        """Return `work` as [R, C] in the original column order."""
-        restored = torch.empty_like(self.work)
-        restored[self.order] = self.work
-        return restored.T.contiguous()
-
     def run(self, rule: Rule) -> None:
         """Fix every column in order; `work` then holds the result."""
         total = len(self.work)
@@ -143,14 +153,19 @@ class Columns:
         at_once = rule if isinstance(rule, TileRule) else None
         for block_start in range(0, total, self._block_size):
             block_stop = min(block_start + self._block_size, total)
-            self._block = (block_start, block_stop)
-            for tile_start in range(block_start, block_stop, _TILE):
-                tile_stop = min(tile_start + _TILE, block_stop)
-                self._tile = (tile_start, tile_stop)
-                if at_once is None or not at_once.fix_tile(tile_start, tile_stop):
-                    self._fix_tile(rule, tile_start, tile_stop)
-                self._update(tile_start, tile_stop, block_stop)
+            self._block = self._tile = (block_start, block_stop)
+            if at_once is None or not at_once.fix_tile(block_start, block_stop):
+                self._fix_block(rule, block_start, block_stop)
             self._update(block_start, block_stop, total)
+
+    def _fix_block(self, rule: Rule, block_start: int, block_stop: int) -> None:
+        at_once = rule if isinstance(rule, TileRule) else None
+        for start in range(block_start, block_stop, TILE):
+            stop = min(start + TILE, block_stop)
+            self._tile = (start, stop)
+            if at_once is None or not at_once.fix_tile(start, stop):
+                self._fix_tile(rule, start, stop)
+            self._update(start, stop, block_stop)
 
     def _fix_tile(self, rule: Rule, start: int, stop: int) -> None:
         work, errors, factor = self.work, self.scaled_errors, self.factor
@@ -174,7 +189,7 @@ class Columns:
 
 
 def column_solve(
-    W: Tensor,
+    W: Tensor | Stack,
     H: Tensor | System,
     rule: Rule,
     *,
@@ -186,20 +201,22 @@ def column_solve(
 ) -> Solution:
     """Fix the columns of W [R, C] by `rule`, each time moving the error onto the columns still free.
 
-    `H` [C, C] is positive semidefinite at any positive scale; a `System` of it keeps its factors for further solves.
+    `H` [C, C] is positive semidefinite at any positive scale; a `System` of it keeps its factors for further solves, as
+    a `Stack` of W keeps what they share.
     `order` is the rule's own, or "diagonal" (largest H_jj first), "natural" or a permutation [C]. Where a system
     cannot be solved, what `factor.attempts` lists is tried in turn, and in the end columns are fixed without
     compensation; each step is in `Solution.fallback`. Raises WeightError or CalibrationError for values that are not
     finite, SolveError in strict mode instead of changing the damping.
     """
     system = H if isinstance(H, System) else System(H)
-    _check(W, system, damp, block_size, dtype)
+    stack = W if isinstance(W, Stack) else Stack([W])
+    _check(stack, system, damp, block_size, dtype)
     chosen = rule.order(system.diagonal) if order is None else explicit(order, system.diagonal)
     failures: list[str] = []
     for attempt in attempts(damp, dtype):
         if strict and attempt.damp != damp:
             break
-        solution = _attempt(W, system, rule, attempt, order=chosen, block_size=block_size, failures=failures)
+        solution = _attempt(stack, system, rule, attempt, order=chosen, block_size=block_size, failures=failures)
         if solution is not None:
             return solution
     if strict:
@@ -207,27 +224,36 @@ def column_solve(
             f"no solution at damp={damp:g} ({'; '.join(failures)}) and strict mode forbids another; raise `damp` or "
             "use more calibration tokens"
         )
-    return _without_compensation(W, system, rule, damp, chosen, block_size, failures)
+    return _without_compensation(stack, system, rule, damp, chosen, block_size, failures)
 
 
 def _attempt(
-    W: Tensor, system: System, rule: Rule, attempt: Attempt, *, order: Tensor, block_size: int, failures: list[str]
+    stack: Stack,
+    system: System,
+    rule: Rule,
+    attempt: Attempt,
+    *,
+    order: Tensor,
+    block_size: int,
+    failures: list[str],
 ) -> Solution | None:
     factor = system.factor(attempt, order)
     if factor is None:
         failures.append(f"{attempt}: not positive definite")
         return None
-    columns = Columns(W.to(attempt.dtype), factor, order, block_size, factor.diagonal())
+    columns = Columns(stack, factor, order, block_size, factor.diagonal())
     columns.run(rule)
-    quantized = columns.restored()
+    found = deviations(stack.columns, columns.work, columns.scaled_errors, order, stack.heights)
     added, enough = system.added(attempt.damp), _IDENTITY_TOLERANCE[attempt.dtype]
-    gap, noise = identity_gap(W, quantized, system.hessian, added, columns.scaled_errors, enough=enough)
+    gap, noise = identity_gap(found, stack, system.hessian, added, attempt.dtype, enough=enough)
     if not gap <= max(enough, noise):
         failures.append(f"{attempt}: loss identity off by {gap:.1e}")
         return None
     return Solution(
-        quantized=quantized,
-        row_errors=_row_energies(columns.scaled_errors),
+        fixed=columns.work,
+        order=order,
+        row_errors=found.rows,
+        differences=found.columns,
         identity_error=gap,
         damp=attempt.damp,
         arithmetic=str(attempt.dtype).removeprefix("torch."),
@@ -237,14 +263,17 @@ def _attempt(
 
 
 def _without_compensation(
-    W: Tensor, system: System, rule: Rule, damp: float, order: Tensor, block_size: int, failures: list[str]
+    stack: Stack, system: System, rule: Rule, damp: float, order: Tensor, block_size: int, failures: list[str]
 ) -> Solution:
     diagonal = (system.diagonal.to(torch.float64) + system.added(damp)).to(torch.float32)
-    columns = Columns(W.to(torch.float32), None, order, block_size, diagonal[order].rsqrt())
+    columns = Columns(stack, None, order, block_size, diagonal[order].rsqrt())
     columns.run(rule)
+    found = deviations(stack.columns, columns.work, columns.scaled_errors, order, stack.heights)
     return Solution(
-        quantized=columns.restored(),
-        row_errors=_row_energies(columns.scaled_errors),
+        fixed=columns.work,
+        order=order,
+        row_errors=found.rows,
+        differences=found.columns,
         identity_error=None,
         damp=0.0,
         arithmetic="uncompensated",
@@ -253,21 +282,9 @@ def _without_compensation(
     )
 
 
-def _row_energies(scaled_errors: Tensor) -> Tensor:
-    """Return ||E||^2 of each row [R] in float64, a few columns of E at a time: all of it widened would be the peak."""
-    total = torch.zeros(scaled_errors.shape[1], dtype=torch.float64, device=scaled_errors.device)
-    for columns in scaled_errors.split(_TILE):
-        total += columns.to(torch.float64).square_().sum(0)
-    return total
-
-
-def _check(W: Tensor, system: System, damp: float, block_size: int, dtype: torch.dtype) -> None:
-    if W.ndim != 2 or W.shape[1] != len(system.hessian) or not len(W):
-        raise ValueError(
-            f"W is {list(W.shape)} and H {list(system.hessian.shape)}; H must be [C, C] for W [R, C] with R > 0"
-        )
+def _check(stack: Stack, system: System, damp: float, block_size: int, dtype: torch.dtype) -> None:
+    stack.check(len(system.hessian))
     if not 0 <= damp <= 1 or block_size < 1:
         raise ValueError(f"damp={damp}, block_size={block_size}; damp lies in 0..1, a block has at least one column")
     if dtype not in _IDENTITY_TOLERANCE:
         raise ValueError(f"dtype={dtype}; systems are solved in float32 or float64")
-    check_finite(W)

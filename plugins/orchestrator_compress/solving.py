@@ -8,10 +8,11 @@ import torch
 
 from .errors import CompressionError, SolveError
 from .linears import LinearView
-from .methods import solve_stack
+from .methods import solve_stack, stacked
 from .records import LayerRecord, record
 from .settings import DATA_DRIVEN, Settings
 from .sources import Inputs
+from .stack import Stack
 from .system import System
 from .weights import LayerWeight
 
@@ -24,10 +25,12 @@ def solve_group(
     settings: Settings,
     stored: torch.dtype,
     system: System | None = None,
+    stacks: dict[tuple[str, ...], Stack] | None = None,
 ) -> dict[str, tuple[LayerWeight, LayerRecord]]:
     """Compress the layers that read one input: those with the same settings stacked, all on one system.
 
-    `system` is that of the input where it was made before, with the factors that it keeps.
+    `system` is that of the input where it was made before, with the factors that it keeps, and `stacks` by their layers
+    those that were, to which new ones are added.
     """
     try:
         if system is None and inputs.own is not None:
@@ -38,7 +41,10 @@ def solve_group(
                 said = inputs.fallback or "no calibration token reached the layer"
                 raise SolveError(f"{said}, and strict mode forbids going on without")
             weights = [views[name].weight for name in names]
-            solved = solve_stack(weights, system, own, stored)
+            known = {} if stacks is None else stacks
+            if tuple(names) not in known:
+                known[tuple(names)] = stacked(weights)
+            solved = solve_stack(known[tuple(names)], system, own, stored)
             for name, weight, one in zip(names, weights, solved, strict=True):
                 mates = [each for each in names if each != name]
                 row = record(name, weight, one, inputs, system, block=block, settings=own, mates=mates)

@@ -1,7 +1,8 @@
 """Many settings on one calibration: each block is visited once, and each factor is made once.
 
 A point of a sweep costs its solves alone. What depends on the input only is shared: the factor of H for each damping
-and column order, and the energy of each layer's output, by which errors are made relative.
+and column order; and what depends on the weights only: their columns, the ranges of their groups, and the energy of
+each layer's output, by which errors are made relative.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .residence import InMemory, Residence
 from .settings import Settings
 from .solving import solve_group
 from .sources import Inputs, Prepared
+from .stack import Stack
 from .stash import Finished, Stash
 from .sums import Alone
 from .system import System
@@ -50,20 +52,22 @@ def compress_sweep(
         raise CompressionError("a sweep of no points; give at least one Settings")
     residence = residence or InMemory()
     blocks = decoder_blocks(model)
-    chosen = [chosen_layers(model, blocks, settings, residence) for settings in points]
+    finite: set[str] = set()
+    chosen = [chosen_layers(model, blocks, settings, residence, finite=finite) for settings in points]
     for layers in chosen:
         calibration.check({name: view.shape for name, view in layers.items()})
     stashes = [Stash(None) for _ in points]
     for index, (lead, block) in enumerate(blocks):
         every = block_linears(lead, block)
         systems: dict[int, System] = {}
+        stacks: dict[tuple[str, ...], Stack] = {}
         energies: dict[tuple[str, str], float] = {}
         with residence.block(index):
             for settings, layers, stash in zip(points, chosen, stashes, strict=True):
                 views = {name: view for name, view in every.items() if name in layers}
                 source = Prepared(calibration, ExpertPolicy(settings), energies)
                 for inputs in source.visit(block, index, views, done=False, team=Alone()):
-                    _solve(inputs, views, settings, stash, block=index, stored=stored, systems=systems)
+                    _solve(inputs, views, settings, stash, block=index, stored=stored, systems=systems, stacks=stacks)
         release()
         if on_block is not None:
             on_block(index + 1, len(blocks))
@@ -79,6 +83,7 @@ def _solve(
     block: int,
     stored: torch.dtype,
     systems: dict[int, System],
+    stacks: dict[tuple[str, ...], Stack],
 ) -> None:
     started_s = time.perf_counter()
     system = None
@@ -89,7 +94,7 @@ def _solve(
             system = System(inputs.own)
             if not inputs.fallback:
                 systems[id(inputs.own)] = system
-    solved = solve_group(inputs, views, block=block, settings=settings, stored=stored, system=system)
+    solved = solve_group(inputs, views, block=block, settings=settings, stored=stored, system=system, stacks=stacks)
     share_s = (time.perf_counter() - started_s) / len(solved)
     for name, (weight, row) in solved.items():
         stash.save(name, Finished(weight=weight, record=row, seconds=share_s))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orchestrator_compress.deviations import deviations
 from orchestrator_compress.errors import CalibrationError, CheckpointError
 from orchestrator_compress.factor import damped, inverse_factor, inverse_factor_of_reversed
 from orchestrator_compress.formats.compressed_tensors import CODEC
@@ -14,6 +15,7 @@ from orchestrator_compress.objective import identity_gap, quadratic
 from orchestrator_compress.order import by_diagonal, by_group
 from orchestrator_compress.rules import GroupRounding
 from orchestrator_compress.solver import column_solve
+from orchestrator_compress.stack import Stack
 from orchestrator_compress.system import System
 
 from .test_solver import problem
@@ -113,20 +115,25 @@ def test_an_order_that_scatters_groups_is_refused() -> None:
 
 @pytest.mark.parametrize("rows", [5, 32, 33, 200])
 def test_the_identity_check_finds_a_single_wrong_entry(rows: int) -> None:
-    """Few rows are checked exactly, many through sign vectors: both pass what is right and see one entry off."""
+    """Few rows are checked exactly, many in sums with signs: both pass what is right and see one entry off."""
     weight, hessian = problem(rows, 24)
     added = System(hessian).added(0.01)
     factor = inverse_factor(damped(hessian, 0.01)[0])
     assert factor is not None
     errors = torch.randn((24, rows), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     quantized = weight - errors.T @ factor
-    gap, _ = identity_gap(weight, quantized, hessian, added, errors)
-    assert gap < 1e-12
+
+    def gap_of(quantized: torch.Tensor) -> float:
+        stack = Stack([weight])
+        order = torch.arange(24)
+        found = deviations(stack.columns, quantized.T.contiguous(), errors, order, stack.heights)
+        return identity_gap(found, stack, hessian, added, torch.float64)[0]
+
+    assert gap_of(quantized) < 1e-12
     objective = quadratic(weight - quantized, hessian + torch.diag(added))
     assert objective == pytest.approx(float(errors.square().sum()), rel=1e-10)
     quantized[rows // 2, 3] += 1e-3
-    gap, _ = identity_gap(weight, quantized, hessian, added, errors)
-    assert gap > 1e-8
+    assert gap_of(quantized) > 1e-8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

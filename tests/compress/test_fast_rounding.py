@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orchestrator_compress import rules
+from orchestrator_compress import rounding_kernel, rules
 from orchestrator_compress.grid import Grid
 from orchestrator_compress.rules import GroupRounding
 from orchestrator_compress.solver import Solution, TileRule, column_solve
@@ -69,6 +69,21 @@ def test_a_tile_at_once_is_its_columns_one_by_one(
     assert torch.equal(fast.result().scales, slow.result().scales)
     assert torch.equal(quick.quantized, patient.quantized)
     assert torch.equal(quick.row_errors, patient.row_errors)
+
+
+@pytest.mark.parametrize("block_size", [17, 40, 128])
+@pytest.mark.parametrize("rows", [16, 400, 1000])
+def test_blocks_are_their_tiles_to_the_bit(rows: int, block_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block is fixed in one call only where products of matrices would correct it alike."""
+    weight, system = problem(rows, 128)
+    grid = Grid(bits=3, group_size=64)
+    whole, tiled = GroupRounding(grid), GroupRounding(grid)
+    at_once = column_solve(weight, system, whole, block_size=block_size)
+    monkeypatch.setattr(rounding_kernel, "sums_as_products", lambda *_: False)
+    in_tiles = column_solve(weight, system, tiled, block_size=block_size)
+    assert torch.equal(whole.result().codes, tiled.result().codes)
+    assert torch.equal(at_once.quantized, in_tiles.quantized)
+    assert torch.equal(at_once.row_errors, in_tiles.row_errors)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 257])
