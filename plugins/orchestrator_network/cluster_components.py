@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
+from orchestrator_network.errors import TopologyError
 
 if TYPE_CHECKING:
     from orchestrator_network.dragonfly import Dragonfly
@@ -44,6 +45,19 @@ class DragonflyConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, it must be at least 1, or null")
 
+    def shape(self, devices: int) -> tuple[int, int, int, int]:
+        """Return hosts a router, routers a group, global links a router, and groups; raises TopologyError."""
+        shape = _best_shape(self, devices)
+        if shape is None:
+            near = [_near(self, devices, step) for step in (-1, 1)]
+            sizes = " or ".join(str(size) for size in near if size) or "other"
+            raise TopologyError(
+                f"{devices} devices make no Dragonfly of {self.radix}-port switches in this shape: hosts a "
+                f"router x routers a group x groups must be {devices}, with a link between every two groups; use "
+                f"{sizes} devices, or another shape"
+            )
+        return shape
+
 
 @dataclass(frozen=True, kw_only=True)
 class RailOptimizedConfig:
@@ -64,6 +78,18 @@ class RailOptimizedConfig:
             raise ValueError(f"gpus_per_node is {self.gpus_per_node}, it must be at least 1")
         if self.local_gbps <= 0:
             raise ValueError(f"local_gbps is {self.local_gbps}, it must be above 0")
+
+    def shape(self, devices: int) -> int:
+        """Return the number of servers; raises TopologyError."""
+        size = self.gpus_per_node
+        nodes, rest = divmod(devices, size)
+        if rest or nodes == 0:
+            near = sorted({max(1, nodes) * size, (nodes + 1) * size})
+            raise TopologyError(
+                f"{devices} devices do not fill servers of {size}; use {' or '.join(map(str, near))} devices, or "
+                "another gpus_per_node"
+            )
+        return nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +113,8 @@ class DragonflyBuilder:
     def build(self, devices: int, link_gbps: float, planes: int | None = None) -> Dragonfly:
         """Return the Dragonfly for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.dragonfly import Dragonfly
-        from orchestrator_network.errors import TopologyError
 
-        shape = _best_shape(self.config, devices)
-        if shape is None:
-            near = [_near(self.config, devices, step) for step in (-1, 1)]
-            sizes = " or ".join(str(size) for size in near if size) or "other"
-            raise TopologyError(
-                f"{devices} devices make no Dragonfly of {self.config.radix}-port switches in this shape: hosts a "
-                f"router x routers a group x groups must be {devices}, with a link between every two groups; use "
-                f"{sizes} devices, or another shape"
-            )
-        hosts, routers, links, groups = shape
+        hosts, routers, links, groups = self.config.shape(devices)
         return Dragonfly(
             hosts_per_router=hosts,
             routers_per_group=routers,
@@ -151,20 +167,12 @@ class RailOptimizedBuilder:
 
     def build(self, devices: int, link_gbps: float, planes: int | None = None) -> RailOptimized:
         """Return the cluster for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
-        from orchestrator_network.errors import TopologyError
         from orchestrator_network.rail_optimized import RailOptimized
 
-        config, size = self.config, self.config.gpus_per_node
-        nodes, rest = divmod(devices, size)
-        if rest or nodes == 0:
-            near = sorted({max(1, nodes) * size, (nodes + 1) * size})
-            raise TopologyError(
-                f"{devices} devices do not fill servers of {size}; use {' or '.join(map(str, near))} devices, or "
-                "another gpus_per_node"
-            )
+        config = self.config
         return RailOptimized(
-            nodes=nodes,
-            gpus_per_node=size,
+            nodes=config.shape(devices),
+            gpus_per_node=config.gpus_per_node,
             link_gbps=link_gbps,
             local_gbps=config.local_gbps / (planes or LINKS_PER_DEVICE),
             oversubscription=config.oversubscription,
@@ -185,7 +193,6 @@ class GraphBuilder:
 
         The file must have as many hosts as there are devices, and the digest that the recipe names.
         """
-        from orchestrator_network.errors import TopologyError
         from orchestrator_network.graph_topology import GraphTopology
 
         path = Path(self.config.path)

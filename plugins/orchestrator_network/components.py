@@ -3,6 +3,9 @@
 Without a number of planes every device has 16 links, as in the published machines: 16 planes of a fat tree with one
 link each, or 4 planes of a HammingMesh, HyperX or torus with four. Planes are disjoint and alike, so one is simulated
 with its share of every message. Dragonflies, rails and files are in `cluster_components`.
+
+A config whose ``shape(devices)`` says what the network of so many devices looks like refuses, when the recipe is planned,
+what cannot be built; so may those of other packages.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
+from orchestrator_network.errors import TopologyError
+from orchestrator_network.fat_tree_ports import Ports, tree_ports
 
 if TYPE_CHECKING:
     from orchestrator_network.fat_tree import FatTree
@@ -39,6 +44,10 @@ class FatTreeConfig:
                 "3 tiers needs no radix, set tiers: 3 or a radix"
             )
 
+    def shape(self, devices: int) -> Ports:
+        """Return the ports of every tier; raises TopologyError."""
+        return tree_ports(devices, self.tiers, self.oversubscription, self.radix)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hx2MeshConfig:
@@ -57,6 +66,14 @@ class Hx2MeshConfig:
             raise ValueError(f"board is {self.board}, a board has at least 1 accelerator a side")
         if self.grid_rows is not None and self.grid_rows < 1:
             raise ValueError(f"grid_rows is {self.grid_rows}, it must be at least 1, or null")
+
+    def shape(self, devices: int) -> tuple[int, int]:
+        """Return the rows and columns of boards; raises TopologyError."""
+        boards = _boards(devices, self.board, "another board")
+        rows = self.grid_rows or _squarest(boards)
+        if boards % rows:
+            raise TopologyError(f"{boards} boards do not fill {rows} rows; grid_rows must divide {boards}")
+        return rows, boards // rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +100,18 @@ class TorusConfig:
         if self.rows is not None and self.rows % self.board:
             raise ValueError(f"rows is {self.rows}, it must be a multiple of board, {self.board}")
 
+    def shape(self, devices: int) -> tuple[int, int]:
+        """Return the rows and columns of accelerators; raises TopologyError."""
+        boards = _boards(devices, self.board, "board 1")
+        rows = self.rows or _squarest(boards) * self.board
+        columns = _columns(devices, rows)
+        if min(rows, columns) < 2:
+            raise TopologyError(
+                f"{devices} devices in {rows} rows make no torus, both sides must be at least 2; use other rows, or "
+                f"{max(4, devices + devices % 2)} devices"
+            )
+        return rows, columns
+
 
 @dataclass(frozen=True, kw_only=True)
 class HyperXConfig:
@@ -94,6 +123,29 @@ class HyperXConfig:
 
     def __post_init__(self) -> None:
         _check_rows(self.rows)
+
+    def shape(self, devices: int) -> tuple[int, int]:
+        """Return the rows and columns of accelerators; raises TopologyError."""
+        rows = self.rows or _squarest(devices)
+        return rows, _columns(devices, rows)
+
+
+def _boards(devices: int, side: int, otherwise: str) -> int:
+    """Return the number of boards of ``side`` x ``side``; TopologyError where the last is not full."""
+    boards, rest = divmod(devices, side * side)
+    if rest or boards == 0:
+        near = sorted({max(1, boards) * side * side, (boards + 1) * side * side})
+        raise TopologyError(
+            f"{devices} devices do not fill boards of {side} x {side}; use {' or '.join(map(str, near))} devices, or "
+            f"{otherwise}"
+        )
+    return boards
+
+
+def _columns(devices: int, rows: int) -> int:
+    if devices % rows:
+        raise TopologyError(f"{devices} devices do not fill {rows} rows; rows must divide {devices}")
+    return devices // rows
 
 
 def _check_rows(rows: int | None) -> None:
@@ -130,25 +182,14 @@ class HammingMeshBuilder:
 
     def build(self, devices: int, link_gbps: float, planes: int | None = None) -> HammingMesh:
         """Return the mesh for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
-        from orchestrator_network.errors import TopologyError
         from orchestrator_network.hamming_mesh import HammingMesh
 
-        side = self.config.board
-        boards, rest = divmod(devices, side * side)
-        if rest or boards == 0:
-            near = sorted({max(1, boards) * side * side, (boards + 1) * side * side})
-            raise TopologyError(
-                f"{devices} devices do not fill boards of {side} x {side}; use {' or '.join(map(str, near))} devices, "
-                "or another board"
-            )
-        rows = self.config.grid_rows or _squarest(boards)
-        if boards % rows:
-            raise TopologyError(f"{boards} boards do not fill {rows} rows; grid_rows must divide {boards}")
+        rows, columns = self.config.shape(devices)
         return HammingMesh(
-            board_rows=side,
-            board_columns=side,
+            board_rows=self.config.board,
+            board_columns=self.config.board,
             grid_rows=rows,
-            grid_columns=boards // rows,
+            grid_columns=columns,
             link_gbps=link_gbps,
             radix=self.config.radix,
             planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
@@ -164,30 +205,13 @@ class TorusBuilder:
 
     def build(self, devices: int, link_gbps: float, planes: int | None = None) -> Torus:
         """Return the torus for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
-        from orchestrator_network.errors import TopologyError
         from orchestrator_network.torus import Torus
 
-        board = self.config.board
-        boards, rest = divmod(devices, board * board)
-        if rest or boards == 0:
-            near = sorted({max(1, boards) * board * board, (boards + 1) * board * board})
-            raise TopologyError(
-                f"{devices} devices do not fill boards of {board} x {board}; use {' or '.join(map(str, near))} "
-                "devices, or board 1"
-            )
-        rows = self.config.rows or _squarest(boards) * board
-        if devices % rows:
-            raise TopologyError(f"{devices} devices do not fill {rows} rows; rows must divide {devices}")
-        if min(rows, devices // rows) < 2:
-            raise TopologyError(
-                f"{devices} devices in {rows} rows make no torus, both sides must be at least 2; use other rows, or "
-                f"{max(4, devices + devices % 2)} devices"
-            )
         return Torus(
-            sides=(rows, devices // rows),
+            sides=self.config.shape(devices),
             link_gbps=link_gbps,
             planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
-            board=board,
+            board=self.config.board,
         )
 
 
@@ -199,15 +223,12 @@ class HyperXBuilder:
 
     def build(self, devices: int, link_gbps: float, planes: int | None = None) -> HyperX:
         """Return the HyperX for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
-        from orchestrator_network.errors import TopologyError
         from orchestrator_network.hyperx import HyperX
 
-        rows = self.config.rows or _squarest(devices)
-        if devices % rows:
-            raise TopologyError(f"{devices} devices do not fill {rows} rows; rows must divide {devices}")
+        rows, columns = self.config.shape(devices)
         return HyperX(
             rows=rows,
-            columns=devices // rows,
+            columns=columns,
             link_gbps=link_gbps,
             routing=self.config.routing,
             radix=self.config.radix,

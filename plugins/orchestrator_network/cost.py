@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from orchestrator_network.fat_tree import Ports
+    from orchestrator_network.fat_tree_ports import Ports
 
 PUBLISHED_LINK_GBPS = 400.0
 LINKS_PER_DEVICE = 16

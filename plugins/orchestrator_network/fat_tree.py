@@ -22,19 +22,9 @@ from scipy.sparse import csr_array
 
 from orchestrator_network.cost import Bill, fat_tree_bill
 from orchestrator_network.errors import TopologyError
+from orchestrator_network.fat_tree_ports import Ports, tree_ports
 from orchestrator_network.graph import Network, Wiring
 from orchestrator_network.routes import Routes, check_pairs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ports:
-    """Ports of the switches of a fat tree: ToR down and up, aggregation down and up, ports of a core (or spine)."""
-
-    tor_down: int
-    tor_up: int = 0
-    agg_down: int = 0
-    agg_up: int = 0
-    core: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +44,10 @@ class FatTree:
     latency_ps: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.hosts < 2:
-            raise TopologyError(f"a fat tree needs at least 2 hosts, got {self.hosts}")
         if self.link_gbps <= 0:
             raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
         if self.planes < 1:
             raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if not 1 <= self.oversubscription < math.inf:
-            raise TopologyError(f"oversubscription must be at least 1 (1 is non-blocking), got {self.oversubscription}")
-        if self.tiers not in {None, 1, 2, 3}:
-            raise TopologyError(f"a fat tree has 1, 2 or 3 tiers, got {self.tiers}")
-        if self.radix is not None and (self.radix < 4 or self.radix % 2):
-            raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
         _ = self.ports
 
     def with_latency(self, latency_ps: int) -> FatTree:
@@ -78,37 +60,14 @@ class FatTree:
         return "fat_tree" if self.oversubscription == 1 else f"fat_tree_{self.oversubscription:g}to1"
 
     @cached_property
-    def levels(self) -> int:
-        """The number of tiers in use."""
-        if self.tiers is not None:
-            return self.tiers
-        radix = self.radix or 64
-        if self.hosts <= radix:
-            return 1
-        return 2 if math.ceil(self.hosts / _tapered(radix, self.oversubscription)[0]) <= radix else 3
-
-    @cached_property
     def ports(self) -> Ports:
         """Port counts of every tier; raises TopologyError when the hosts do not fit."""
-        if self.levels == 3 and self.radix is None and self.tiers == 3:
-            return _k_ary_ports(self.hosts, self.oversubscription)
-        radix = self.radix or 64
-        if self.levels == 1:
-            if self.hosts > radix:
-                raise TopologyError(f"{self.hosts} hosts do not fit one switch of {radix} ports; use tiers=2")
-            return Ports(tor_down=self.hosts)
-        down, up = _tapered(radix, self.oversubscription)
-        tors = math.ceil(self.hosts / down)
-        if self.levels == 2:
-            if tors > radix:
-                raise TopologyError(
-                    f"{self.hosts} hosts need {tors} ToRs of {down} hosts, a spine has {radix} ports; use tiers=3"
-                )
-            return Ports(tor_down=down, tor_up=up, core=radix)
-        pods = math.ceil(tors / (radix // 2))
-        if pods > radix:
-            raise TopologyError(f"{self.hosts} hosts need {pods} pods, a core has {radix} ports; use a larger radix")
-        return Ports(tor_down=down, tor_up=up, agg_down=radix // 2, agg_up=radix // 2, core=radix)
+        return tree_ports(self.hosts, self.tiers, self.oversubscription, self.radix)
+
+    @cached_property
+    def levels(self) -> int:
+        """The number of tiers in use."""
+        return self.ports.levels
 
     @property
     def tors(self) -> int:
@@ -240,29 +199,3 @@ class FatTree:
     def bill(self) -> Bill:
         """Return switches and cables of all planes."""
         return fat_tree_bill(self.hosts, self.ports, self.levels).times(self.planes)
-
-
-def _tapered(radix: int, oversubscription: float) -> tuple[int, int]:
-    """Return the ports down and up of a ToR switch: 32/32, 42/22 and 51/13 of 64 for 1, 2 and 4."""
-    down = min(math.floor(radix * oversubscription / (1 + oversubscription)), radix - 1)
-    return down, radix - down
-
-
-def _k_ary_ports(hosts: int, oversubscription: float) -> Ports:
-    """Return the ports of the k-ary tree of k^3/4 hosts, the taper at the ToR first."""
-    k = round((4 * hosts) ** (1 / 3))
-    if k % 2 or k**3 != 4 * hosts:
-        near = sorted({max(4, 2 * math.floor(k / 2)), 2 * math.ceil((k + 1) / 2)})
-        sizes = " or ".join(str(size**3 // 4) for size in near)
-        raise TopologyError(
-            f"a k-ary tree of 3 tiers has k^3/4 hosts for an even k, {hosts} is none; "
-            f"use {sizes} hosts, or give radix=64"
-        )
-    at_tor = min(oversubscription, 4)
-    tor_up, agg_up = k / 2 / at_tor, k / 2 / (oversubscription / at_tor)
-    if tor_up != int(tor_up) or agg_up != int(agg_up) or tor_up < 1 or agg_up < 1:
-        raise TopologyError(
-            f"oversubscription {oversubscription:g} leaves {tor_up:g} uplinks a ToR and {agg_up:g} an aggregation "
-            f"switch of {k} ports; both must be whole numbers"
-        )
-    return Ports(tor_down=k // 2, tor_up=int(tor_up), agg_down=k // 2, agg_up=int(agg_up), core=k)

@@ -215,6 +215,10 @@ class SimulateConfig:
             )
         if self.devices is None or self.devices < 2:
             raise ValueError(f"devices is {_shown(self.devices)}; workload {name} needs a number of hosts, at least 2")
+        for chosen, check in ((self.topology, "shape"), (self.workload, "check_devices")):
+            fits = getattr(getattr(chosen, "config", None), check, None)
+            if fits is not None:
+                fits(self.devices)
         self._check_bytes(name)
         for field_name, least in (("seeds", 1), ("slow_links", 0)):
             if getattr(self, field_name) < least:

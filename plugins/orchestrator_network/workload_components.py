@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orchestrator import Component
+from orchestrator_network.errors import WorkloadError
 
 if TYPE_CHECKING:
     from orchestrator_network.workloads import Workload
@@ -62,6 +63,15 @@ class IncastConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "fan_in")
         _at_least(self, 0, "target")
+
+    def check_devices(self, devices: int) -> None:
+        """Refuse more senders than there are, when the recipe is planned; raises WorkloadError."""
+        others = devices - 1
+        if self.target > others or self.fan_in > others:
+            raise WorkloadError(
+                f"an incast of fan_in {self.fan_in} to host {self.target}: {devices} devices leave {others} senders "
+                f"and hosts 0 to {others}; use more devices, or a smaller fan_in or target"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +183,9 @@ def _incast(config: IncastConfig, asked: Asked) -> Workload:
     import random
 
     from orchestrator_network import workloads
-    from orchestrator_network.errors import WorkloadError
 
+    config.check_devices(asked.hosts)
     others = asked.hosts - 1
-    if config.target > others or config.fan_in > others:
-        raise WorkloadError(
-            f"an incast of fan_in {config.fan_in} to host {config.target}: {asked.hosts} devices leave {others} senders "
-            f"and hosts 0 to {others}; use more devices, or a smaller fan_in or target"
-        )
     after = [(config.target + place) % asked.hosts for place in range(1, asked.hosts)]
     if config.senders == "random":
         senders = random.Random(asked.seed).sample(after, config.fan_in)

@@ -3,6 +3,7 @@
     git clone https://github.com/ultraethernet/uet-htsim; cmake -S uet-htsim/htsim/sim -B build -DCMAKE_BUILD_TYPE=Release
     cmake --build build --target htsim_uec
     python -m tests.benchmarks.htsim --binary build/datacenter/htsim_uec --hosts 128 --taper 8 --seeds 4
+    python -m tests.benchmarks.htsim --binary build/datacenter/htsim_uec --taper 1 --senders 8 --senders 32 --transport rccc
 
 Flows, topology and seeds go to it as files; it reports when every flow finished. A seed means another random stream in
 each simulator, so medians over seeds are compared. The ratio of speeds is of whole runs, set-up included, one process
@@ -11,16 +12,18 @@ each, one after the other.
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from orchestrator_network import FatTree, Result, simulate, workloads
+from orchestrator_network import FatTree, Workload, simulate, workloads
 
 TRANSPORTS = {
     "nscc": ["-sender_cc_only", "-sender_cc_algo", "nscc"],
@@ -63,58 +66,105 @@ def run_peer(binary: str, folder: Path, tree: FatTree, options: list[str]) -> tu
     return finished, int(lost.group(1)), took_s
 
 
+def compare(
+    binary: str, tree: FatTree, load: Workload, options: list[str], settings: dict[str, Any], seeds: int
+) -> None:
+    """Print medians over seeds of both simulators, their differences, and the ratio of their speeds."""
+    flows = zip(load.source, load.target, load.size_bytes, strict=True)
+    lines = [f"{src}->{dst} id {i} start 0 size {size}" for i, (src, dst, size) in enumerate(flows, 1)]
+    rows: dict[str, list[tuple[float, ...]]] = {"htsim": [], "ours": []}
+    bound_us = 0.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "tree.topo").write_text(topology_file(tree))
+        (folder / "load.cm").write_text("\n".join([f"Nodes {tree.hosts}", f"Connections {len(lines)}", *lines]) + "\n")
+        for seed in range(1, seeds + 1):
+            times, lost, took_s = run_peer(binary, folder, tree, [*options, "-seed", str(seed)])
+            worst = times[min(int(len(times) * 0.99), len(times) - 1)]
+            rows["htsim"].append((statistics.mean(times), statistics.median(times), worst, times[-1], lost, took_s))
+            began = time.perf_counter()
+            summary = simulate(tree, load, fidelity="packet", seed=seed, **settings).summary
+            took_s = time.perf_counter() - began
+            fct = [summary["fct_us"][name] for name in NAMES]
+            rows["ours"].append((*fct, summary["retransmissions"], took_s))
+            bound_us = summary["bound_us"]
+    for column, name in enumerate((*NAMES, "retransmissions", "seconds")):
+        theirs, mine = (statistics.median(row[column] for row in rows[who]) for who in ("htsim", "ours"))
+        spread = f"{min(row[column] for row in rows['htsim']):.2f} to {max(row[column] for row in rows['htsim']):.2f}"
+        change = (
+            f"{theirs / mine:.1f} times as fast" if name == "seconds" else f"{difference_percent(mine, theirs):+.1f} %"
+        )
+        bound = f"  {theirs / bound_us:.3f} / {mine / bound_us:.3f} of the bound" if name == "max" else ""
+        click.echo(f"  {name:16} htsim {theirs:10.2f} ({spread})  ours {mine:10.2f}  {change}{bound}")
+
+
+def failed_option(tree: FatTree, slow: int) -> int:
+    """Return what htsim must be told so that the first ``slow`` links from cores down are slow there.
+
+    It slows link l of aggregation switch a where l + a * (aggregation switches of a pod) is below the option, which are as
+    many as the option says only where a pod has as many of them as each has links up, as without a taper.
+    """
+    ports = tree.ports
+    for option in range(1, slow + 1):
+        if sum(min(ports.agg_up, max(0, option - at * ports.tor_up)) for at in range(slow)) == slow:
+            return option
+    raise click.UsageError(f"--slow {slow} is a number of links that htsim cannot slow on this tree; try {slow + 1}")
+
+
+def difference_percent(mine: float, theirs: float) -> float:
+    """Return how much more ours is, in percent; nothing where both are nothing."""
+    return 0.0 if mine == theirs else 100 * (mine / theirs - 1) if theirs else float("inf")
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--binary", required=True, type=click.Path(exists=True, resolve_path=True), help="htsim_uec")
 @click.option("--hosts", default=128, help="hosts of the k-ary tree: 16, 128, 1024")
-@click.option("--taper", default=8, help="1, 2, 4 or 8")
-@click.option("--mebibytes", default=2.0, help="of every flow of the permutation")
-@click.option("--transport", default="nscc", type=click.Choice(list(TRANSPORTS)))
+@click.option("--taper", "tapers", default=[8], multiple=True, help="1, 2, 4 or 8; may be given several times")
+@click.option(
+    "--senders",
+    default=[0],
+    multiple=True,
+    help="an incast of as many from the second half to host 0; 0 is a permutation",
+)
+@click.option("--mebibytes", "sizes", default=[2.0], multiple=True, help="of every flow")
+@click.option("--transport", "transports", default=["nscc"], multiple=True, type=click.Choice(list(TRANSPORTS)))
 @click.option("--balancer", default="reps", help="reps, oblivious, bitmap, reps_legacy or mixed")
 @click.option("--slow", default=0, help="links from cores down at a quarter of their speed")
 @click.option("--seeds", default=4)
 def main(
-    binary: str, hosts: int, taper: int, mebibytes: float, transport: str, balancer: str, slow: int, seeds: int
+    binary: str,
+    hosts: int,
+    tapers: tuple[int, ...],
+    senders: tuple[int, ...],
+    sizes: tuple[float, ...],
+    transports: tuple[str, ...],
+    balancer: str,
+    slow: int,
+    seeds: int,
 ) -> None:
-    """Print medians over seeds of both simulators, their differences, and the ratio of their speeds."""
-    tree = FatTree(hosts=hosts, tiers=3, oversubscription=taper, link_gbps=100)
-    load = workloads.permutation(hosts, bytes=int(mebibytes * 2**20), seed=42)
-    flows = zip(load.source, load.target, load.size_bytes, strict=True)
-    lines = [f"{src}->{dst} id {i} start 0 size {size}" for i, (src, dst, size) in enumerate(flows, 1)]
-    rows: dict[str, list[tuple[float, ...]]] = {"htsim": [], "ours": []}
-
-    def ours(seed: int) -> Result:
-        return simulate(
-            tree,
-            load,
-            transport=transport,
-            load_balancer=balancer,
-            fidelity="packet",
-            seed=seed,
-            slow_links=slow,
+    """Compare both simulators on every combination of the options that may be given several times."""
+    warm = FatTree(hosts=16, tiers=3)
+    simulate(warm, workloads.permutation(16, bytes=4096, seed=1), fidelity="packet")  # load the compiled code
+    for taper, count, size, transport in itertools.product(tapers, senders, sizes, transports):
+        tree = FatTree(hosts=hosts, tiers=3, oversubscription=taper, link_gbps=100)
+        size_bytes = int(size * 2**20)
+        load = incast(hosts, count, size_bytes) if count else workloads.permutation(hosts, bytes=size_bytes, seed=42)
+        options = [*TRANSPORTS[transport], "-load_balancing_algo", balancer]
+        options += ["-failed", str(failed_option(tree, slow))] if slow else []
+        settings = {"transport": transport, "load_balancer": balancer, "slow_links": slow}
+        what = f"incast of {count}" if count else "permutation"
+        click.echo(
+            f"{hosts} hosts, {taper}:1, {what}, {size:g} MiB a flow, {transport}, {balancer}, {slow} slow links, {seeds} seeds"
         )
+        compare(binary, tree, load, options, settings, seeds)
 
-    ours(0)  # load the compiled code
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "tree.topo").write_text(topology_file(tree))
-        (folder / "load.cm").write_text("\n".join([f"Nodes {hosts}", f"Connections {hosts}", *lines]) + "\n")
-        for seed in range(1, seeds + 1):
-            options = [*TRANSPORTS[transport], "-load_balancing_algo", balancer, "-seed", str(seed)]
-            options += ["-failed", str(slow)] if slow else []
-            times, lost, took_s = run_peer(binary, folder, tree, options)
-            worst = times[min(int(len(times) * 0.99), len(times) - 1)]
-            rows["htsim"].append((statistics.mean(times), statistics.median(times), worst, times[-1], lost, took_s))
-            began = time.perf_counter()
-            summary = ours(seed).summary
-            took_s = time.perf_counter() - began
-            fct = [summary["fct_us"][name] for name in NAMES]
-            rows["ours"].append((*fct, summary["retransmissions"], took_s))
-    click.echo(f"{hosts} hosts, {taper}:1, {transport}, {balancer}, {slow} slow links, median of {seeds} seeds")
-    for column, name in enumerate((*NAMES, "retransmissions", "seconds")):
-        theirs, mine = (statistics.median(row[column] for row in rows[who]) for who in ("htsim", "ours"))
-        spread = f"{min(row[column] for row in rows['htsim']):.2f} to {max(row[column] for row in rows['htsim']):.2f}"
-        change = f"{theirs / mine:.1f} times as fast" if name == "seconds" else f"{100 * (mine / theirs - 1):+.1f} %"
-        click.echo(f"  {name:16} htsim {theirs:10.2f} ({spread})  ours {mine:10.2f}  {change}")
+
+def incast(hosts: int, senders: int, size_bytes: int) -> Workload:
+    """Return the flows of `senders` hosts to host 0, the far half of the tree first."""
+    far = [*range(hosts // 2, hosts), *range(1, hosts // 2)]
+    if senders > len(far):
+        raise click.UsageError(f"--senders is {senders}, but {hosts} hosts leave {len(far)} that can send to host 0")
+    return workloads.incast(far[:senders], 0, size_bytes)
 
 
 if __name__ == "__main__":

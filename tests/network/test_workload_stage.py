@@ -316,8 +316,6 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (settings(devices=100), r"128 hosts|k\^3/4 hosts"),
-        (settings(workload={"name": "incast", "fan_in": 16}), "16 devices leave 15 senders"),
         (settings(workload={"name": "hierarchical_allreduce", "per_server": 5}), "do not fill servers of 5"),
         (settings(workload={"name": "full_bisection_permutation", "group": 9}), "at most half of them"),
         (settings(trace_flows=[16]), "trace_flows names flow 16, but the workload has flows 0 to 15"),
@@ -343,6 +341,13 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (settings(devices=100), r"k\^3/4 hosts for an even k, 100 is none; use 54 or 128 hosts"),
+        (settings(topology="torus", devices=17), "17 devices do not fill boards of 2 x 2; use 16 or 20 devices"),
+        (settings(topology="hyperx", devices=1), "devices is 1; workload permutation needs"),
+        (settings(topology="dragonfly", devices=17), "17 devices make no Dragonfly"),
+        (settings(topology="rail_optimized", devices=12), "do not fill servers of 8; use 8 or 16 devices"),
+        (settings(topology={"name": "fat_tree", "tiers": 1}, devices=65), "65 hosts do not fit one switch of 64 ports"),
+        (settings(workload={"name": "incast", "fan_in": 16}), "16 devices leave 15 senders"),
         (settings(devices=None), "devices is not set; workload permutation needs a number of hosts"),
         (settings(flow_bytes=None), "flow_bytes is not set; workload permutation needs the bytes of a flow"),
         (settings(workload={"name": "poisson", "load": 0.5, "duration_us": 9.0}), "has sizes of its own; leave it out"),

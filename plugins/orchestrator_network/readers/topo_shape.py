@@ -11,7 +11,8 @@ from functools import cached_property
 
 from orchestrator_network.cost import Bill, fat_tree_bill
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.fat_tree import FatTree, Ports
+from orchestrator_network.fat_tree import FatTree
+from orchestrator_network.fat_tree_ports import Ports
 
 
 @dataclass(frozen=True, kw_only=True)
