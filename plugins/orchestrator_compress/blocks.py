@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .errors import CalibrationError, CompressionError
 from .expert_layers import block_layers
 from .linears import LinearView
+from .precision import products_in
 
 # Tokens in one forward pass: enough to keep a core busy, few enough that activations stay in cache or nearly so.
 _BATCH_TOKENS = 2048
@@ -29,9 +30,13 @@ class _BlockReached(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calls:
-    """Hold what each block receives beside its hidden states, by batch size and block index."""
+    """Hold what each block receives beside its hidden states, by batch size and block index.
+
+    `dtype` is that of the products of a block, see `precision`.
+    """
 
     arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]]
+    dtype: torch.dtype = torch.float32
 
     def run(self, block: nn.Module, index: int, batches: Sequence[Tensor]) -> list[Tensor]:
         """Run block number `index` over batches of hidden states [B, T, d]."""
@@ -40,7 +45,7 @@ class Calls:
     def run_one(self, block: nn.Module, index: int, hidden: Tensor) -> Tensor:
         """Run block number `index` over one batch of hidden states."""
         args, kwargs = self.arguments[len(hidden)][index]
-        with torch.no_grad():
+        with torch.no_grad(), products_in(self.dtype, hidden.device):
             output: Any = block(hidden, *args, **kwargs)
         states: Tensor = output[0] if isinstance(output, tuple) else output
         return states
@@ -64,7 +69,9 @@ def block_linears(name: str, block: nn.Module) -> dict[str, LinearView]:
     return block_layers(block, name)
 
 
-def capture(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], Calls]:
+def capture(
+    model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[list[Tensor], Calls]:
     """Return the inputs of the first block for token ids [N, T], in batches, and the calls of all blocks.
 
     Blocks stand aside while their calls are recorded: what they receive beside hidden states is made before them. Only
@@ -76,7 +83,7 @@ def capture(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tu
     # One sequence alone is what a block is looked at with before its pass.
     samples = {len(batch): batch for batch in reversed([*batches, tokens[:1]])}
     arguments = {size: _arguments(model, blocks, sample, more) for size, sample in samples.items()}
-    return [_first_input(model, blocks[0], batch) for batch in batches], Calls(arguments=arguments)
+    return [_first_input(model, blocks[0], batch) for batch in batches], Calls(arguments=arguments, dtype=dtype)
 
 
 def _beside_states(model: nn.Module, first: nn.Module, tokens: Tensor) -> tuple[Any, ...] | None:

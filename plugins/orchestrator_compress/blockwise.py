@@ -28,6 +28,7 @@ from .grid import check_finite
 from .linears import LinearView, transposed_names
 from .memory import release
 from .methods import check_layer
+from .precision import forward_dtype
 from .records import LayerRecord
 from .residence import InMemory, Residence
 from .settings import DATA_DRIVEN, Settings, matching, selected
@@ -248,12 +249,22 @@ def _source(
     if isinstance(calibration, Calibration):
         calibration.check({name: view.shape for name, view in chosen.items()})
         return Prepared(calibration, experts)
+    dtype = forward_dtype(settings.forward_dtype)
     if settings.propagate == "full_precision":
         needed = experts.calibrated(list(chosen))
-        made = calibrate(model, calibration, heldout, mask=mask, team=team, expert_tokens=needed, residence=residence)
+        made = calibrate(
+            model,
+            calibration,
+            heldout,
+            mask=mask,
+            team=team,
+            expert_tokens=needed,
+            residence=residence,
+            dtype=dtype,
+        )
         return Prepared(made, experts)
     modules = [block for _, block in decoder_blocks(model)]
     with residence.rest(), residence.block(0):
-        held = None if heldout is None else open_stream(model, modules, heldout, Alone())
-        stream = open_stream(model, modules, calibration, team, mask)
+        held = None if heldout is None else open_stream(model, modules, heldout, Alone(), dtype=dtype)
+        stream = open_stream(model, modules, calibration, team, mask, dtype)
     return Propagated(stream, held, settings.measure, experts, blocks=len(modules), staged=settings.true_sequential)

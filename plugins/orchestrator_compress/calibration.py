@@ -143,19 +143,20 @@ def calibrate(
     expert_tokens: int | None = None,
     on_block: OnBlock | None = None,
     residence: Residence | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Calibration:
     """Measure what the layers of a decoder's blocks read of token ids [N, T], and of held-out ones if given.
 
     `mask` [N, T] is True where a token is no padding. For experts that fewer than `expert_tokens` tokens reach (None:
     than they have inputs) all tokens are measured too. `on_block(done, total)` follows it. `residence` brings the
-    weights of a model that is not in memory. Raises CalibrationError for tokens that the model cannot take.
+    weights of a model that is not in memory; `dtype` is the type of the products of forward passes. Raises CalibrationError for tokens that the model cannot take.
     """
     residence = residence or InMemory()
     blocks = decoder_blocks(model)
     modules = [block for _, block in blocks]
     with residence.rest(), residence.block(0):
-        stream = open_stream(model, modules, tokens, team or Alone(), mask)
-        held = None if heldout is None else open_stream(model, modules, heldout, Alone())
+        stream = open_stream(model, modules, tokens, team or Alone(), mask, dtype)
+        held = None if heldout is None else open_stream(model, modules, heldout, Alone(), dtype=dtype)
     inputs: list[SharedInput] = []
     for index, (name, block) in enumerate(blocks):
         views = block_linears(name, block)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator import Context, StageError, stage
-from orchestrator_compress.stages import LayersConfig, check_experts
+from orchestrator_compress.stages import ForwardDtype, LayersConfig, check_experts
 from orchestrator_storage import Model, Tensors, Tokens
 
 
@@ -12,12 +12,14 @@ class CalibrateConfig:
     """What a recipe may set: how many sequences of each split, how long they are, and what is too few for an expert.
 
     expert_tokens  experts that fewer tokens reach are measured on all tokens too; null: as many as they have inputs
+    forward_dtype  type of the products of forward passes, float32 or bfloat16
     """
 
     calibration_sequences: int = 128
     heldout_sequences: int = 32
     sequence_length: int = 128
     expert_tokens: int | None = None
+    forward_dtype: ForwardDtype = "float32"
 
     def __post_init__(self) -> None:
         check_experts(self.expert_tokens)

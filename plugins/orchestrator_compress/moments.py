@@ -11,6 +11,7 @@ from torch import Tensor
 from .errors import CalibrationError
 from .experts import token_places
 from .linears import LinearView
+from .precision import as_given
 
 # Rows of H computed in one product: few enough to leave out most of the half below the diagonal, enough for a product
 # at full speed.
@@ -49,8 +50,9 @@ class Moments:
             self._settle()
         if self._recent is None:
             self._recent = self._empty(torch.float32)
-        for start, recent in zip(range(0, self._columns, _PANEL), self._recent, strict=True):
-            recent.addmm_(rows[:, start : start + _PANEL].T, rows[:, start:])
+        with as_given(rows.device):
+            for start, recent in zip(range(0, self._columns, _PANEL), self._recent, strict=True):
+                recent.addmm_(rows[:, start : start + _PANEL].T, rows[:, start:])
         self.tokens += len(rows)
         self._recent_tokens += len(rows)
 

@@ -12,6 +12,7 @@ from .bilevel import Bilevel
 from .errors import CompressionError
 from .grid import Grid
 from .order import ACT_ORDERS, ActOrder
+from .precision import ForwardDtype, forward_dtype
 from .selection import NM, Pattern, Unstructured, check_sparsity
 
 Method = Literal["rtn", "gptq", "spqr", "magnitude", "wanda", "sparsegpt"]
@@ -23,13 +24,14 @@ DATA_DRIVEN: tuple[str, ...] = ("gptq", "spqr", "wanda", "sparsegpt")
 
 _GRID = ("bits", "group_size", "symmetric", "scale_dtype")
 _EXPERTS = ("expert_fallback", "expert_tokens")
-_SOLVER = ("damp", "block_size", "strict", "propagate", "true_sequential", *_EXPERTS)
+_PASSES = ("propagate", "true_sequential", "forward_dtype", *_EXPERTS)
+_SOLVER = ("damp", "block_size", "strict", *_PASSES)
 _USED: dict[str, tuple[str, ...]] = {
     "rtn": _GRID,
     "gptq": (*_GRID, *_SOLVER, "act_order"),
     "spqr": ("bits", "group_size", *_SOLVER, "tau", "statistic_bits", "tile_rows"),
     "magnitude": (*_GRID, "sparsity", "pattern"),
-    "wanda": (*_GRID, "sparsity", "pattern", "propagate", "true_sequential", *_EXPERTS),
+    "wanda": (*_GRID, "sparsity", "pattern", *_PASSES),
     "sparsegpt": (*_GRID, *_SOLVER, "sparsity", "pattern"),
 }
 _ALWAYS = ("method", "ignore", "overrides", "max_fallbacks", "measure")
@@ -54,6 +56,7 @@ class Settings:
     true_sequential with propagate "quantized": layers of a block are solved as a pass reaches them, each on what the
                     compressed ones before it give: o on the attention of the quantized q, k, v. One pass; False: all
                     layers of a block on what its dense layers give, in two
+    forward_dtype   type of the products of forward passes, float32 or bfloat16, see `precision`
     expert_fallback what experts are solved on that fewer than `expert_tokens` calibration tokens reach (None: than they
                     have inputs): pool (the missing ones made up from all tokens), all_tokens, routed (those alone) or
                     rtn (no compensation); see `expert_inputs`
@@ -80,6 +83,7 @@ class Settings:
     tile_rows: int = 16
     propagate: Literal["quantized", "full_precision"] = "quantized"
     true_sequential: bool = True
+    forward_dtype: ForwardDtype = "float32"
     expert_fallback: ExpertFallback = "pool"
     expert_tokens: int | None = None
     ignore: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ class Settings:
         _one_of("act_order", self.act_order, ACT_ORDERS)
         _one_of("propagate", self.propagate, ("quantized", "full_precision"))
         _one_of("measure", self.measure, ("full", "own"))
+        forward_dtype(self.forward_dtype)
         _one_of("expert_fallback", self.expert_fallback, get_args(ExpertFallback))
         if self.expert_tokens is not None and self.expert_tokens < 0:
             raise CompressionError(
@@ -180,8 +185,7 @@ class Settings:
             "overrides",
             "max_fallbacks",
             "measure",
-            "propagate",
-            *_EXPERTS,
+            *_PASSES,
         }
         unknown = sorted(set(changes) - known)
         if unknown:

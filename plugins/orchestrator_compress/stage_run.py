@@ -20,6 +20,7 @@ from .calibration import Calibration, calibrate, token_windows
 from .compress import Report, check_format, fitted, stored_dtype, write_report
 from .errors import CompressionError
 from .figures import error_by_layer
+from .precision import forward_dtype
 from .records import LayerRecord
 from .residence import InMemory, Residence, open_checkpoint
 from .settings import Settings
@@ -55,6 +56,7 @@ class Job:
     hessians: tuple[Path, str] | None = None
     scratch: Path | None = None
     expert_tokens: int | None = None
+    forward_dtype: str = "float32"
 
     def open(self) -> tuple[Any, Residence]:
         """Return the model and where its weights are: a dense one's stay in their files until they are needed."""
@@ -123,6 +125,7 @@ def calibrate_model(ctx: Context, config: CalibrateConfig, model: Model, tokens:
         heldout=(config.heldout_sequences, config.sequence_length),
         scratch=ctx.scratch / "hessians.safetensors",
         expert_tokens=config.expert_tokens,
+        forward_dtype=config.forward_dtype,
     )
     started_s = time.perf_counter()
     with user_errors():
@@ -202,6 +205,7 @@ def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
         expert_tokens=job.expert_tokens,
         on_block=on_block,
         residence=residence,
+        dtype=forward_dtype(job.forward_dtype),
     )
 
 

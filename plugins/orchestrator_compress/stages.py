@@ -7,6 +7,7 @@ from orchestrator import Context, stage
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
 ExpertFallback = Literal["pool", "all_tokens", "routed", "rtn"]
+ForwardDtype = Literal["float32", "bfloat16"]
 QuantizedFormat = Literal["compressed-tensors", "gptq", "gptq_v2", "dense"]
 
 
@@ -47,6 +48,8 @@ class SolverConfig(LayersConfig):
                    the dense model gives, blocks in parallel over `workers`. Wired `hessians` are full_precision
     true_sequential  with quantized: each layer of a block on what the compressed layers before it give, in one pass;
                    false: all on what the dense layers of the block give, in two
+    forward_dtype  type of the products of forward passes: float32, or bfloat16, about twice as fast where the
+                   processor multiplies it and as good within the noise of rounding; hidden states, H and solving stay wider
     strict         fail where damping would have to grow or a layer go uncompensated, instead of recording it
     max_fallbacks  layers that may fall back before the stage fails; null: any number
     expert_fallback  what experts are solved on that too few tokens reach: pool (the missing ones made up from all
@@ -57,6 +60,7 @@ class SolverConfig(LayersConfig):
     block_size: int = 128
     propagate: Literal["quantized", "full_precision"] = "quantized"
     true_sequential: bool = True
+    forward_dtype: ForwardDtype = "float32"
     strict: bool = False
     max_fallbacks: int | None = None
     expert_fallback: ExpertFallback = "pool"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from .blocks import Calls, capture
@@ -81,14 +82,19 @@ class Stream:
 
 
 def open_stream(
-    model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor, team: Team, mask: Tensor | None = None
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    tokens: Tensor,
+    team: Team,
+    mask: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Stream:
     """Return the stream of token ids [N, T] before the first block.
 
     `mask` [N, T] is True where a token is no padding. Padding has to be at the end: what is real never attends to it
-    then, and it only has to be left out of the sums. Raises CalibrationError for tokens or a mask that will not do.
+    then, and it only has to be left out of the sums. Products are computed in `dtype`. Raises CalibrationError for tokens or a mask that will not do.
     """
-    hidden, calls = capture(model, blocks, tokens)
+    hidden, calls = capture(model, blocks, tokens, dtype)
     real: list[Tensor | None] = [None] * len(hidden)
     if mask is not None:
         _check_mask(mask, tokens)

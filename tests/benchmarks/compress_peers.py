@@ -25,7 +25,10 @@ from typing import Any
 import click
 from peers import environments, model, table
 
-OURS = ("staged", "blockwise", "full_precision")
+OURS = ("staged", "blockwise", "full_precision", "bfloat16")
+#: Peers whose whole model, weights included, can be in bfloat16 instead.
+HALVED = {"llm-compressor-bfloat16": "llm-compressor"}
+KNOWN = (*OURS, *environments.PEERS, *HALVED)
 ORDER = "staged,llm-compressor,gptqmodel,staged"
 
 
@@ -65,8 +68,9 @@ def compare(base: dict[str, Any], tools: list[str], cache: Path, work: Path) -> 
         name = f"{place}-{tool}"
         job = base | {"out": str(work / name), "path": tool}
         script, python = ("run_ours.py", sys.executable)
-        if tool in environments.PEERS:
-            peer = environments.PEERS[tool]
+        if tool not in OURS:
+            peer = environments.PEERS[HALVED.get(tool, tool)]
+            job |= {"dtype": "bfloat16" if tool in HALVED else "float32"}
             script, python = peer.script, str(environments.python_of(peer, cache))
         click.echo(f"{name} ...", err=True)
         results[name] = run(python, script, job, work, name) | {"out": job["out"], "load_average": os.getloadavg()}
@@ -83,9 +87,9 @@ def warm(tools: list[str], cache: Path, threads: int) -> None:
     size = model.SIZES["tiny"]
     folder = cache / "model-tiny"
     for tool in dict.fromkeys(tools):
-        if tool not in environments.PEERS:
+        if tool in OURS:
             continue
-        peer = environments.PEERS[tool]
+        peer = environments.PEERS[HALVED.get(tool, tool)]
         python = environments.python_of(peer, cache)
         marker = python.parents[1] / "warm"
         if not marker.exists():
@@ -97,7 +101,7 @@ def warm(tools: list[str], cache: Path, threads: int) -> None:
 
 def settings(folder: Path, tokens: Path, **more: Any) -> dict[str, Any]:
     """Return what every tool is told."""
-    return {"model": str(folder / "dense"), "tokens": str(tokens), **more}
+    return {"model": str(folder / "dense"), "tokens": str(tokens), "dtype": "float32", **more}
 
 
 def machine() -> dict[str, Any]:
@@ -125,7 +129,7 @@ def machine() -> dict[str, Any]:
 @click.option("--group-size", default=128)
 @click.option("--damp", default=0.01)
 @click.option("--threads", default=os.cpu_count() or 1, help="of each tool")
-@click.option("--tools", default=ORDER, help=f"in this order, of {', '.join([*OURS, *environments.PEERS])}")
+@click.option("--tools", default=ORDER, help=f"in this order, of {', '.join(KNOWN)}")
 @click.option(
     "--draws", type=click.IntRange(1), default=1, help="choices of calibration tokens; one KL alone is rounding noise"
 )
@@ -152,10 +156,8 @@ def main(
     """Compare the time, memory and quality of GPTQ with those of its peers, or of a sweep with those of one point."""
     chosen = tools.split(",")
     for tool in chosen:
-        if tool not in (*OURS, *environments.PEERS):
-            raise click.BadParameter(
-                f"{tool!r} is none of {', '.join([*OURS, *environments.PEERS])}", param_hint="--tools"
-            )
+        if tool not in KNOWN:
+            raise click.BadParameter(f"{tool!r} is none of {', '.join(KNOWN)}", param_hint="--tools")
     shape = model.SIZES[size]
     folder = cache / f"model-{size}"
     tokens = model.make(folder, shape, length, sequences or shape.calibration)

@@ -16,7 +16,7 @@ from orchestrator import Component, StageError
 from orchestrator.errors import Cancelled
 from orchestrator.plugins import installed
 from orchestrator.testing import StageRun, run_stage
-from orchestrator_compress import plugin, stages
+from orchestrator_compress import calibration_stages, plugin, stages
 
 from .conftest import VOCABULARY, sample_tokens
 
@@ -124,6 +124,20 @@ def test_a_cancelled_stage_goes_on_with_equal_bytes(
     assert len(solved) == 14
     for name in ("result", "layers"):
         assert resumed.outputs[name].digest == whole.outputs[name].digest
+
+
+def test_products_in_bfloat16_reach_calibration_and_solving(
+    inputs: dict[str, storage.Artifact], tmp_path: Path
+) -> None:
+    """The setting changes what both stages make, by no more than rounding does."""
+    objective, hessians = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        run = run_stage(stages.gptq, CONFIG | {"forward_dtype": dtype}, inputs=inputs, home=tmp_path / "home")
+        objective[dtype] = run.metrics["objective_heldout_sum"]
+        config = {"calibration_sequences": 8, "sequence_length": 32, "forward_dtype": dtype}
+        hessians[dtype] = run_stage(calibration_stages.calibrate, config, inputs=inputs, home=tmp_path / "home")
+    assert objective["bfloat16"] != objective["float32"] == pytest.approx(objective["bfloat16"], rel=0.05)
+    assert len({run.outputs["result"].digest for run in hessians.values()}) == 2
 
 
 def test_rtn_runs_without_calibration(inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ with phases.phase("import"):
 torch.set_num_threads(settings["threads"])
 
 with phases.phase("load"):
-    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=getattr(torch, settings["dtype"]))
     tokens = load_file(settings["tokens"])["calibration"]
     batches = tokens.split(settings["batch"])
     data = torch.utils.data.DataLoader(
@@ -55,5 +55,9 @@ with phases.phase("save"):
     model.save_pretrained(settings["out"], save_compressed=True)
 
 phases.write(
-    settings["result"], tool="llm-compressor", version=llmcompressor.__version__, torch=torch.__version__, format="ct"
+    settings["result"],
+    tool=f"llm-compressor, {settings['dtype']}",
+    version=llmcompressor.__version__,
+    torch=torch.__version__,
+    format="ct",
 )

@@ -2,7 +2,7 @@
 
 `path` of the job is one of `settings_of.PATHS`: "blockwise" passes each block twice, once for what its layers read and
 once when they are quantized; "staged" passes it once and solves layers as they are reached (`true_sequential`);
-"full_precision" passes the dense model once.
+"full_precision" passes the dense model once; "bfloat16" is "staged" with the products of the pass in that type.
 """
 
 from __future__ import annotations

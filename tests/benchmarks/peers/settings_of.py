@@ -12,11 +12,13 @@ from orchestrator_compress.rules import GroupRounding
 from orchestrator_compress.settings import Settings
 from orchestrator_compress.solver import column_solve
 
-#: Ways through the blocks: two passes, one pass in which layers are solved as they are reached, one dense pass.
+#: Ways through the blocks: two passes, one pass in which layers are solved as they are reached, one dense pass,
+#: and the second with bfloat16 products in the pass.
 PATHS: dict[str, dict[str, Any]] = {
     "blockwise": {"true_sequential": False},
     "staged": {},
     "full_precision": {"propagate": "full_precision"},
+    "bfloat16": {"forward_dtype": "bfloat16"},
 }
 
 

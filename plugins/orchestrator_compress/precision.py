@@ -1,0 +1,38 @@
+"""The type in which the products of forward passes are computed: float32, or bfloat16 where a processor is faster at it.
+
+In bfloat16 only products (linear layers, attention) take rounded factors, and give rounded results that were summed in
+float32; hidden states between blocks, norms, H and all solving stay in float32 and float64. Rounding a factor to 8 bits of
+mantissa perturbs what a layer reads by some thousandths at random, and H by their square.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
+
+import torch
+
+from .errors import CompressionError
+
+ForwardDtype = Literal["float32", "bfloat16"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def forward_dtype(name: str) -> torch.dtype:
+    """Return the type of that name; CompressionError where forward passes are not computed in it."""
+    if name not in _DTYPES:
+        raise CompressionError(f"forward_dtype={name!r}; it is one of {', '.join(map(repr, get_args(ForwardDtype)))}")
+    return _DTYPES[name]
+
+
+def products_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Compute products in `dtype` meanwhile; float32 changes nothing."""
+    if dtype == torch.float32:
+        return nullcontext()
+    # Weights change between calls, so that none may be kept in the other type.
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
+
+
+def as_given(device: torch.device) -> AbstractContextManager[object]:
+    """Compute in the types that operands have, also within a forward pass with other products."""
+    return torch.autocast(device.type, enabled=False)
