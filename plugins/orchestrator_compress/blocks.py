@@ -22,6 +22,8 @@ from .precision import products_in
 
 # Tokens in one forward pass: enough to keep a core busy, few enough that activations stay in cache or nearly so.
 _BATCH_TOKENS = 2048
+# Tokens that show which layers of a block read the same input.
+SAMPLE_TOKENS = 16
 
 
 class _BlockReached(Exception):
@@ -30,12 +32,12 @@ class _BlockReached(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calls:
-    """Hold what each block receives beside its hidden states, by batch size and block index.
+    """Hold what each block receives beside its hidden states, by batch size, length and block index.
 
     `dtype` is that of the products of a block, see `precision`.
     """
 
-    arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]]
+    arguments: dict[tuple[int, int], list[tuple[tuple[Any, ...], dict[str, Any]]]]
     dtype: torch.dtype = torch.float32
 
     def run(self, block: nn.Module, index: int, batches: Sequence[Tensor]) -> list[Tensor]:
@@ -44,7 +46,7 @@ class Calls:
 
     def run_one(self, block: nn.Module, index: int, hidden: Tensor) -> Tensor:
         """Run block number `index` over one batch of hidden states."""
-        args, kwargs = self.arguments[len(hidden)][index]
+        args, kwargs = self.arguments[len(hidden), hidden.shape[1]][index]
         with torch.no_grad(), products_in(self.dtype, hidden.device):
             output: Any = block(hidden, *args, **kwargs)
         states: Tensor = output[0] if isinstance(output, tuple) else output
@@ -80,8 +82,8 @@ def capture(
     _check_tokens(model, tokens)
     batches = list(torch.split(tokens, max(1, _BATCH_TOKENS // tokens.shape[1])))
     more = _beside_states(model, blocks[0], tokens[:1])
-    # One sequence alone is what a block is looked at with before its pass.
-    samples = {len(batch): batch for batch in reversed([*batches, tokens[:1]])}
+    # The begin of one sequence is what a block is looked at with before its pass.
+    samples = {(len(batch), batch.shape[1]): batch for batch in reversed([*batches, tokens[:1, :SAMPLE_TOKENS]])}
     arguments = {size: _arguments(model, blocks, sample, more) for size, sample in samples.items()}
     return [_first_input(model, blocks[0], batch) for batch in batches], Calls(arguments=arguments, dtype=dtype)
 

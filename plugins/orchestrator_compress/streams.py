@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .blocks import Calls, capture
+from .blocks import SAMPLE_TOKENS, Calls, capture
 from .errors import CalibrationError
 from .expert_inputs import expert_groups
 from .linears import LinearView
@@ -37,8 +37,8 @@ class Stream:
     calls: Calls
 
     def sample(self) -> Tensor:
-        """Return the hidden states of one sequence: enough to see what a block does."""
-        return next(iter(self.shards.values()))[0][:1]
+        """Return the first hidden states of one sequence: enough to see what a block does."""
+        return next(iter(self.shards.values()))[0][:1, :SAMPLE_TOKENS]
 
     def copy(self) -> Stream:
         """Return a stream of its own at the same place."""
