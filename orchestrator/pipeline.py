@@ -307,6 +307,7 @@ class _Expansion:
             config = build(spec.config, decl.config | settings, where, self.registry.components)
         elif decl.config:
             raise RecipeError(f"{where}.{next(iter(decl.config))} is set, but {decl.uses} has no fields")
+        spec.check_wiring(config, {name for name, held in inputs.items() if held is not None}, where)
         payload: dict[str, Any] = {
             "schema": KEY_SCHEMA,
             "stage": spec.name,

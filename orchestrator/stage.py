@@ -7,11 +7,11 @@ import inspect as inspection
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from orchestrator.errors import PluginError
+from orchestrator.errors import PluginError, RecipeError
 from orchestrator_storage import Artifact
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -86,6 +86,7 @@ class StageSpec:
     cites: tuple[str, ...] = ()
     seeded: bool = False
     inspect: Callable[[Any], Inspection] | None = None
+    check: Callable[[Any, Set[str]], None] | None = None
     workers: Literal["execution", "identity"] = "execution"
     workers_allowed: bool = False
 
@@ -104,6 +105,15 @@ class StageSpec:
         """The name of the port that receives facts, if the stage has one."""
         return next((port.name for port in self.ports.values() if port.facts), None)
 
+    def check_wiring(self, config: Any, wired: Set[str], where: str) -> None:
+        """Raise RecipeError, naming ``where``, for a config and wired ports that the author's ``check`` refuses."""
+        if self.check is None:
+            return
+        try:
+            self.check(config, wired)
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}") from error
+
 
 def stage(
     name: str,
@@ -112,6 +122,7 @@ def stage(
     cites: list[str] | tuple[str, ...] = (),
     seeded: bool = False,
     inspect: Callable[[Any], Inspection] | None = None,
+    check: Callable[[Any, Set[str]], None] | None = None,
     workers: Literal["execution", "identity"] = "execution",
     workers_allowed: bool = False,
 ) -> Callable[[Function], Function]:
@@ -121,7 +132,8 @@ def stage(
     annotations: ``Model``, ``Model | None = None``, ``dict[str, Model]``, ``Facts``. The return annotation names the outputs:
     one artifact type (the output ``result``) or a NamedTuple of them. ``version`` is raised by the author when results change.
     ``seeded`` lets the recipe's seed into the key; ``workers_allowed`` lets a recipe ask for several processes, ``workers="identity"``
-    puts their number into the key. Raises PluginError when the signature breaks a rule.
+    puts their number into the key. ``check(config, wired)`` is called when a recipe is planned, with the names of the ports that
+    are wired, and raises ValueError for what the stage would refuse: one of two optional inputs, say. Raises PluginError when the signature breaks a rule.
     """
     caller = sys._getframe(1).f_locals
 
@@ -138,6 +150,7 @@ def stage(
             cites=tuple(cites),
             seeded=seeded,
             inspect=inspect,
+            check=check,
             workers=workers,
             workers_allowed=workers_allowed or workers == "identity",
         )

@@ -62,6 +62,7 @@ def run_stage(
     if spec.config is not None:
         config = build(spec.config, config if config is not None else {}, spec.name, registry.components)
     given = dict(inputs or {})
+    spec.check_wiring(config, {name for name, held in given.items() if held is not None}, spec.name)
     identity = {name: _identity(held) for name, held in given.items()}
     payload = {"stage": spec.name, "config": encode(config), "inputs": identity, "seed": seed}
     key = digest(payload)

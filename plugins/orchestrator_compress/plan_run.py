@@ -43,8 +43,6 @@ def plan_stage(
         raise StageError(f"compress.plan takes a model of format 'dense', this one is {model.format!r}")
     if hessians.meta.get("model") != model.digest:
         raise StageError("the hessians were calibrated on another model", "wire the same model to compress.calibrate")
-    if config.sensitivity == "measured" and tokens is None:
-        raise StageError("sensitivity 'measured' runs the model on tokens", "wire `calibration`, or use 'absolute'")
     loaded = ctx.component("model_loader", model.format).load(model.path)
     unfuse(loaded)
     warn_of_fused(loaded)

@@ -1,5 +1,6 @@
 """The stage that spends a budget of bytes where it buys most."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -54,7 +55,15 @@ class PlanConfig:
             )
 
 
-@stage("compress.plan", version="2", cites=["arXiv:2210.17323"])
+def tokens_to_measure(config: PlanConfig, wired: Set[str]) -> None:
+    """Refuse to measure sensitivities on nothing."""
+    if config.sensitivity == "measured" and "calibration" not in wired:
+        raise ValueError(
+            "sensitivity is measured, which runs the model on tokens, and calibration is not wired; wire it, or use absolute"
+        )
+
+
+@stage("compress.plan", version="2", cites=["arXiv:2210.17323"], check=tokens_to_measure)
 def plan(
     ctx: Context, config: PlanConfig, model: Model, hessians: Tensors, calibration: Tokens | None = None
 ) -> Planned:

@@ -13,6 +13,7 @@ from orchestrator_compress.stages import (
     check_damp,
     check_experts,
     check_grid,
+    something_read,
 )
 from orchestrator_storage import Model, Tensors, Tokens
 
@@ -113,7 +114,14 @@ def check_removal(sparsity: float, pattern: str | None) -> None:
         raise ValueError(f"pattern is {pattern!r}; write N:M with N at most M, the weights that stay of each M (2:4)")
 
 
-@stage("compress.sparsegpt", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2301.00774"])
+@stage(
+    "compress.sparsegpt",
+    version="2",
+    workers_allowed=True,
+    workers="execution",
+    cites=["arXiv:2301.00774"],
+    check=something_read,
+)
 def sparsegpt(
     ctx: Context,
     config: SparseGPTConfig,
@@ -127,7 +135,7 @@ def sparsegpt(
     return Compressed(*compress(ctx, config, "sparsegpt", model, calibration, hessians))
 
 
-@stage("compress.wanda", version="2", cites=["arXiv:2306.11695"])
+@stage("compress.wanda", version="2", cites=["arXiv:2306.11695"], check=something_read)
 def wanda(
     ctx: Context,
     config: WandaConfig,

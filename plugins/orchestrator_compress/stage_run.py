@@ -90,7 +90,7 @@ def compress(
     plan: Table | None = None,
 ) -> tuple[Model, Table]:
     """Run one of the methods of `Settings` as a stage and return its outputs."""
-    _check_inputs(method, model, calibration, hessians)
+    _check_inputs(method, model, hessians)
     with user_errors():
         settings, form = fitted(_settings(config, method, plan), config.format)
     result = ctx.new(Model, "result", format=form)
@@ -237,15 +237,10 @@ def _follow(reporter: Any, workers: int) -> Any:
     return on_layer
 
 
-def _check_inputs(method: str, model: Model, calibration: Tokens | None, hessians: Tensors | None) -> None:
+def _check_inputs(method: str, model: Model, hessians: Tensors | None) -> None:
     if model.format != "dense":
         raise StageError(
             f"compress.{method} takes a model of format 'dense', this one is {model.format!r}", "wire the dense model"
-        )
-    if method not in ("rtn", "magnitude") and calibration is None and hessians is None:
-        raise StageError(
-            f"compress.{method} has neither `calibration` nor `hessians`: it solves layers on what they read; wire tokens "
-            "as `calibration`, or the result of compress.calibrate as `hessians`"
         )
     if hessians is not None and hessians.meta.get("model") != model.digest:
         raise StageError(

@@ -1,5 +1,6 @@
 """The stages that quantize: thin adapters over `compress_loaded`."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -181,6 +182,15 @@ def check_damp(damp: float) -> None:
         raise ValueError(f"damp is {damp}; it is relative to the mean diagonal and lies in 0..1")
 
 
+def something_read(config: LayersConfig, wired: Set[str]) -> None:  # noqa: ARG001 - a plan-time check is given both
+    """Refuse to solve layers on nothing."""
+    if not wired & {"calibration", "hessians"}:
+        raise ValueError(
+            "neither calibration nor hessians is wired: layers are solved on what they read; wire tokens as calibration, or the "
+            "result of compress.calibrate as hessians"
+        )
+
+
 @stage("compress.rtn", version="3", cites=["arXiv:2210.17323"])
 def rtn(
     ctx: Context,
@@ -195,7 +205,14 @@ def rtn(
     return Compressed(*compress(ctx, config, "rtn", model, calibration, hessians))
 
 
-@stage("compress.gptq", version="4", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
+@stage(
+    "compress.gptq",
+    version="4",
+    workers_allowed=True,
+    workers="execution",
+    cites=["arXiv:2210.17323"],
+    check=something_read,
+)
 def gptq(
     ctx: Context,
     config: GPTQConfig,
@@ -214,7 +231,14 @@ def gptq(
     return Compressed(*compress(ctx, config, "gptq", model, calibration, hessians, plan))
 
 
-@stage("compress.spqr", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2306.03078"])
+@stage(
+    "compress.spqr",
+    version="2",
+    workers_allowed=True,
+    workers="execution",
+    cites=["arXiv:2306.03078"],
+    check=something_read,
+)
 def spqr(
     ctx: Context,
     config: SpQRConfig,

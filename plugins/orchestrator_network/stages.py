@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from collections.abc import Set
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -31,15 +32,29 @@ class SimulateOutputs(NamedTuple):
     windows: Table
 
 
-@stage("network.simulate", version="4", cites=["arXiv:2209.01346", "arXiv:2404.01630"], seeded=True)
+def one_to_carry(config: SimulateConfig, wired: Set[str]) -> None:
+    """Refuse a simulation of nothing, and of a training step and a workload at once."""
+    if "traffic" not in wired and config.workload is None:
+        raise ValueError(
+            "there is nothing to carry: the input traffic is not wired and no workload is named; wire inputs.traffic, or set "
+            "workload, for example workload: permutation"
+        )
+    if "traffic" in wired and config.workload is not None:
+        raise ValueError(
+            f"traffic is wired and the workload {config.workload} named; one of them is carried: take the other out"
+        )
+
+
+@stage(
+    "network.simulate",
+    version="4",
+    cites=["arXiv:2209.01346", "arXiv:2404.01630"],
+    seeded=True,
+    check=one_to_carry,
+)
 def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic | None = None) -> SimulateOutputs:
     """Carry one training step or a workload of flows over a topology: how long it takes, and what the network costs."""
     if traffic is None:
-        if config.workload is None:
-            raise StageError(
-                "network.simulate has nothing to carry: its input traffic is not wired and no workload is named",
-                "wire inputs.traffic, or set workload, for example workload: permutation",
-            )
         from orchestrator_network.workload_stage import carry_workload
 
         assert config.devices is not None, "the config refuses a workload without devices"
@@ -47,11 +62,6 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic | None = Non
         topology = _topology(ctx, config, config.devices, link_gbps, planes)
         made = carry_workload(ctx, config, topology, link_gbps)
         return SimulateOutputs(**{name: ctx.table(table, name, data) for name, (table, data) in made.items()})
-    if config.workload is not None:
-        raise StageError(
-            f"network.simulate is given traffic and the workload {config.workload}; it carries one of them",
-            "take one of the two out",
-        )
     return _carry_step(ctx, config, traffic)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import orchestrator_storage as storage
 from orchestrator import Component, StageError
-from orchestrator.errors import Cancelled
+from orchestrator.errors import Cancelled, RecipeError
 from orchestrator.plugins import installed
 from orchestrator.testing import StageRun, run_stage
-from orchestrator_compress import calibration_stages, plugin, stages
+from orchestrator_compress import calibration_stages, plugin, pruning_stages, stages
 
 from .conftest import VOCABULARY, sample_tokens
 
@@ -145,6 +146,13 @@ def test_rtn_runs_without_calibration(inputs: dict[str, storage.Artifact], tmp_p
     run = run_stage(stages.rtn, CONFIG, inputs={"model": inputs["model"]}, home=tmp_path / "home")
     assert "objective_sum" not in run.metrics
     assert run.metrics["weight_error"] > 0
+
+
+@pytest.mark.parametrize("function", [stages.gptq, stages.spqr, pruning_stages.sparsegpt, pruning_stages.wanda])
+def test_layers_are_not_solved_on_nothing(function: Any, inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:
+    """Neither tokens nor Hessians: refused where recipes are planned."""
+    with pytest.raises(RecipeError, match="neither calibration nor hessians is wired"):
+        run_stage(function, {}, inputs={"model": inputs["model"]}, home=tmp_path / "home")
 
 
 def test_errors_are_for_users(inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:

@@ -178,6 +178,11 @@ def test_seed_and_identity_workers_can_vary(expand: Any) -> None:
         ("a: {uses: toy.ledger, inputs: {number: b, facts: b}}\nb: {uses: toy.number}", "unknown port 'facts'"),
         ("A: {uses: toy.number}", r"\[a-z\]"),
         ("a: {value: 3}", "uses is missing"),
+        ("a: {uses: toy.either}", r"stages\.a: nothing is wired; wire left or right"),
+        (
+            "n: {uses: toy.number}\na: {uses: toy.either, inputs: {left: n, right: n}}",
+            r"stages\.a: left and right is wired; wire left or right \[toy\.yaml\]",
+        ),
         ("a: {uses: toy.number, resources: {cpu: 1}}", "unknown field 'cpu'.*\n.*cpus"),
     ],
 )
@@ -185,6 +190,11 @@ def test_mistakes_are_named(expand: Any, stages: str, says: str) -> None:
     """Every error says what, where and how to mend it."""
     with pytest.raises(RecipeError, match=says):
         expand(stages + "\n")
+
+
+def test_what_a_stage_checks_of_its_wiring_may_hold(expand: Any) -> None:
+    """One of two optional inputs."""
+    assert labels(expand("n: {uses: toy.number}\na: {uses: toy.either, inputs: {right: n}}\n"), "a") == ["a"]
 
 
 def test_equal_specs_are_one_node_with_many_names(expand: Any) -> None:

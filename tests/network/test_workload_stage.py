@@ -398,9 +398,9 @@ def test_wrong_settings_are_refused_before_anything_runs(tmp_path, config, messa
 def test_traffic_and_workload_exclude_each_other(tmp_path):
     """One of the two; collectives are no flows, so a step of nothing else has the flows table without a row."""
     traffic = committed(tmp_path, *data_parallel(16, 1, MB, MS), meta={"devices": 16})
-    with pytest.raises(StageError, match="traffic and the workload permutation"):
+    with pytest.raises(RecipeError, match="traffic is wired and the workload permutation named"):
         run_stage(simulate, settings(), inputs={"traffic": traffic}, home=tmp_path)
-    with pytest.raises(StageError, match="nothing to carry"):
+    with pytest.raises(RecipeError, match="nothing to carry"):
         run_stage(simulate, {}, home=tmp_path)
     step = run_stage(simulate, {"hardware": None, "injection_gbps": 400}, inputs={"traffic": traffic}, home=tmp_path)
     flows = step.outputs["flows"].read()
