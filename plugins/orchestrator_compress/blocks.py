@@ -143,14 +143,25 @@ def _run_until_reached(model: nn.Module, tokens: Tensor) -> None:
 
 
 def _check_tokens(model: nn.Module, tokens: Tensor) -> None:
+    given: Any = tokens
+    if not isinstance(given, Tensor) or given.is_floating_point() or given.is_complex():
+        what = str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
+        raise CalibrationError(
+            f"calibration is {what}; it must be a tensor of token ids [sequences, length]: torch.tensor(ids), or the "
+            'tokenizer\'s batch["input_ids"]'
+        )
     if tokens.ndim != 2 or not tokens.numel():
         raise CalibrationError(
             f"calibration tokens have shape {list(tokens.shape)}; they must be [sequences, length], at least one of "
             "each"
         )
     config: Any = model.config
-    largest = int(tokens.max())
-    if int(tokens.min()) < 0 or largest >= config.vocab_size:
+    smallest, largest = int(tokens.min()), int(tokens.max())
+    if smallest < 0:
+        raise CalibrationError(
+            f"calibration holds {smallest}, which is no token id (labels have -100 where nothing is predicted); give input_ids"
+        )
+    if largest >= config.vocab_size:
         raise CalibrationError(
             f"calibration holds token id {largest} but the model's vocabulary has {config.vocab_size} entries: "
             "were the tokens made with another tokenizer?"

@@ -10,6 +10,7 @@ output rows are independent.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from .blocks import block_linears, decoder_blocks
 from .calibration import Calibration, calibrate
 from .errors import CompressionError, SolveError
 from .expert_inputs import ExpertPolicy
-from .expert_layers import dense_layers
+from .expert_layers import dense_layers, routers_as_given
 from .experts import on_unfused, warn_of_fused
 from .grid import check_finite
 from .linears import LinearView, transposed_names
@@ -57,6 +58,7 @@ class Compression:
 
 
 @on_unfused
+@routers_as_given
 def compress_model(
     model: nn.Module,
     settings: Settings,
@@ -74,7 +76,7 @@ def compress_model(
 
     `calibration` and `heldout` are token ids [N, T], `mask` [N, T] is True where a calibration token is no padding;
     a `Calibration` made before takes their place. `scratch` keeps each finished layer, so that a killed compression
-    goes on from there with identical results; workers of a `team` share it. Pruned weights that are not quantized are
+    goes on from there with identical results, and is refused by one with other settings or tokens; workers of a `team` share it. Pruned weights that are not quantized are
     kept in the type `stored`. `on_layer(done, total, record)` follows it and may raise to stop it. `residence` brings
     the weights of a model that is not in memory (see `residence.open_checkpoint`), which then keeps none. Raises CompressionError (see `errors`) for weights, tokens or settings that do not
     fit the model.
@@ -86,7 +88,7 @@ def compress_model(
     residence = residence or InMemory()
     chosen = chosen_layers(model, blocks, settings, residence)
     source = _source(model, settings, calibration, heldout, mask=mask, team=team, chosen=chosen, residence=residence)
-    stash = Stash(scratch)
+    stash = Stash(scratch, _owner(model, settings, calibration, heldout, mask) if scratch is not None else "")
     work = _Work(settings=settings, stash=stash, follow=_Follow(chosen, on_layer), team=team, stored=stored)
     for index, (name, block) in enumerate(blocks):
         views = {layer: view for layer, view in block_linears(name, block).items() if layer in chosen}
@@ -137,6 +139,26 @@ def _compress_block(block: nn.Module, index: int, views: Mapping[str, LinearView
         stash.refresh()
         _put(views, views, stash)
         source.leave(block, index)
+
+
+def _owner(
+    model: nn.Module,
+    settings: Settings,
+    calibration: Tensor | Calibration | None,
+    heldout: Tensor | None,
+    mask: Tensor | None,
+) -> str:
+    """Return a digest of what finished layers depend on; of weights, which may be in their files, of their shapes only."""
+    digest = hashlib.sha256(
+        repr((settings, [(name, tuple(one.shape)) for name, one in model.named_parameters()])).encode()
+    )
+    for tensor in (heldout, mask, calibration if isinstance(calibration, Tensor) else None):
+        digest.update(b"-" if tensor is None else repr(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())
+    if isinstance(calibration, Calibration):
+        digest.update(calibration.index().encode())
+        for one in calibration.inputs:
+            digest.update(one.hessian.diagonal().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _put(views: Mapping[str, LinearView], names: Iterable[str], stash: Stash) -> None:
@@ -260,7 +282,7 @@ def _source(
             team=team,
             expert_tokens=needed,
             residence=residence,
-            dtype=dtype,
+            forward_dtype=settings.forward_dtype,
         )
         return Prepared(made, experts)
     modules = [block for _, block in decoder_blocks(model)]

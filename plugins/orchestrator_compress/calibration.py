@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from .blocks import block_linears, decoder_blocks
 from .errors import CalibrationError
 from .expert_inputs import every_token, expert_places, starved
+from .expert_layers import routers_as_given
 from .experts import on_unfused
 from .moments import Moments
+from .precision import ForwardDtype
+from .precision import forward_dtype as dtype_of
 from .residence import InMemory, Residence
 from .streams import open_stream
 from .sums import Alone, Team
@@ -133,6 +136,7 @@ class Calibration:
 
 
 @on_unfused
+@routers_as_given
 def calibrate(
     model: nn.Module,
     tokens: Tensor,
@@ -143,15 +147,16 @@ def calibrate(
     expert_tokens: int | None = None,
     on_block: OnBlock | None = None,
     residence: Residence | None = None,
-    dtype: torch.dtype = torch.float32,
+    forward_dtype: ForwardDtype = "float32",
 ) -> Calibration:
     """Measure what the layers of a decoder's blocks read of token ids [N, T], and of held-out ones if given.
 
     `mask` [N, T] is True where a token is no padding. For experts that fewer than `expert_tokens` tokens reach (None:
     than they have inputs) all tokens are measured too. `on_block(done, total)` follows it. `residence` brings the
-    weights of a model that is not in memory; `dtype` is the type of the products of forward passes. Raises CalibrationError for tokens that the model cannot take.
+    weights of a model that is not in memory; `forward_dtype` is the type of the products of forward passes. Raises CalibrationError for tokens that the model cannot take.
     """
     residence = residence or InMemory()
+    dtype = dtype_of(forward_dtype)
     blocks = decoder_blocks(model)
     modules = [block for _, block in blocks]
     with residence.rest(), residence.block(0):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import difflib
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from .calibration import Calibration
 from .errors import CheckpointError, CompressionError
 from .experts import on_unfused
 from .formats.files import Size, TensorFiles, dense_config
-from .formats.registry import CODECS, check_grid
-from .formats.write import write_checkpoint
+from .formats.registry import CODECS, check_grid, check_holds
+from .formats.write import check_destination, write_checkpoint
 from .records import layers_table, summarize
 from .residence import open_checkpoint
 from .settings import PRUNING, Settings, selected
@@ -61,6 +62,7 @@ def compress_checkpoint(
     settings.setdefault("measure", "full" if heldout is not None else "own")
     chosen, form = fitted(_settings(settings), format)
     dense_config(Path(source))
+    check_destination(Path(source), Path(destination))
     model, residence = open_checkpoint(Path(source))
     check_format(model, chosen, form, Path(source))
     compression = compress_model(
@@ -76,6 +78,8 @@ def compress_checkpoint(
     )
     report = write_report(Path(source), Path(destination), compression, chosen, form)
     unused = chosen.unused(settings)
+    if isinstance(calibration, Calibration):
+        unused += [name for name in ("propagate", "true_sequential", "forward_dtype") if name in settings]
     if unused:
         report.notes.append(f"method {chosen.method!r} does not use {', '.join(unused)}")
     return report
@@ -113,10 +117,14 @@ def check_format(model: nn.Module, settings: Settings, form: str, source: Path |
             "of this model, or its experts are stored fused; to store them apart, load it with transformers, set "
             "model._weight_conversions = None, and save it anew"
         )
-    grids = {grid for grid in (settings.of(name).grid for name in chosen) if grid is not None}
-    for grid in grids:
-        if settings.method != "spqr":
-            check_grid(form, grid)
+    for name in chosen:
+        own = settings.of(name)
+        kind = "spqr" if own.method == "spqr" else "codes"
+        if own.method in PRUNING:
+            kind = "pruned codes" if own.rounds else "pruned"
+        check_holds(form, name, kind, dynamic=own.method == "gptq" and own.act_order == "dynamic")
+        if own.grid is not None and kind != "spqr":
+            check_grid(form, own.grid)
     turned = [name for name in chosen if views[name].transposed]
     if turned and form == "compressed-tensors":
         raise CompressionError(
@@ -142,27 +150,6 @@ def natural_format(settings: Settings) -> str:
     return "dense" if settings.method in PRUNING else "compressed-tensors"
 
 
-def compress_loaded(
-    model: nn.Module,
-    source: Path,
-    destination: Path,
-    settings: Settings,
-    *,
-    calibration: Tensor | Calibration | None = None,
-    heldout: Tensor | None = None,
-    form: str | None = None,
-    scratch: Path | None = None,
-    on_layer: OnLayer | None = None,
-) -> Report:
-    """Do what `compress_checkpoint` does with a model already loaded from `source`, whose weights change in place."""
-    settings, form = fitted(settings, form)
-    check_format(model, settings, form, source)
-    compression = compress_model(
-        model, settings, calibration, heldout, scratch=scratch, on_layer=on_layer, stored=stored_dtype(source)
-    )
-    return write_report(source, destination, compression, settings, form)
-
-
 def write_report(source: Path, destination: Path, compression: Compression, settings: Settings, form: str) -> Report:
     """Write the compressed checkpoint in a format and gather the report."""
     ordered = settings.method == "gptq" and settings.act_order == "static"
@@ -183,7 +170,10 @@ def write_report(source: Path, destination: Path, compression: Compression, sett
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    try:
-        return Settings(**given)
-    except TypeError as error:
-        raise CompressionError(f"{error}; the settings are the fields of orchestrator_compress.Settings") from error
+    known = [one.name for one in fields(Settings)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise CompressionError(f"{name} is no setting; {hint}")
+    return Settings(**given)

@@ -6,13 +6,20 @@ are off a little.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from typing import Any, TypeVar, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .expert_names import FileNames
 from .experts import UnfusedExperts, fused_tensors
 from .linears import LinearView, is_linear, view
+from .precision import as_given
+
+Work = TypeVar("Work", bound=Callable[..., Any])
 
 
 def block_layers(root: nn.Module, prefix: str) -> dict[str, LinearView]:
@@ -21,6 +28,35 @@ def block_layers(root: nn.Module, prefix: str) -> dict[str, LinearView]:
     return {
         stored: view(module) for name, stored, module in _named(root, prefix) if is_linear(module) and name not in gates
     }
+
+
+def routers_as_given(work: Work) -> Work:
+    """Let a function whose first argument is called `model` find routers that compute in the type of their weights.
+
+    Whatever the type of a pass's other products is, tokens then go where the model sends them.
+    """
+
+    @functools.wraps(work)
+    def wrapped(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            for name in _gates(model):
+                gate = model.get_submodule(name)
+                gate.forward = functools.partial(_as_given, gate.forward, gate)
+                stack.callback(delattr, gate, "forward")
+            return work(model, *args, **kwargs)
+
+    return cast("Work", wrapped)
+
+
+def _as_given(forward: Callable[..., Any], gate: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    weight = next(gate.parameters())
+
+    def widened(value: Any) -> Any:
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(weight.dtype) if floating else value
+
+    with as_given(torch.device(weight.device)):
+        return forward(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
 
 
 def layer_places(model: nn.Module) -> dict[str, str]:

@@ -7,7 +7,8 @@ mantissa perturbs what a layer reads by some thousandths at random, and H by the
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -20,15 +21,15 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def forward_dtype(name: str) -> torch.dtype:
     """Return the type of that name; CompressionError where forward passes are not computed in it."""
-    if name not in _DTYPES:
+    if not isinstance(name, str) or name not in _DTYPES:
         raise CompressionError(f"forward_dtype={name!r}; it is one of {', '.join(map(repr, get_args(ForwardDtype)))}")
     return _DTYPES[name]
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Compute products in `dtype` meanwhile; float32 changes nothing."""
+    """Compute products in `dtype` meanwhile; in float32, whatever the caller's own autocast says, in operands' types."""
     if dtype == torch.float32:
-        return nullcontext()
+        return as_given(device)
     # Weights change between calls, so that none may be kept in the other type.
     return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
@@ -36,3 +37,16 @@ def products_in(dtype: torch.dtype, device: torch.device) -> AbstractContextMana
 def as_given(device: torch.device) -> AbstractContextManager[object]:
     """Compute in the types that operands have, also within a forward pass with other products."""
     return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def kept(device: torch.device) -> Iterator[None]:
+    """Leave the thread's types of products as they were: passes that wait for one another end theirs in no order."""
+    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    caching = torch.is_autocast_cache_enabled()
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device.type, enabled)
+        torch.set_autocast_dtype(device.type, dtype)
+        torch.set_autocast_cache_enabled(caching)

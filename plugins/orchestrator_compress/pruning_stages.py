@@ -1,6 +1,7 @@
 """The stages that prune: SparseGPT and Wanda block by block, and any criterion in one shot."""
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -149,7 +150,27 @@ def wanda(
     return Compressed(*compress(ctx, config, "wanda", model, calibration, hessians))
 
 
-@stage("compress.prune", version="2", cites=["arXiv:2102.00554"])
+#: The inputs that criteria of this package can be computed from; those of others are asked when they run.
+_READS = {
+    "wanda": ("calibration", "hessians"),
+    "obd": ("calibration", "hessians"),
+    "obs": ("calibration", "hessians"),
+    "first_order": ("calibration",),
+    "fisher": ("calibration",),
+}
+
+
+def what_the_criterion_reads(config: PruneConfig, wired: Set[str]) -> None:
+    """Refuse a criterion without the inputs that it is made of."""
+    reads = _READS.get(str(config.criterion))
+    if reads and not wired & set(reads):
+        raise ValueError(
+            f"criterion {config.criterion} needs {' or '.join(reads)}, which {'are' if len(reads) > 1 else 'is'} not wired; wire "
+            "it, or use magnitude"
+        )
+
+
+@stage("compress.prune", version="2", cites=["arXiv:2102.00554"], check=what_the_criterion_reads)
 def prune(
     ctx: Context,
     config: PruneConfig,

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from .blocks import decoder_blocks
+from .errors import CheckpointError
 from .formats.files import TensorFiles, readable
 
 log = logging.getLogger(__name__)
@@ -100,24 +101,68 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.
 
     Raises CheckpointError for files that are no complete safetensors checkpoint.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     files = TensorFiles(path)
     places = files.places()
-    model: Any
-    with _without_weights():
-        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            AutoConfig.from_pretrained(path), dtype=dtype
-        )
-    model.eval()
+    model = _skeleton(path, dtype)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     absent = expected.keys() - places.keys() - _shared_head(model)
     other = [name for name in expected.keys() & places.keys() if files.shape(name) != expected[name]]
     if absent or other or places.keys() - expected.keys():
         log.info("the files of %s name other tensors than its modules: loading all of it", path.name)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
-        return model.eval(), InMemory()
+        return _loaded(path, dtype), InMemory()
     return model, OnDisk(path, model, places, dtype)
+
+
+def _skeleton(path: Path, dtype: torch.dtype) -> Any:
+    """Return the modules of a checkpoint without weights; CheckpointError where transformers knows no such decoder."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with _without_weights():
+            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                AutoConfig.from_pretrained(path), dtype=dtype
+            )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"config.json of {path.name} describes no causal language model that transformers {transformers_version()} "
+            f"can build: {_first_line(error)}"
+        ) from error
+    return model.eval()
+
+
+def _loaded(path: Path, dtype: torch.dtype) -> Any:
+    """Return a model with all its weights; CheckpointError where files lack some, or have them in other shapes."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the files of {path.name} do not fit its config.json: {_first_line(error)}; is it the config of this model?"
+        ) from error
+    model, told = found
+    # transformers makes up at random what it does not find.
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"the files of {path.name} lack {', '.join(missing[:3])} ({len(missing)} in all): the checkpoint is "
+            "incomplete, or of another model than its config.json says; save or download it anew"
+        )
+    return model.eval()
+
+
+def transformers_version() -> str:
+    """Return the version of transformers, for messages."""
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 @contextmanager

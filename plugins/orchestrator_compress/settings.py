@@ -34,6 +34,9 @@ _USED: dict[str, tuple[str, ...]] = {
     "wanda": (*_GRID, "sparsity", "pattern", *_PASSES),
     "sparsegpt": (*_GRID, *_SOLVER, "sparsity", "pattern"),
 }
+_WHOLE = ("bits", "group_size", "block_size", "statistic_bits", "tile_rows", "expert_tokens", "max_fallbacks")
+_NUMBERS = ("damp", "sparsity", "tau")
+_MAY_BE_NONE = ("bits", "group_size", "statistic_bits", "expert_tokens", "max_fallbacks", "damp")
 _ALWAYS = ("method", "ignore", "overrides", "max_fallbacks", "measure")
 
 
@@ -93,6 +96,7 @@ class Settings:
     measure: Literal["full", "own"] = "full"
 
     def __post_init__(self) -> None:
+        self._check_types()
         _one_of("method", self.method, METHODS)
         _one_of("act_order", self.act_order, ACT_ORDERS)
         _one_of("propagate", self.propagate, ("quantized", "full_precision"))
@@ -116,6 +120,25 @@ class Settings:
         _ = (self.grid, self.bilevel, self.removal)
         for pattern, changes in self.overrides.items():
             self._changed(pattern, changes)
+
+    def _check_types(self) -> None:
+        """Raise CompressionError for values of another type than their fields': callers may write anything."""
+        for name in (*_WHOLE, *_NUMBERS):
+            value = getattr(self, name)
+            kinds = (int,) if name in _WHOLE else (int, float)
+            wanted = "a whole number" if name in _WHOLE else "a number"
+            if value is None and name in _MAY_BE_NONE:
+                continue
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise CompressionError(f"{name}={value!r} is a {type(value).__name__}; it must be {wanted}")
+        if isinstance(self.ignore, str):
+            raise CompressionError(f"ignore={self.ignore!r} is one text; give a list: ignore=[{self.ignore!r}]")
+        layers: Any = self.overrides
+        if not isinstance(layers, Mapping) or not all(isinstance(one, Mapping) for one in layers.values()):
+            raise CompressionError(
+                f"overrides={layers!r:.80}; it maps layer names or re:PATTERNS to settings, for example "
+                '{"re:.*down_proj": {"bits": 8}}'
+            )
 
     @property
     def rounds(self) -> bool:
@@ -211,7 +234,10 @@ def selected(names: Iterable[str], ignore: Iterable[str]) -> list[str]:
     names = list(names)
     ignored: set[str] = set()
     for pattern in ignore:
-        ignored.update(matching(pattern, names, "ignore"))
+        if _matches(pattern, "lm_head", "ignore"):  # never compressed, and named out of habit
+            ignored.update(name for name in names if _matches(pattern, name, "ignore"))
+        else:
+            ignored.update(matching(pattern, names, "ignore"))
     return [name for name in names if name not in ignored]
 
 

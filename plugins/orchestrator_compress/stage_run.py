@@ -20,7 +20,7 @@ from .calibration import Calibration, calibrate, token_windows
 from .compress import Report, check_format, fitted, stored_dtype, write_report
 from .errors import CompressionError
 from .figures import error_by_layer
-from .precision import forward_dtype
+from .precision import ForwardDtype
 from .records import LayerRecord
 from .residence import InMemory, Residence, open_checkpoint
 from .settings import Settings
@@ -56,7 +56,7 @@ class Job:
     hessians: tuple[Path, str] | None = None
     scratch: Path | None = None
     expert_tokens: int | None = None
-    forward_dtype: str = "float32"
+    forward_dtype: ForwardDtype = "float32"
 
     def open(self) -> tuple[Any, Residence]:
         """Return the model and where its weights are: a dense one's stay in their files until they are needed."""
@@ -205,18 +205,18 @@ def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
         expert_tokens=job.expert_tokens,
         on_block=on_block,
         residence=residence,
-        dtype=forward_dtype(job.forward_dtype),
+        forward_dtype=job.forward_dtype,
     )
 
 
 def _run(ctx: Context, job: Job) -> Compression:
     assert job.settings is not None
     model, residence = job.open()
+    check_format(model, job.settings, job.form, job.model)
     if ctx.workers > 1:
         ctx.gang().run(compress_member, job)
         assert job.scratch is not None
         return finished_compression(model, job.settings, job.scratch, residence)
-    check_format(model, job.settings, job.form, job.model)
     return compress_model(
         model,
         job.settings,

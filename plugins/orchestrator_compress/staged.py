@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .linears import LinearView
 from .moments import without_padding
-from .precision import as_given
+from .precision import as_given, kept
 from .sums import Sums
 
 
@@ -72,6 +72,7 @@ class StagedPass:
         """Run every pass up to where it first waits."""
         # Passes enter and leave `no_grad` in no order of nesting; within this one they all do nothing.
         self._stack.enter_context(torch.no_grad())
+        self._stack.enter_context(kept(self._first[0].device))
         for place, view in enumerate(self._first):
             hook = view.module.register_forward_pre_hook(
                 lambda _module, args, place=place: self._reached(place, args[0])

@@ -1,4 +1,4 @@
-"""The stages that quantize: thin adapters over `compress_loaded`."""
+"""The stages that quantize: thin adapters over `stage_run.compress`."""
 
 from collections.abc import Set
 from dataclasses import dataclass

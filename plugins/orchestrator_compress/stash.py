@@ -10,8 +10,11 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .errors import CompressionError
 from .records import LayerRecord
 from .weights import LayerWeight, freeze, thaw
+
+_OWNER = "owner.txt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,16 +29,32 @@ class Finished:
 class Stash:
     """Keep layers in a folder that belongs to one model, settings and tokens; without a folder, in memory.
 
-    Workers may share a folder: `refresh` shows what others have finished.
+    `owner` says which: a folder with layers of another one is refused with CompressionError. Workers may share a folder:
+    `refresh` shows what others have finished.
     """
 
-    def __init__(self, folder: Path | None):
-        self._folder = folder
+    def __init__(self, folder: Path | None, owner: str = ""):
+        self._folder = None if folder is None else Path(folder)
         self._kept: dict[str, Finished] = {}
         self._names: set[str] = set()
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self.refresh()
+            self._claim(self._folder / _OWNER, owner)
+
+    def _claim(self, file: Path, owner: str) -> None:
+        if not owner:
+            return
+        held = file.read_text() if file.exists() else None
+        if held is None and not self._names:
+            temporary = file.with_suffix(f".{os.getpid()}.partial")
+            temporary.write_text(owner)
+            temporary.replace(file)
+        elif held != owner:
+            raise CompressionError(
+                f"the scratch folder {file.parent.name} holds {len(self._names)} layers of another compression (other "
+                "settings, tokens or model); give another folder, or empty this one"
+            )
 
     def refresh(self) -> None:
         """Look again at what the folder holds."""

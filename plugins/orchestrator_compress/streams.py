@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,11 @@ def open_stream(
 
 
 def _check_mask(mask: Tensor, tokens: Tensor) -> None:
+    given: Any = mask
+    if not isinstance(given, Tensor):
+        raise CalibrationError(
+            f"the mask is a {type(given).__name__}; it must be a tensor [sequences, length], True where a token is no padding"
+        )
     if mask.shape != tokens.shape:
         raise CalibrationError(
             f"the mask is {list(mask.shape)} and the tokens are {list(tokens.shape)}; it needs one entry per token"

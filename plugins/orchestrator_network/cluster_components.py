@@ -202,7 +202,7 @@ class GraphBuilder:
             raise TopologyError(f"{path}: its sha256 is {digest}, the recipe names another; write this one there")
         if built.hosts != devices:
             raise TopologyError(
-                f"{path}: hosts: the file has {built.hosts}, the traffic {devices} devices; they must agree"
+                f"{path}: hosts: the file has {built.hosts}, asked for are {devices} devices; they must agree"
             )
         if planes not in {None, built.planes}:
             raise TopologyError(f"{path}: planes: the file has {built.planes}, the recipe {planes}; they must agree")

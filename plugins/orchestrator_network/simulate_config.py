@@ -33,8 +33,11 @@ _OF_WORKLOADS = (
     "sample_us",
     "trace_flows",
 )
-#: Of these, those that need single links and packets.
-_OF_SINGLE_LINKS = ("slow_links", "link_changes", *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :])
+#: Those that need single links and packets.
+_OF_SINGLE_LINKS = (
+    *("transport", "load_balancer", "trimming", "entropies", "slow_links", "link_changes"),
+    *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :],
+)
 #: Those of them that say something of a training step, too, at fidelity packet.
 _OF_PACKETS = ("entropies", "delivery", "lossless", "stop_packets", "go_packets")
 #: Fields that say something of a training step, and nothing of a workload.
@@ -185,8 +188,7 @@ class SimulateConfig:
 
     def _check_step(self) -> None:
         """Refuse what a training step cannot be asked; that it is a step is known because no workload is named."""
-        of_packets = _OF_PACKETS if self.fidelity == "packet" else ()
-        said = [name for name in _changed(self, _OF_WORKLOADS) if name not in of_packets]
+        said = [name for name in _changed(self, _OF_WORKLOADS) if name not in _OF_PACKETS]
         if said:
             raise ValueError(
                 f"{said[0]} is set, but no workload is named; set workload, for example workload: permutation, or leave "
@@ -217,7 +219,7 @@ class SimulateConfig:
             raise ValueError(f"devices is {_shown(self.devices)}; workload {name} needs a number of hosts, at least 2")
         for chosen, check in ((self.topology, "shape"), (self.workload, "check_devices")):
             fits = getattr(getattr(chosen, "config", None), check, None)
-            if fits is not None:
+            if callable(fits):
                 fits(self.devices)
         self._check_bytes(name)
         for field_name, least in (("seeds", 1), ("slow_links", 0)):
@@ -232,7 +234,7 @@ class SimulateConfig:
         said = _changed(self, _OF_SINGLE_LINKS)
         if self.fidelity != "packet" and said:
             raise ValueError(
-                f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links; set fidelity: packet"
+                f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links and packets; set fidelity: packet"
             )
         self._check_wires()
         self._check_thresholds()
@@ -299,7 +301,13 @@ class SimulateConfig:
 def _changed(config: SimulateConfig, names: tuple[str, ...]) -> list[str]:
     """Return those of the fields that do not hold their default."""
     defaults = {one.name: one.default for one in fields(config) if one.default is not MISSING}
-    return [name for name in names if getattr(config, name) != defaults[name]]
+    # A component is compared by its name and settings: what a recipe may write for the default is no change.
+    return [name for name in names if _plain(getattr(config, name)) != defaults[name]]
+
+
+def _plain(value: Any) -> Any:
+    settings = getattr(value, "config", None)
+    return str(value) if hasattr(value, "version") and (settings is None or settings == type(settings)()) else value
 
 
 def _shown(value: Any) -> str:

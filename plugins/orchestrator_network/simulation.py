@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
 from orchestrator_network.engine import run
+from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.fairness import alone_rates
 from orchestrator_network.graph import Network
 from orchestrator_network.lowering import LoweredFlows, lower_flows
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.transports.base import Transport
 
 Fidelity = Literal["packet", "flow", "analytic"]
+_LONGEST_S = 2**62 / PS_PER_S  # half of what an int64 of picoseconds holds: 53 days
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +107,7 @@ def simulate(
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
     looks = looks_of(sample_us, trace_flows, len(workload))
     topology = without_failed(topology, workload)
+    _check_time(topology, workload, wire)
     said = {
         "delivery": delivery,
         "trimming_mode": trimming_mode,
@@ -267,6 +270,19 @@ def cost_of(began: float) -> dict[str, float]:
         "wall_s": time.perf_counter() - began,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def _check_time(topology: Topology, workload: Workload, wire: Wire) -> None:
+    """Refuse what takes longer than the picoseconds of an int64, were it all on the slowest link."""
+    slowest_bps = float(topology.network.trunk_bps.min())
+    if not 0 < slowest_bps < np.inf:
+        raise TopologyError(f"a link of {topology.name} has {slowest_bps:g} bit/s; it must be above 0 and finite")
+    seconds = float(wire.bits(workload.size_bytes).sum()) / slowest_bps + float(workload.start_ps.max()) / PS_PER_S
+    if seconds > _LONGEST_S:
+        raise WorkloadError(
+            f"{float(workload.size_bytes.sum()):.3g} bytes over links of {slowest_bps / 1e9:g} Gb/s may take {seconds:.3g} s, and "
+            f"times are counted up to {_LONGEST_S:.3g} s; use smaller flows, earlier starts or faster links"
+        )
 
 
 def alone_ps(lowered: LoweredFlows, capacity_bps: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def one_to_carry(config: SimulateConfig, wired: Set[str]) -> None:
 
 @stage(
     "network.simulate",
-    version="4",
+    version="5",
     cites=["arXiv:2209.01346", "arXiv:2404.01630"],
     seeded=True,
     check=one_to_carry,
@@ -139,7 +139,8 @@ def _packets(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
 def _links(ctx: Context, config: SimulateConfig) -> tuple[str, float, int | None]:
     """Return the name of the hardware, the speed of one link in Gb/s, and the planes (None: as 16 links a device make)."""
     if config.link_gbps is not None:
-        return "", config.link_gbps, config.planes or 1
+        # A network from a file says itself how many planes there are.
+        return "", config.link_gbps, config.planes or (None if str(config.topology) == "graph" else 1)
     if config.injection_gbps is not None:
         return "", config.injection_gbps / LINKS_PER_DEVICE, None
     machine = ctx.component("hardware", config.hardware)

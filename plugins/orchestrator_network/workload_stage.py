@@ -36,7 +36,7 @@ def carry_workload(
     Reports progress, metrics (medians over seeds), facts about the simulator, and figures. Raises StageError, naming
     workload and topology, for what cannot be carried.
     """
-    carry = _carrier(ctx, config, topology, link_gbps)
+    carry = _carrier(ctx, config, topology)
     if config.fidelity == "packet" and config.load_balancer is None:  # from here on it is shown only
         config = replace(config, load_balancer=ctx.component("transport", config.transport).load_balancer)
 
@@ -54,7 +54,7 @@ def carry_workload(
             runs.append(run)
             rows.append(result_row(topology, run.summary, run.flows, run.links, described | {"seed": run.seed}))
             ctx.log_metrics({name: rows[-1][name] for name in _TIMES[:6]}, step=number)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise StageError(f"network.simulate, {config.workload} on {config.topology}: {error}") from error
     medians = {name: median_of(rows, name) for name in (*_TIMES, *_COUNTS)}
     ctx.log_metrics({name: value for name, value in medians.items() if value is not None})
@@ -99,7 +99,7 @@ def _seeds(ctx: Context, config: SimulateConfig) -> range:
 
 
 def _carrier(
-    ctx: Context, config: SimulateConfig, topology: Topology, link_gbps: float
+    ctx: Context, config: SimulateConfig, topology: Topology
 ) -> Callable[[int, Callable[[int, int], None]], Result]:
     """Return what carries one seed."""
     builder = ctx.component("workload", config.workload)
@@ -111,7 +111,7 @@ def _carrier(
         asked = Asked(
             hosts=topology.hosts,
             flow_bytes=config.flow_bytes or 0,
-            link_gbps=link_gbps * topology.planes,
+            link_gbps=_outside_gbps(topology),
             seed=seed,
         )
         return simulate(
@@ -128,6 +128,12 @@ def _carrier(
         )
 
     return carry
+
+
+def _outside_gbps(topology: Topology) -> float:
+    """Return what a host sends over all its links of all planes; a GPU's link into its own server is none of them."""
+    inside_gbps = float(getattr(topology, "local_gbps", 0.0))
+    return (topology.injection_bps / 1e9 - inside_gbps) * topology.planes
 
 
 def packet_settings(ctx: Context, config: SimulateConfig) -> dict[str, Any]:

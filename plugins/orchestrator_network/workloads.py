@@ -7,6 +7,7 @@ simulators (`from_cm`) have modules of their own and load on first use.
 from __future__ import annotations
 
 import importlib
+import operator
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -65,12 +66,28 @@ class Workload:
         return len(self.source)
 
 
+_COLUMNS = ("src", "dst", "bytes", "start_ps")
+
+
 def flows(rows: Iterable[tuple[int, int, int, int]], after: Iterable[tuple[int, int]] = ()) -> Workload:
     """Return the flows (src, dst, bytes, start_ps); pairs (flow, earlier flow) in ``after`` order them."""
-    table = np.array(list(rows), np.int64).reshape(-1, 4)
+    table = np.array([_whole(row, number) for number, row in enumerate(rows)], np.int64).reshape(-1, 4)
     pairs = np.array(list(after), np.int64).reshape(-1, 2)
     source, target, size_bytes, start_ps = table.T.copy()
     return Workload(source=source, target=target, size_bytes=size_bytes, start_ps=start_ps, after=pairs)
+
+
+def _whole(row: tuple[int, int, int, int], number: int) -> tuple[int, ...]:
+    """Return four whole numbers that an int64 holds; WorkloadError otherwise."""
+    try:
+        values = tuple(operator.index(value) for value in row)
+    except TypeError:
+        values = ()
+    if len(values) != len(_COLUMNS) or any(abs(value) >= 2**63 for value in values):
+        raise WorkloadError(
+            f"flow {number} is {row!r:.80}; it must be ({', '.join(_COLUMNS)}), whole numbers below 2**63"
+        )
+    return values
 
 
 def permutation(n: int, bytes: int, seed: int) -> Workload:  # noqa: A002 - the published name of the argument

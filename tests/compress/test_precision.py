@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def relative(one: Tensor, other: Tensor) -> float:
 def test_only_what_products_gave_is_rounded(trained: Path, calibration: Tensor) -> None:
     """Before any product H is the same to the bit; after them it differs as rounding factors to 8 bits makes it."""
     wide = calibrate(load(trained), calibration)
-    narrow = calibrate(load(trained), calibration, dtype=torch.bfloat16)
+    narrow = calibrate(load(trained), calibration, forward_dtype="bfloat16")
     assert torch.equal(narrow.inputs[0].hessian, wide.inputs[0].hessian)
     for one, other in zip(narrow.inputs[1:], wide.inputs[1:], strict=True):
         assert one.names == other.names
@@ -119,3 +120,35 @@ def test_other_types_are_refused() -> None:
         Settings(forward_dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="float16"):
         build(CalibrateConfig, {"forward_dtype": "float16"}, "stages.hessians", {})
+
+
+def test_the_callers_own_types_stay_as_they_were(trained: Path, calibration: Tensor, monkeypatch: Any) -> None:
+    """Flags of the thread survive passes that end in no order; float32 is float32 within a caller's autocast."""
+    monkeypatch.setattr("orchestrator_compress.blocks._BATCH_TOKENS", 8 * 32)
+    assert torch.is_autocast_cache_enabled()
+    compress_model(load(trained), OURS, calibration)
+    assert torch.is_autocast_cache_enabled()
+    wide = Settings(bits=3, group_size=32)
+    outside = compress_model(load(trained), wide, calibration)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = compress_model(load(trained), wide, calibration)
+        assert torch.is_autocast_enabled("cpu")
+        compress_model(load(trained), OURS, calibration)
+        assert torch.is_autocast_enabled("cpu")
+    for name, weight in outside.weights.items():
+        assert torch.equal(weight.codes, within.weights[name].codes), name
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_tokens_go_to_the_same_experts(family: str, tmp_path: Path) -> None:
+    """Routers of the first block see the same states but for attention's rounding, and multiply them in float32."""
+    dense = save(family, tmp_path / "dense")
+    seen: list[torch.dtype] = []
+    model = load(dense)
+    for module in model.modules():
+        if type(module).__name__.endswith("Router"):
+            module.register_forward_hook(lambda _module, _args, output: seen.append(output[0].dtype))
+    calibrate(model, random_tokens(4, 16), forward_dtype="bfloat16")
+    assert seen
+    assert set(seen) == {torch.float32}
+    assert not any("forward" in vars(module) for module in model.modules())

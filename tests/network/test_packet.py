@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -308,3 +310,23 @@ def test_modules_that_are_left_out_of_the_cache_key_compile_nothing():
     for name in compiled.INTERPRETED:
         text = (folder / f"{name}.py").read_text(encoding="utf-8")
         assert not any(word in text for word in words), name
+
+
+def test_code_of_another_package_belongs_to_all_its_sources(tmp_path, monkeypatch):
+    """A helper in another module that changes is compiled anew with what calls it."""
+    package = tmp_path / "other_transport"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("STEP = 1.0\n")
+    (package / "control.py").write_text("from other_transport.helper import STEP\n\n\ndef on_ack():\n    return STEP\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    control = importlib.import_module("other_transport.control")
+    sources = compiled.author_sources(control.on_ack)
+    assert [path.name for path in sources] == ["__init__.py", "control.py", "helper.py"]
+    before = compiled.cache_folder(True, sources)
+    (package / "helper.py").write_text("STEP = 100.0\n")
+    compiled.cache_folder.cache_clear()
+    assert compiled.cache_folder(True, sources) != before
+    assert compiled.author_sources(compiled.cache_folder.__wrapped__) == ()
+    for name in ("other_transport", "other_transport.helper", "other_transport.control"):
+        monkeypatch.delitem(sys.modules, name)

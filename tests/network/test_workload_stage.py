@@ -1,6 +1,7 @@
 """`network.simulate` with a workload, as an executor runs it: every fidelity, several seeds, facts, and interruptions."""
 
 import hashlib
+import json
 
 import pytest
 
@@ -360,7 +361,10 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(link_gbps=None, planes=2), "needs link_gbps beside it"),
         (settings(injection_gbps=10), "set one"),
         (settings(header_bytes=0), "takes headers from 1 byte on"),
-        (settings(fidelity="flow", slow_links=1), "slow_links is set .* knows no single links; set fidelity: packet"),
+        (
+            settings(fidelity="flow", slow_links=1),
+            "slow_links is set .* knows no single links and packets; set fidelity: packet",
+        ),
         (settings(fidelity="flow", sample_us=1), "sample_us is set .* knows no single links"),
         (settings(sample_us=0), "sample_us is 0, it must be above 0"),
         (settings(trace_flows=0), "trace_flows is 0; it must be how many flows, at least 1"),
@@ -381,7 +385,10 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(per_server=4), "per_server is 4, but workload permutation is no training step"),
         (settings(link_changes=[{"at_us": 1, "src": "a", "dst": "b", "share": 2}]), "share is 2.0"),
         (settings(topology={"name": "fat_tree", "radix": None}), "set tiers: 3 or a radix"),
-        ({"delivery": "rod"}, "delivery is set, but no workload is named"),
+        ({"delivery": "rod"}, "delivery is set at fidelity flow, which knows no single links and packets"),
+        (settings(fidelity="flow", transport="swift"), "transport is set at fidelity flow"),
+        (settings(fidelity="flow", load_balancer="ecmp"), "load_balancer is set at fidelity flow"),
+        (settings(fidelity="analytic", entropies=8), "entropies is set at fidelity analytic"),
         ({"fidelity": "packet", "planes": 2}, "planes is"),
         ({"fidelity": "packet", "seeds": 2}, "seeds is set, but no workload is named"),
         ({"fidelity": "packet", "delivery": "rod", "transport": "rccc"}, "give no credit"),
@@ -393,6 +400,49 @@ def test_wrong_settings_are_refused_before_anything_runs(tmp_path, config, messa
     """Value, rule and fix."""
     with pytest.raises(RecipeError, match=message):
         run_stage(simulate, config, home=tmp_path)
+
+
+def test_the_default_transport_may_be_named_at_any_fidelity(tmp_path):
+    """It changes nothing, so that a recipe may say it for all."""
+    (row,) = (
+        run_stage(simulate, settings(fidelity="flow", transport="nscc"), home=tmp_path)
+        .outputs["result"]
+        .read()
+        .to_pylist()
+    )
+    assert row["over_bound"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("topology", "devices"),
+    [("torus", 16), ("hyperx", 16), (TREE, 16), ({"name": "rail_optimized", "gpus_per_node": 4}, 16)],
+)
+def test_load_is_a_share_of_all_links_of_a_host(tmp_path, topology, devices):
+    """Of the bytes that hosts can send in the time, half are offered, however many links they have."""
+    poisson = {"name": "poisson", "load": 0.5, "duration_us": 20_000.0}
+    config = settings(topology=topology, devices=devices, workload=poisson, fidelity="analytic", flow_bytes=None)
+    flows = run_stage(simulate, config, home=tmp_path, seed=3).outputs["flows"].read()
+    ports = 4 if topology in ("torus", "hyperx") else 1
+    offered = flows["bytes"].to_numpy().sum() * 8 / (devices * ports * 100e9 * 0.02)
+    assert 0.35 < offered < 0.65
+
+
+def test_a_file_that_is_not_there_is_named_with_the_workload(tmp_path):
+    """Not as an error of Python's alone."""
+    missing = {"name": "cm", "path": str(tmp_path / "no.cm"), "sha256": "0" * 64}
+    with pytest.raises(StageError, match=r"network.simulate, cm on fat_tree: .*no\.cm"):
+        run_stage(simulate, settings(workload=missing, flow_bytes=None), home=tmp_path)
+
+
+def test_planes_of_a_file_are_its_own(tmp_path):
+    """Where the recipe says a speed and no number of planes."""
+    path = tmp_path / "net.json"
+    cables = [{"ends": [f"host{i}", "switch0"]} for i in range(4)]
+    path.write_text(json.dumps({"hosts": 4, "switches": 1, "links": cables, "planes": 4}))
+    graph = {"name": "graph", "path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    config = settings(topology=graph, devices=4, fidelity="flow")
+    (row,) = run_stage(simulate, config, home=tmp_path).outputs["result"].read().to_pylist()
+    assert row["planes"] == 4
 
 
 def test_traffic_and_workload_exclude_each_other(tmp_path):

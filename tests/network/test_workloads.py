@@ -1,5 +1,6 @@
 """Traffic patterns: who meets whom, in which order, and that an all-reduce reduces everything everywhere."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator_network import FatTree, Wire, simulate, workloads
 from orchestrator_network import allreduce_flows as messages_of
 from orchestrator_network.arrivals import FLOW_SIZES, mean_bytes
-from orchestrator_network.errors import WorkloadError
+from orchestrator_network.errors import TopologyError, WorkloadError
 
 MIB = 2**20
 
@@ -300,3 +301,32 @@ def test_the_old_patterns_are_unchanged():
     assert pairs(workloads.tornado(4, 5)) == [(0, 2), (1, 3), (2, 0), (3, 1)]
     with pytest.raises(AttributeError, match="no attribute"):
         _ = workloads.nothing
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([(1, 2, 100)] * 4, "flow 0 is (1, 2, 100)"),
+        ([(0, 1, 5, 0), (0.9, 2, 1.7, 0.5)], "flow 1 is (0.9, 2, 1.7, 0.5)"),
+        ([(0, 1, 2**70, 0)], "flow 0 is (0, 1, 1180591620717411303424, 0)"),
+        ([7], "flow 0 is 7"),
+    ],
+)
+def test_rows_that_are_no_flows_are_named(rows, named):
+    """Nothing is cut, rounded or shifted into other flows."""
+    with pytest.raises(WorkloadError, match=re.escape(named) + r"; it must be \(src, dst, bytes, start_ps\)"):
+        workloads.flows(rows)
+
+
+@pytest.mark.parametrize("fidelity", ["flow", "analytic", "packet"])
+def test_times_that_picoseconds_cannot_count_are_refused(fidelity):
+    """They would come out negative."""
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100)
+    with pytest.raises(WorkloadError, match=r"times are counted up to 4.61e\+06 s"):
+        simulate(tree, workloads.incast(range(1, 9), 0, 2**60), fidelity=fidelity)
+    with pytest.raises(WorkloadError, match="over links of 1e-05 Gb/s may take"):
+        simulate(FatTree(hosts=16, tiers=3, link_gbps=1e-5), workloads.permutation(16, 2**40, 1), fidelity=fidelity)
+    with pytest.raises(TopologyError, match="inf bit/s; it must be above 0 and finite"):
+        simulate(
+            FatTree(hosts=16, tiers=3, link_gbps=float("inf")), workloads.permutation(16, 4096, 1), fidelity=fidelity
+        )

@@ -47,6 +47,38 @@ def check_grid(name: str, grid: Grid) -> None:
         check(grid)
 
 
+#: What kind of weight each format holds; dense holds all.
+_HOLDS = {
+    "codes": ("compressed-tensors", "gptq", "gptq_v2"),
+    "spqr": ("spqr",),
+    "pruned": ("sparse",),
+    "pruned codes": ("compressed-tensors", "gptq", "gptq_v2", "sparse"),
+}
+
+
+def check_holds(name: str, layer: str, kind: str, *, dynamic: bool) -> None:
+    """Raise CheckpointError, before any work, where a format cannot hold the weight that a layer will have.
+
+    `kind` is codes, spqr, pruned or pruned codes; `dynamic` says that every input has a group index.
+    """
+    if name != "dense" and name not in _HOLDS[kind]:
+        others = ", ".join(map(repr, (*_HOLDS[kind], "dense")))
+        raise CheckpointError(f"{layer} will be {_SAYS[kind]}, which format {name!r} does not hold; write {others}")
+    if dynamic and name == "compressed-tensors":
+        raise CheckpointError(
+            f"{layer} will have groups that are no ranges of inputs (act_order='dynamic'), which compressed-tensors is not "
+            "written with; use act_order 'static' or 'group', or format 'gptq_v2'"
+        )
+
+
+_SAYS = {
+    "codes": "codes on a grid",
+    "spqr": "codes with outliers beside them",
+    "pruned": "pruned and not quantized",
+    "pruned codes": "pruned and quantized",
+}
+
+
 def recognize(label: Mapping[str, Any], tensor_names: Collection[str]) -> Codec:
     """Return the codec whose label and tensors these are; raises CheckpointError where there is none."""
     method = label.get("quant_method")

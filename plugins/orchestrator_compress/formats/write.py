@@ -104,6 +104,14 @@ def write_checkpoint(
     return write_contents(source, destination, contents, format, max_shard_bytes=max_shard_bytes)
 
 
+def check_destination(source: Path, destination: Path) -> None:
+    """Raise CheckpointError for a directory that is the source, or no directory."""
+    if destination.exists() and destination.resolve() == source.resolve():
+        raise CheckpointError(f"{destination.name} is the source itself; write to another directory")
+    if destination.exists() and not destination.is_dir():
+        raise CheckpointError(f"{destination.name} is a file; a checkpoint is a directory: write to another place")
+
+
 def write_contents(
     source: Path, destination: Path, contents: Contents, form: str, *, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> Size:
@@ -122,8 +130,7 @@ def write_contents(
         raise CheckpointError(
             f"{conv1d[0]} is a Conv1D, which transformers does not serve from {form}; write 'gptq', 'gptq_v2' or 'dense'"
         )
-    if destination.exists() and destination.resolve() == source.resolve():
-        raise CheckpointError(f"{destination.name} is the source itself; write to another directory")
+    check_destination(source, destination)
     destination.mkdir(parents=True, exist_ok=True)
     _remove_earlier(destination)
     files, counts = _write_shards(destination, _units(chosen, contents), max_shard_bytes)

@@ -1,7 +1,8 @@
 """Compile with numba, and keep the machine code where it belongs to exactly these sources.
 
 numba's own cache asks only whether the file of the compiled function changed, not the files that it calls; here the
-directory of the cache is named by a digest of all of them, of numba and of Python.
+directory of the cache is named by a digest of all of them, of numba and of Python. A function of another package counts
+all sources of that package, so that a helper which changes is compiled anew, too.
 """
 
 from __future__ import annotations
@@ -57,11 +58,25 @@ def _sources(everything: bool) -> Iterator[Path]:
             yield path
 
 
+def author_sources(function: Callable[..., Any]) -> tuple[Path, ...]:
+    """Return the sources that a function of another package may call: those of its package, or beside its file."""
+    top = function.__module__.partition(".")[0]
+    if top == __name__.partition(".")[0]:
+        return ()
+    folders = [Path(one) for one in getattr(sys.modules.get(top), "__path__", [])]
+    if folders:
+        return tuple(sorted(path for folder in folders for path in folder.rglob("*.py")))
+    return tuple(sorted(Path(function.__code__.co_filename).parent.glob("*.py")))
+
+
 @cache
-def cache_folder(everything: bool = True) -> Path:
-    """Return the folder of compiled code for these sources: of all of them, or of those of the event loop alone."""
+def cache_folder(everything: bool = True, more: tuple[Path, ...] = ()) -> Path:
+    """Return the folder of compiled code for these sources: of all of them, or of those of the event loop alone.
+
+    ``more`` are sources of another package that count, too.
+    """
     digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
-    for path in _sources(everything):
+    for path in (*_sources(everything), *more):
         digest.update(path.read_bytes())
     home = os.environ.get("NUMBA_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(home) / "orchestrator-network" / digest.hexdigest()[:16]
@@ -74,9 +89,9 @@ def cache_folder(everything: bool = True) -> Path:
 
 
 @contextmanager
-def _cache_here(everything: bool = True) -> Iterator[None]:
+def _cache_here(everything: bool = True, more: tuple[Path, ...] = ()) -> Iterator[None]:
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder(everything))
+    numba.config.CACHE_DIR = str(cache_folder(everything, more))
     try:
         yield
     finally:
@@ -102,19 +117,19 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def react(function: Callable[..., None]) -> Callable[..., None]:
     """Compile a function of a congestion control: ``(window, event, constants)``, see `layout` for the columns."""
-    with _cache_here():
+    with _cache_here(more=author_sources(function)):
         return numba.njit(REACT, cache=True, error_model="numpy", _nrt=False)(function)
 
 
 def choose(function: Callable[..., int]) -> Callable[..., int]:
     """Compile the choice of a load balancer: ``(paths, psn, window_packets, now_ps) -> entropy value``."""
-    with _cache_here():
+    with _cache_here(more=author_sources(function)):
         return numba.njit(CHOOSE, cache=True, error_model="numpy", _nrt=False)(function)
 
 
 def learn(function: Callable[..., None]) -> Callable[..., None]:
     """Compile the lesson of a load balancer: ``(paths, entropy, verdict, now_ps)``."""
-    with _cache_here():
+    with _cache_here(more=author_sources(function)):
         return numba.njit(LEARN, cache=True, error_model="numpy", _nrt=False)(function)
 
 
