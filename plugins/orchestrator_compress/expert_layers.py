@@ -39,10 +39,11 @@ def routers_as_given(work: Work) -> Work:
     @functools.wraps(work)
     def wrapped(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with ExitStack() as stack:
-            for name in _gates(model):
-                gate = model.get_submodule(name)
-                gate.forward = functools.partial(_as_given, gate.forward, gate)
-                stack.callback(delattr, gate, "forward")
+            gates = [model.get_submodule(name) for name in _gates(model)]
+            for gate in gates:
+                if "forward" not in vars(gate):  # where one such function calls another, the outer has done it
+                    gate.forward = functools.partial(_as_given, gate.forward, gate)
+                    stack.callback(delattr, gate, "forward")
             return work(model, *args, **kwargs)
 
     return cast("Work", wrapped)

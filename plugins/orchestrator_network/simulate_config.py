@@ -75,29 +75,44 @@ class LinkChange:
 class SimulateConfig:
     """Which network carries what: a training step (wire ``traffic``), or the flows of a ``workload``.
 
-    A device injects what its ``hardware`` says, or ``injection_gbps`` where that is set, over 16 equal links. A workload
-    may say ``link_gbps`` instead, one link a device in each of ``planes`` (null: 1).
-
-    Steps: ``fidelity`` ``flow`` shares links max-min fairly, ``analytic`` takes every transfer as if alone, ``packet``
-    sends every message of every collective as packets, with what follows for workloads.
-    ``allreduce`` auto: of those up to halving_doubling the one that is quickest when alone. ``per_server``: consecutive devices
-    of a server, for hierarchical (null: what the topology says). ``chunk_bytes``: what double_binary_tree and in_network pass
-    on at a time (null: what is quickest), ``chunks_in_flight``: for how many of those a switch has room, in_network (null: as
-    many as keep the links busy). ``collectives``: those of one group run in_order, or concurrent.
-
-    Workloads: ``devices`` hosts, ``flow_bytes`` each flow (of the buffer, for all-reduces), and ``seeds`` of them:
-    that of the stage, the one after it, and so on. Fidelity ``packet`` simulates every packet, with ``transport``,
-    ``load_balancer``, ``entropies`` (paths a flow tells apart) and ``trimming``; only there have links a life of their
-    own: ``slow_links`` from the top of a fat tree have a quarter of their speed, ``link_changes`` come in time.
-    ``delivery`` rod: in order, a sender goes back to what is missing; rudi: every packet answered by a receiver that remembers
-    none; uud: datagrams, which nobody answers. ``trimming_mode`` spec: the arrival is trimmed, to 24 bytes, and headers have
-    half of a busy port. ``bit_error_rate`` of wires, hidden by ``link_retry``; ``security_bytes`` more a header (28 for Ultra
-    Ethernet's), and refusal of what is sent ``replay_window`` packets before the newest (0: none). ``lossless``: links that
-    never drop, by priority flow control or credit; a switch says stop above ``stop_packets`` of a link (null: 15) and go on
-    at ``go_packets`` (null: four fifths of that). ``load_balancer`` and ``lossless`` null: what the transport is meant for.
-    ``sample_us`` and ``trace_flows`` (numbers of flows, or how many) keep what the first seed looked like over time, as the
-    outputs ``queues`` and ``windows``; null: 200 samples until the bound where figures are drawn, and no windows.
-    ``figures`` false: none are drawn, which a family of hundreds does without where it is compared in one.
+    topology           the network, built for the number of devices
+    workload           who sends what to whom; null: the training step of the input traffic
+    fidelity           packet: every packet; flow: links shared max-min fairly; analytic: every transfer as if alone
+    hardware           what a device injects, over 16 equal links
+    injection_gbps     the same as a number, Gb/s
+    link_gbps          of one link a device in each of `planes`, of a workload; instead of the two above
+    planes             disjoint copies of the network; null beside link_gbps: 1, or what the file says
+    link_latency_ns    of every link
+    allreduce          of a step; auto: of those up to halving_doubling the one that is quickest when alone
+    per_server         consecutive devices of a server, for hierarchical; null: what the topology says
+    chunk_bytes        what double_binary_tree and in_network pass on at a time; null: what is quickest
+    chunks_in_flight   for how many of those a switch has room; null: as many as keep the links busy
+    collectives        those of one group run in_order, or concurrent
+    packet_bytes, header_bytes  on the wire
+    prices             of switches and cables
+    devices            hosts of a workload
+    flow_bytes         of each flow; of the buffer, for all-reduces
+    transport          congestion control and all that goes with it; at fidelity packet, as are all below but seeds
+    load_balancer      how packets choose their paths; null: what the transport is meant for
+    seeds              how many: that of the stage, the one after it, and so on
+    slow_links         so many links from the top of a fat tree down have a quarter of their speed
+    link_changes       links that slow down, fail or come back in the course of the run
+    entropies          paths that a flow tells apart
+    trimming           a full port cuts a packet to its header instead of dropping it
+    trimming_mode      htsim; or spec: the arrival is cut, to 24 bytes, and headers have half of a busy port
+    delivery           rud; rod: in order, a sender goes back to what is missing; rudi: every packet answered by a receiver
+                       that remembers none; uud: datagrams, which nobody answers
+    lossless           links that never drop, by priority flow control or credit; null: what the transport is meant for
+    stop_packets       of a link, above which a switch says stop (null: 15)
+    go_packets         at which it says go on (null: four fifths of that)
+    bit_error_rate     of wires
+    link_retry         links that send again what bit errors spoil
+    security_bytes     more a header (28: Ultra Ethernet's)
+    replay_window      packets before the newest that are still taken; 0: all
+    sample_us          how often queues and windows are looked at in the first seed, kept as outputs `queues` and `windows`;
+                       null: 200 times until the bound, for figures alone
+    trace_flows        whose windows: numbers of flows, or how many
+    figures            whether any are drawn; families of hundreds do without where they are compared in one
     """
 
     topology: Annotated[str, Ref("topology")] = "fat_tree"

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 
 import orchestrator_storage as storage
 from orchestrator import Component, StageError
+from orchestrator.errors import RecipeError
 from orchestrator.plugins import installed
 from orchestrator.testing import StageRun, run_stage
 from orchestrator_compress import calibration_stages, planning_stages, plugin, pruning_stages, stages
@@ -101,7 +102,7 @@ def test_hessians_of_another_model_are_refused(
 
 
 def test_without_inputs_a_stage_says_what_to_wire(inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="wire tokens as `calibration`"):
+    with pytest.raises(RecipeError, match="wire tokens as calibration"):
         run_stage(pruning_stages.wanda, {}, inputs={"model": inputs["model"]}, home=tmp_path / "home")
 
 
@@ -161,7 +162,7 @@ def test_gradient_criteria_take_tokens(inputs: dict[str, storage.Artifact], tmp_
         for name in ("magnitude", "first_order", "fisher")
     }
     assert len(set(made.values())) == 3
-    with pytest.raises(StageError, match="needs the layer's gradient"):
+    with pytest.raises(RecipeError, match="criterion first_order needs calibration"):
         run_stage(
             pruning_stages.prune,
             {"criterion": "first_order"},
