@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import numpy as np
@@ -173,7 +174,9 @@ def test_sparse_rows_are_the_sums_of_their_entries(dtype: torch.dtype) -> None:
 def many_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three threads, of torch's own team and of the pool that stands in where there is none."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(threads, "_patience", threads.Patience())
+    patience = threads.Patience()
+    patience.stall_s = math.inf  # whatever else this machine does meanwhile
+    monkeypatch.setattr(threads, "_patience", patience)
     if request.param == "pool":
         monkeypatch.setattr(threads, "_team", lambda: None)
     elif threads._team() is None:

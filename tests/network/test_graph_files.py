@@ -211,7 +211,7 @@ def test_a_recipe_names_the_content_of_its_file(tmp_path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     builder = GraphBuilder(GraphConfig(path=str(path), sha256=digest))
     assert builder.build(3, 50.0).network.capacity_bps[1] == 50e9
-    with pytest.raises(TopologyError, match="hosts: the file has 3, the traffic 4 devices"):
+    with pytest.raises(TopologyError, match="hosts: the file has 3, asked for are 4 devices"):
         builder.build(4, 50.0)
     with pytest.raises(TopologyError, match=f"its sha256 is {digest}"):
         GraphBuilder(GraphConfig(path=str(path), sha256="0" * 64)).build(3, 50.0)
