@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from orchestrator.convert import describe
 from orchestrator.key import encode
-from orchestrator.stage import StageSpec
+from orchestrator.stage import Port, StageSpec
 
 
 def describe_stage(spec: StageSpec, owner: str) -> dict[str, Any]:
@@ -129,11 +129,27 @@ def _above(statement: ast.AnnAssign, lines: list[str]) -> str:
     return " ".join(words)
 
 
+def _example_ports(spec: StageSpec) -> list[Port]:
+    """Return the required ports, and the optional ones without which the stage's own check refuses its defaults."""
+    wired = [port for port in spec.ports.values() if not port.facts and not port.optional]
+    if spec.check is None or (spec.config is not None and any(one["required"] for one in describe_fields(spec.config))):
+        return wired
+    config = spec.config() if spec.config is not None else None
+    for port in (one for one in spec.ports.values() if one.optional):
+        try:
+            spec.check(config, {one.name for one in wired})
+        except ValueError:
+            wired.append(port)
+        else:
+            break
+    return wired
+
+
 def example_line(spec: StageSpec) -> str:
     """Write a line to paste into a recipe: required inputs and settings, and one setting with its default."""
     name = spec.name.rpartition(".")[2]
     parts = [f"uses: {spec.name}"]
-    wired = [port for port in spec.ports.values() if not port.facts and not port.optional]
+    wired = _example_ports(spec)
     if wired:
         parts.append(
             "inputs: {"

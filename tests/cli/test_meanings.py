@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.cli._describe import describe_fields
+from orchestrator.cli._describe import describe_fields, example_line
+from orchestrator.plugins import installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,3 +42,12 @@ def test_meanings_are_listed_inherited_and_overruled() -> None:
         "mode": "fast or slow",
         "silent": "",
     }
+
+
+def test_an_example_wires_what_the_stage_itself_asks_for() -> None:
+    """Of optional inputs those without which the plan would refuse the line."""
+    stages = installed().stages
+    assert "inputs: {traffic: " in example_line(stages["network.simulate"])
+    line = example_line(stages["compress.gptq"])
+    assert "calibration: " in line
+    assert "hessians: " not in line
