@@ -12,7 +12,7 @@ from orchestrator.context import Context, GangMember
 from orchestrator.errors import StageError
 from orchestrator.fingerprint import fingerprint
 from orchestrator.hooks import hookimpl
-from orchestrator.stage import Facts, Inspection, Resources, stage
+from orchestrator.stage import Facts, Inspection, Resources, Wired, stage
 
 if TYPE_CHECKING:
     from orchestrator.api import open_run, run
@@ -26,6 +26,7 @@ __all__ = [
     "Ref",
     "Resources",
     "StageError",
+    "Wired",
     "__version__",
     "component",
     "fingerprint",

@@ -307,7 +307,9 @@ class _Expansion:
             config = build(spec.config, decl.config | settings, where, self.registry.components)
         elif decl.config:
             raise RecipeError(f"{where}.{next(iter(decl.config))} is set, but {decl.uses} has no fields")
-        spec.check_wiring(config, {name for name, held in inputs.items() if held is not None}, where)
+        spec.check_wiring(
+            config, {name: _coordinates(held) for name, held in inputs.items() if held is not None}, where
+        )
         payload: dict[str, Any] = {
             "schema": KEY_SCHEMA,
             "stage": spec.name,
@@ -370,6 +372,10 @@ def _encoded(config: Any, where: str) -> Any:
         return encode(config, where)
     except TypeError as error:
         raise RecipeError(f"{error}; it cannot enter the key") from error
+
+
+def _coordinates(held: Input | list[Input]) -> dict[str, Coordinates]:
+    return {one.label: dict(one.axes) for one in (held if isinstance(held, list) else [held])}
 
 
 def _identity(held: Input | list[Input]) -> Any:

@@ -7,7 +7,7 @@ import inspect as inspection
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,6 +15,9 @@ from orchestrator.errors import PluginError, RecipeError
 from orchestrator_storage import Artifact
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: What is wired to a stage: port -> label -> coordinates of the artifact that it names.
+Wired = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 #: What a recipe writes beside the stage's own fields.
 RESERVED = ("uses", "inputs", "each", "seed", "resources", "workers", "retries", "timeout_s")
@@ -86,7 +89,7 @@ class StageSpec:
     cites: tuple[str, ...] = ()
     seeded: bool = False
     inspect: Callable[[Any], Inspection] | None = None
-    check: Callable[[Any, Set[str]], None] | None = None
+    check: Callable[[Any, Wired], None] | None = None
     workers: Literal["execution", "identity"] = "execution"
     workers_allowed: bool = False
 
@@ -105,8 +108,8 @@ class StageSpec:
         """The name of the port that receives facts, if the stage has one."""
         return next((port.name for port in self.ports.values() if port.facts), None)
 
-    def check_wiring(self, config: Any, wired: Set[str], where: str) -> None:
-        """Raise RecipeError, naming ``where``, for a config and wired ports that the author's ``check`` refuses."""
+    def check_wiring(self, config: Any, wired: Wired, where: str) -> None:
+        """Raise RecipeError, naming ``where``, for a config and wired inputs that the author's ``check`` refuses."""
         if self.check is None:
             return
         try:
@@ -122,7 +125,7 @@ def stage(
     cites: list[str] | tuple[str, ...] = (),
     seeded: bool = False,
     inspect: Callable[[Any], Inspection] | None = None,
-    check: Callable[[Any, Set[str]], None] | None = None,
+    check: Callable[[Any, Wired], None] | None = None,
     workers: Literal["execution", "identity"] = "execution",
     workers_allowed: bool = False,
 ) -> Callable[[Function], Function]:
@@ -132,8 +135,9 @@ def stage(
     annotations: ``Model``, ``Model | None = None``, ``dict[str, Model]``, ``Facts``. The return annotation names the outputs:
     one artifact type (the output ``result``) or a NamedTuple of them. ``version`` is raised by the author when results change.
     ``seeded`` lets the recipe's seed into the key; ``workers_allowed`` lets a recipe ask for several processes, ``workers="identity"``
-    puts their number into the key. ``check(config, wired)`` is called when a recipe is planned, with the names of the ports that
-    are wired, and raises ValueError for what the stage would refuse: one of two optional inputs, say. Raises PluginError when the signature breaks a rule.
+    puts their number into the key. ``check(config, wired)`` is called when a recipe is planned, with the coordinates of what is
+    wired (`Wired`), and raises ValueError for what the stage would refuse: neither of two optional inputs, say, or an axis that no
+    input has. Raises PluginError when the signature breaks a rule.
     """
     caller = sys._getframe(1).f_locals
 

@@ -62,7 +62,13 @@ def run_stage(
     if spec.config is not None:
         config = build(spec.config, config if config is not None else {}, spec.name, registry.components)
     given = dict(inputs or {})
-    spec.check_wiring(config, {name for name, held in given.items() if held is not None}, spec.name)
+    said = axes or {}
+    wired = {
+        name: {label: said.get(name, {}).get(label, {}) for label in (held if isinstance(held, dict) else [name])}
+        for name, held in given.items()
+        if held is not None
+    }
+    spec.check_wiring(config, wired, spec.name)
     identity = {name: _identity(held) for name, held in given.items()}
     payload = {"stage": spec.name, "config": encode(config), "inputs": identity, "seed": seed}
     key = digest(payload)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from orchestrator import Context, Facts, StageError, stage
+from orchestrator import Context, Facts, StageError, Wired, stage
 from orchestrator_storage import Model, Table
 
 Value = str | int | float | bool | None
@@ -84,7 +84,27 @@ class Compared(NamedTuple):
     published: Table
 
 
-@stage("compress.compare", version="1")
+def comparable(config: CompareConfig, wired: Wired) -> None:
+    """Refuse axes, a reference, orders and published values that the scores cannot be held against."""
+    from orchestrator_compress.coordinates import holds, pairs_of, references_of
+
+    members = wired["scores"]
+    known = list(dict.fromkeys(axis for axes in members.values() for axis in axes))
+    for setting, axis in (("series", config.series), ("panels", config.panels)):
+        # Without an axis called as the default says, everything is one series.
+        if axis not in (None, CompareConfig.series, *known):
+            raise ValueError(f"{setting} is {axis!r}, which is no axis of the scores ({', '.join(known) or 'none'})")
+    references_of(members, config.reference)
+    for order in config.orders:
+        pairs_of(members, order.better, order.worse)
+    for table in config.published:
+        if not any(holds(row.where, config.reference) for row in table.rows):
+            raise ValueError(
+                f"published values of {table.source} have no row of the reference {dict(config.reference)}; add it"
+            )
+
+
+@stage("compress.compare", version="1", check=comparable)
 def compare(
     ctx: Context,
     config: CompareConfig,
@@ -101,7 +121,6 @@ def compare(
     from orchestrator_compress.comparison_figure import draw_comparison
 
     members = _members(ctx, scores, models, facts, _kernels(served))
-    _check_axes(config, members)
     tables = [
         comparison.PublishedTable(
             source=one.source,
@@ -140,16 +159,6 @@ def compare(
         orders=ctx.table(comparison_tables.claims_table(tested), name="orders"),
         published=ctx.table(comparison_tables.published_table(beside), name="published"),
     )
-
-
-def _check_axes(config: CompareConfig, members: list[Any]) -> None:
-    known = list(dict.fromkeys(axis for one in members for axis in one.axes))
-    for setting, axis in (("series", config.series), ("panels", config.panels)):
-        # Without an axis called as the default says, everything is one series.
-        if axis not in (None, CompareConfig.series, *known):
-            raise StageError(
-                f"compress.compare: {setting} is {axis!r}, which is no axis of the scores ({', '.join(known) or 'none'})"
-            )
 
 
 def _members(

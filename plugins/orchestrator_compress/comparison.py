@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .coordinates import Coordinates, holds, pairs_of, references_of
 from .paired import Estimate, perplexity, perplexity_ratio
 
 if TYPE_CHECKING:
     from .inventory import Inventory
-
-Coordinates = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,24 +107,18 @@ def compare(members: Sequence[Member], reference: Coordinates, *, seed: int = 0)
     ValueError where there is no such member, or several, or where documents differ.
     """
     varied = _varied(members)
-    references = [one for one in members if holds(one.axes, reference)]
-    if not references:
-        raise ValueError(
-            f"no result has the reference's coordinates {dict(reference)}; the first has {dict(members[0].axes)}"
-        )
+    by_label = {one.label: one for one in members}
+    chosen = references_of({one.label: one.axes for one in members}, reference)
     made = []
     for member in members:
-        near = [one for one in references if agree(one.axes, member.axes, ignore=reference)]
-        if len(near) != 1:
-            found = ", ".join(one.label for one in near) or "none"
-            raise ValueError(f"{member.label} has {len(near)} references ({found}); say more in `reference`")
+        near = by_label[chosen[member.label]]
         made.append(
             Variant(
                 member=member,
                 name="/".join(shown(axis, member.axes[axis]) for axis in varied if axis in member.axes) or member.label,
                 perplexity=perplexity(member.losses, member.tokens, seed=seed),
-                reference=near[0].label,
-                ratio=_ratio(member, near[0], seed),
+                reference=near.label,
+                ratio=_ratio(member, near, seed),
             )
         )
     return made
@@ -133,28 +126,20 @@ def compare(members: Sequence[Member], reference: Coordinates, *, seed: int = 0)
 
 def settle(variants: Sequence[Variant], claims: Sequence[Claim], *, seed: int = 0) -> list[Tested]:
     """Test every pair of every claim; ValueError for a claim that no pair belongs to."""
+    by_label = {one.member.label: one for one in variants}
+    axes = {label: one.member.axes for label, one in by_label.items()}
     tested = []
     for claim in claims:
-        named = {*claim.better, *claim.worse}
-        pairs = [
-            (better, worse)
-            for better in variants
-            for worse in variants
-            if holds(better.member.axes, claim.better)
-            and holds(worse.member.axes, claim.worse)
-            and agree(better.member.axes, worse.member.axes, ignore=named)
-        ]
-        if not pairs:
-            raise ValueError(f"no two results are {dict(claim.better)} and {dict(claim.worse)}; correct the claim")
         tested += [
             Tested(
                 claim=claim,
-                better=better,
-                worse=worse,
-                ratio=_ratio(better.member, worse.member, seed),
-                bytes_ratio=better.member.inventory.layer_bytes / worse.member.inventory.layer_bytes,
+                better=by_label[better],
+                worse=by_label[worse],
+                ratio=_ratio(by_label[better].member, by_label[worse].member, seed),
+                bytes_ratio=by_label[better].member.inventory.layer_bytes
+                / by_label[worse].member.inventory.layer_bytes,
             )
-            for better, worse in pairs
+            for better, worse in pairs_of(axes, claim.better, claim.worse)
         ]
     return tested
 
@@ -190,16 +175,6 @@ def published_beside(
                     }
                 )
     return rows
-
-
-def holds(axes: Coordinates, where: Coordinates) -> bool:
-    """Whether coordinates hold all of `where`."""
-    return all(axis in axes and axes[axis] == value for axis, value in where.items())
-
-
-def agree(one: Coordinates, other: Coordinates, *, ignore: Any = ()) -> bool:
-    """Whether coordinates are equal on every axis that both have, those of `ignore` aside."""
-    return all(one[axis] == other[axis] for axis in one if axis in other and axis not in ignore)
 
 
 def shown(axis: str, value: Any) -> str:

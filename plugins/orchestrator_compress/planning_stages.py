@@ -1,10 +1,9 @@
 """The stage that spends a budget of bytes where it buys most."""
 
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from orchestrator import Context, stage
+from orchestrator import Context, Wired, stage
 from orchestrator_compress.planning.names import read_name
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
@@ -55,7 +54,7 @@ class PlanConfig:
             )
 
 
-def tokens_to_measure(config: PlanConfig, wired: Set[str]) -> None:
+def tokens_to_measure(config: PlanConfig, wired: Wired) -> None:
     """Refuse to measure sensitivities on nothing."""
     if config.sensitivity == "measured" and "calibration" not in wired:
         raise ValueError(

@@ -1,11 +1,10 @@
 """The stages that prune: SparseGPT and Wanda block by block, and any criterion in one shot."""
 
 import re
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from orchestrator import Context, Ref, stage
+from orchestrator import Context, Ref, Wired, stage
 from orchestrator_compress.stages import (
     Compressed,
     ExpertFallback,
@@ -160,10 +159,10 @@ _READS = {
 }
 
 
-def what_the_criterion_reads(config: PruneConfig, wired: Set[str]) -> None:
+def what_the_criterion_reads(config: PruneConfig, wired: Wired) -> None:
     """Refuse a criterion without the inputs that it is made of."""
     reads = _READS.get(str(config.criterion))
-    if reads and not wired & set(reads):
+    if reads and not wired.keys() & set(reads):
         raise ValueError(
             f"criterion {config.criterion} needs {' or '.join(reads)}, which {'are' if len(reads) > 1 else 'is'} not wired; wire "
             "it, or use magnitude"

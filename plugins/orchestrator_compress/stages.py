@@ -1,10 +1,9 @@
 """The stages that quantize: thin adapters over `stage_run.compress`."""
 
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from orchestrator import Context, stage
+from orchestrator import Context, Wired, stage
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
 ExpertFallback = Literal["pool", "all_tokens", "routed", "rtn"]
@@ -182,9 +181,9 @@ def check_damp(damp: float) -> None:
         raise ValueError(f"damp is {damp}; it is relative to the mean diagonal and lies in 0..1")
 
 
-def something_read(config: LayersConfig, wired: Set[str]) -> None:  # noqa: ARG001 - a plan-time check is given both
+def something_read(config: LayersConfig, wired: Wired) -> None:  # noqa: ARG001 - a plan-time check is given both
     """Refuse to solve layers on nothing."""
-    if not wired & {"calibration", "hessians"}:
+    if not wired.keys() & {"calibration", "hessians"}:
         raise ValueError(
             "neither calibration nor hessians is wired: layers are solved on what they read; wire tokens as calibration, or the "
             "result of compress.calibrate as hessians"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator import Context, StageError, stage
+from orchestrator import Context, StageError, Wired, stage
 from orchestrator_storage import Table
 
 
@@ -37,7 +37,27 @@ class CompareConfig:
             raise ValueError(f"source is {self.source!r}, but no published value is given; list them, or leave it out")
 
 
-@stage("network.compare", version="1")
+def comparable(config: CompareConfig, wired: Wired) -> None:
+    """Refuse axes that no result has, and published values of none or beside others."""
+    members = wired["results"]
+    known = list(dict.fromkeys(axis for axes in members.values() for axis in axes))
+    named = [] if config.variants == CompareConfig.variants else [("variants", axis) for axis in config.variants]
+    if config.best_of is not None:
+        named.append(("best_of", config.best_of))
+    for setting, axis in named:
+        if axis not in known:
+            raise ValueError(
+                f"{setting} names {axis}, which is no axis of the results ({', '.join(known) or 'none'}); correct it or leave it out"
+            )
+    for one in config.published:
+        if not any(all(axes.get(axis) == value for axis, value in one.where.items()) for axes in members.values()):
+            raise ValueError(
+                f"the published {config.metric} {one.value:g} is of {one.where}, which no result is; the first is "
+                f"{dict(next(iter(members.values())))}"
+            )
+
+
+@stage("network.compare", version="1", check=comparable)
 def compare(ctx: Context, config: CompareConfig, results: dict[str, Table]) -> Table:
     """Compare simulations of a workload: the bound or the published value, ours, and the difference, in one figure."""
     from orchestrator_network import comparison
@@ -46,9 +66,6 @@ def compare(ctx: Context, config: CompareConfig, results: dict[str, Table]) -> T
     axes = ctx.axes("results")
     members = [_member(label, axes.get(label, {}), one) for label, one in results.items()]
     published = [comparison.Reference(value=one.value, where=one.where) for one in config.published]
-    if config.best_of is not None and not any(config.best_of in member.axes for member in members):
-        known = ", ".join(dict.fromkeys(axis for member in members for axis in member.axes)) or "none"
-        raise StageError(f"network.compare: best_of is {config.best_of}, which is no axis of the results ({known})")
     try:
         made = comparison.variants(members, config.variants, config.metric, published)
     except ValueError as error:

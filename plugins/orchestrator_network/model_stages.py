@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator import Context, StageError, stage
+from orchestrator import Context, StageError, Wired, stage
 from orchestrator_storage import Table, Traffic
 
 SOURCE = "plot data of arXiv:2209.01346"
@@ -67,7 +67,17 @@ class CostSavingConfig:
     machine_axis: str = "machine"
 
 
-@stage("network.cost_saving", version="1", cites=["arXiv:2209.01346"])
+def axes_told(config: CostSavingConfig, wired: Wired) -> None:
+    """Refuse steps whose coordinates do not tell the workload and the machine."""
+    for label, coordinates in wired["steps"].items():
+        for axis in (config.workload_axis, config.machine_axis):
+            if axis not in coordinates:
+                raise ValueError(
+                    f"{label} has no axis {axis}, it has {', '.join(coordinates) or 'none'}; set workload_axis and machine_axis"
+                )
+
+
+@stage("network.cost_saving", version="1", cites=["arXiv:2209.01346"], check=axes_told)
 def cost_saving(ctx: Context, config: CostSavingConfig, steps: dict[str, Table]) -> Table:
     """Compare HammingMeshes with other networks: price times communication overhead of theirs, over that of the mesh."""
     from orchestrator_network.cost_saving import distances, saving_rows, saving_table
@@ -75,12 +85,6 @@ def cost_saving(ctx: Context, config: CostSavingConfig, steps: dict[str, Table])
 
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for label, coordinates in ctx.axes("steps").items():
-        missing = [axis for axis in (config.workload_axis, config.machine_axis) if axis not in coordinates]
-        if missing:
-            raise StageError(
-                f"network.cost_saving: {label} has no axis {missing[0]}, it has {', '.join(coordinates) or 'none'}; "
-                "set workload_axis and machine_axis"
-            )
         key = (str(coordinates[config.workload_axis]), str(coordinates[config.machine_axis]))
         found[key] = steps[label].read().to_pylist()[0]
     rows = saving_rows(found)

@@ -2,11 +2,10 @@
 
 import inspect
 import time
-from collections.abc import Set
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from orchestrator import Context, StageError, stage
+from orchestrator import Context, StageError, Wired, stage
 from orchestrator_network.cost import LINKS_PER_DEVICE, topology_cost
 from orchestrator_network.simulate_config import LinkChange, SimulateConfig
 from orchestrator_storage import Table, Traffic
@@ -32,7 +31,7 @@ class SimulateOutputs(NamedTuple):
     windows: Table
 
 
-def one_to_carry(config: SimulateConfig, wired: Set[str]) -> None:
+def one_to_carry(config: SimulateConfig, wired: Wired) -> None:
     """Refuse a simulation of nothing, and of a training step and a workload at once."""
     if "traffic" not in wired and config.workload is None:
         raise ValueError(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from orchestrator import StageError
+from orchestrator.convert import build
 from orchestrator.testing import StageRun, run_stage
 from orchestrator_compress import compare_stage, compress_checkpoint, pruning_stages, stages
 from orchestrator_compress.comparison import (
@@ -247,10 +248,9 @@ def test_what_is_wired_wrongly_is_named(gathered: dict[str, Any], config: dict[s
     Table.write(path, pa.table({"document": [1]}))
     wrong = {"scores": {"base": Table(path, digest="x")}, "models": given["models"]}
     with pytest.raises(StageError, match="base is no table of document scores, it has no column tokens"):
-        run_stage(compare_stage.compare, config, inputs=wrong, axes=gathered["axes"], home=tmp_path / "b")
-    nosuch = config | {"panels": "nosuch"}
-    with pytest.raises(StageError, match="panels is 'nosuch', which is no axis of the scores"):
-        run_stage(compare_stage.compare, nosuch, inputs=gathered["inputs"], axes=gathered["axes"], home=tmp_path / "d")
+        run_stage(
+            compare_stage.compare, config | {"orders": []}, inputs=wrong, axes=gathered["axes"], home=tmp_path / "b"
+        )
     models = {"base": given["models"]["base"]}
     with pytest.raises(StageError, match="takes 64 tokens; a prompt of 64 leaves no place"):
         run_stage(compare_stage.latency, {"prompt_tokens": 64}, inputs={"models": models}, home=tmp_path / "c")
@@ -285,3 +285,25 @@ def test_layers_that_lost_nothing_are_drawn_without_a_logarithm() -> None:
     lost = error_by_layer(pa.table(columns | {"weight_error": [0.1, 0.2]}), "some")
     kept = error_by_layer(pa.table(columns | {"weight_error": [0.0, 0.0]}), "none")
     assert [one.axes[0].get_yscale() for one in (lost, kept)] == ["log", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"panels": "nosuch"}, "panels is 'nosuch', which is no axis of the scores"),
+        ({"reference": {"method": "dence"}}, "no result has the reference's coordinates {'method': 'dence'}"),
+        ({"orders": [{"better": {"method": "gptq"}, "worse": {"method": "rtm"}}]}, "no two results are"),
+        (
+            {"published": [{"source": "a table", "rows": [{"where": {"method": "rtn"}, "perplexity": {"m": 1.0}}]}]},
+            "published values of a table have no row of the reference",
+        ),
+    ],
+)
+def test_what_the_scores_cannot_be_held_against_stops_the_plan(
+    config: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    """Known from coordinates alone, before hours of training and compressing."""
+    wired = {"scores": {label: {"method": label} for label in ("dense", "rtn", "gptq")}}
+    compare_stage.comparable(build(compare_stage.CompareConfig, config, "", {}), wired)
+    with pytest.raises(ValueError, match=message):
+        compare_stage.comparable(build(compare_stage.CompareConfig, config | settings, "", {}), wired)

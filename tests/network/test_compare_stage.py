@@ -2,6 +2,7 @@
 
 import pytest
 
+import orchestrator
 from orchestrator import StageError
 from orchestrator.errors import RecipeError
 from orchestrator.testing import run_stage
@@ -159,10 +160,34 @@ def test_wrong_settings_are_refused_before_anything_runs(gathered, tmp_path, con
         run_stage(compare, config, home=tmp_path, **gathered)
 
 
+SWEEP = """
+stages:
+  fct: {uses: network.simulate, workload: permutation, fidelity: packet, devices: 16, link_gbps: 100, each: {flow_bytes: [100000, 200000]}}
+  beside: {uses: network.compare, inputs: {results: fct}, %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("best_of: transport", r"best_of names transport, which is no axis of the results \(flow_bytes\)"),
+        ("variants: [flow_byte]", "variants names flow_byte, which is no axis"),
+        (
+            "source: a table, published: [{value: 1, where: {flow_bytes: 1}}]",
+            "published end_us 1 is of {'flow_bytes': 1}, which no result is",
+        ),
+    ],
+)
+def test_what_no_result_is_stops_the_plan(tmp_path, settings, message):
+    """Before minutes of simulations: axes and published values that nothing belongs to."""
+    recipe = tmp_path / "sweep.yaml"
+    recipe.write_text(SWEEP % settings)
+    with pytest.raises(RecipeError, match=message):
+        orchestrator.run(str(recipe), home=tmp_path / "home", executor="local")
+
+
 def test_what_cannot_be_compared_is_named(gathered, tmp_path):
-    """An unknown axis, and the result of a training step."""
-    with pytest.raises(StageError, match=r"best_of is transport, which is no axis of the results \(flow_bytes, load"):
-        run_stage(compare, {"best_of": "transport"}, home=tmp_path, **gathered)
+    """The result of a training step."""
     traffic = committed(tmp_path, *data_parallel(16, 1, MB, MS), meta={"devices": 16})
     config = {"hardware": None, "injection_gbps": 400, "figures": False}
     step = run_stage(simulate, config, inputs={"traffic": traffic}, home=tmp_path).outputs["result"]

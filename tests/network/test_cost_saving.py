@@ -2,7 +2,6 @@
 
 import pytest
 
-from orchestrator.errors import StageError
 from orchestrator_network.cost_saving import (
     MESHES,
     OTHERS,
@@ -89,11 +88,7 @@ def test_the_figure_shows_what_has_no_published_value_too():
 
 def test_the_stage_names_the_axis_that_is_missing():
     """And the axes that there are."""
-    from orchestrator_network.model_stages import CostSavingConfig, cost_saving
+    from orchestrator_network.model_stages import CostSavingConfig, axes_told
 
-    class Gathered:
-        def axes(self, _port):
-            return {"step/topology:torus": {"topology": "torus"}}
-
-    with pytest.raises(StageError, match="has no axis workload, it has topology"):
-        cost_saving(Gathered(), CostSavingConfig(), {})
+    with pytest.raises(ValueError, match="has no axis workload, it has topology"):
+        axes_told(CostSavingConfig(), {"steps": {"step/topology:torus": {"topology": "torus"}}})
