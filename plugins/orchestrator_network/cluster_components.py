@@ -103,6 +103,11 @@ class GraphConfig:
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 is `{self.sha256}`, it must be 64 hexadecimal digits; `sha256sum` prints them")
 
+    def check_file(self) -> None:
+        """Refuse a file that is not there, when the recipe is planned; raises TopologyError."""
+        if not Path(self.path).is_file():
+            raise TopologyError(f"path is {self.path}, where no file is; give that of a network in JSON or TOML")
+
 
 class DragonflyBuilder:
     """Kind ``topology``: a Dragonfly."""

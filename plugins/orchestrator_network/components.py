@@ -5,13 +5,13 @@ link each, or 4 planes of a HammingMesh, HyperX or torus with four. Planes are d
 with its share of every message. Dragonflies, rails and files are in `cluster_components`.
 
 A config whose ``shape(devices)`` says what the network of so many devices looks like refuses, when the recipe is planned,
-what cannot be built; so may those of other packages.
+what cannot be built; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
 from orchestrator_network.errors import TopologyError
@@ -48,6 +48,10 @@ class FatTreeConfig:
         """Return the ports of every tier; raises TopologyError."""
         return tree_ports(devices, self.tiers, self.oversubscription, self.radix)
 
+    def links_from_top(self, devices: int) -> int:
+        """Return how many links lead from the top tier down, which ``slow_links`` counts."""
+        return self.shape(devices).links_from_top(devices)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hx2MeshConfig:
@@ -57,6 +61,7 @@ class Hx2MeshConfig:
     """
 
     board: int = 2
+    forwarding: ClassVar[bool] = True
     grid_rows: int | None = None
     radix: int = 64
     routing: Literal["even", "balanced"] = "even"
@@ -90,6 +95,7 @@ class TorusConfig:
     Two dimensions: a third would give six ports, which 16 links a device do not fill evenly.
     """
 
+    forwarding: ClassVar[bool] = True
     rows: int | None = None
     board: int = 2
 
@@ -117,6 +123,7 @@ class TorusConfig:
 class HyperXConfig:
     """``rows`` of accelerators, null: as square as the devices allow; ``routing``: ugal_l and ugal_g at fidelity packet."""
 
+    forwarding: ClassVar[bool] = True
     rows: int | None = None
     radix: int = 64
     routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"

@@ -29,6 +29,14 @@ class Prices:
     ports: int = 64
     source: str = "arXiv:2209.01346, table 2"
 
+    def __post_init__(self) -> None:
+        for name in ("switch_usd", "dac_usd", "aoc_usd"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}, it must be 0 or more, in US dollars a piece")
+        if self.ports < 1:
+            raise ValueError(f"ports is {self.ports}; a switch has at least 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bill:
@@ -123,8 +131,10 @@ def topology_cost(topology: Billed, prices: Prices = Prices(), *, link_gbps: flo
     """Return ``switches``, ``dac_cables``, ``aoc_cables``, ``published_usd`` and ``network_capex_usd``.
 
     The published prices are those of 400 Gb/s parts; ``network_capex_usd`` holds the price of a gigabit constant,
-    so links of another speed (``link_gbps``) cost in proportion.
+    so links of another speed (``link_gbps``) cost in proportion. A topology that says itself how fast what is bought is
+    (``bought_gbps``) is believed.
     """
+    link_gbps = getattr(topology, "bought_gbps", link_gbps)
     bill = topology.bill()
     usd = bill.usd(prices)
     scale = 1.0 if link_gbps is None else link_gbps / PUBLISHED_LINK_GBPS

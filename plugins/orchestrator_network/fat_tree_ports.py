@@ -25,6 +25,13 @@ class Ports:
         """The number of tiers in use."""
         return 1 + (self.tor_up > 0) + (self.agg_down > 0)
 
+    def links_from_top(self, hosts: int) -> int:
+        """Return how many links lead from the top tier down, for that many hosts."""
+        tors = math.ceil(hosts / self.tor_down)
+        if self.levels < 3:
+            return tors * self.tor_up
+        return math.ceil(tors / self.agg_down) * self.tor_up * self.agg_up
+
 
 def tree_ports(hosts: int, tiers: int | None, oversubscription: float, radix: int | None) -> Ports:
     """Return the ports of the tree, of the fewest tiers that fit where ``tiers`` is None.

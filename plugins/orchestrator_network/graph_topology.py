@@ -149,6 +149,13 @@ class GraphTopology:
         """Return None: nothing says that a graph is a mesh."""
         return
 
+    @property
+    def bought_gbps(self) -> float:
+        """The mean speed of the links that are bought, in Gb/s."""
+        bought = [cable for cable in self.cables if cable.kind != "none"] or list(self.cables)
+        speeds = [self.link_gbps if cable.gbps is None else cable.gbps for cable in bought]
+        return float(np.average(speeds, weights=[cable.count for cable in bought]))
+
     def bill(self) -> Bill:
         """Return switches and cables of all planes, one switch a node."""
         pieces = {"copper": 0, "optical": 0, "none": 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from orchestrator_network.errors import TopologyError
 from orchestrator_network.failed_tree import without
 from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
+from orchestrator_network.packet_rules import LOSSLESS_LINKS, check_delivery, check_one_of, check_thresholds
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import Wire
 from orchestrator_network.workloads import Workload
@@ -50,7 +51,8 @@ def packet_parts(
 
     chosen = find_transport(transport)
     delivery = said.get("delivery", "rud")
-    _check_policies(delivery, lossless, chosen)
+    check_one_of("lossless", lossless or "none", LOSSLESS_LINKS)
+    check_delivery(delivery, _named(transport), ordered=chosen.ordered, credited=chosen.credit is not None)
     if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
         said = said | {"trimming": False}
     lossless = lossless or chosen.lossless
@@ -67,6 +69,10 @@ def packet_parts(
     return chosen, find_balancer(load_balancer or chosen.load_balancer), options
 
 
+def _named(transport: str | Transport) -> str:
+    return transport if isinstance(transport, str) else type(transport).__name__
+
+
 def _thresholds(
     topology: Topology, wire: Wire, lossless: str, stop_packets: int | None, go_packets: int | None
 ) -> dict[str, int]:
@@ -77,12 +83,7 @@ def _thresholds(
     from orchestrator_network.packet.options import Options
     from orchestrator_network.packet.routers import behind_routers
 
-    if lossless == "none" or (lossless == "credit" and go_packets is not None):
-        name, value = ("go_packets", go_packets) if go_packets is not None else ("stop_packets", stop_packets)
-        raise ValueError(
-            f"{name} is {value}, but links are lossless `{lossless}`: only priority flow control goes on at a number of packets, "
-            "and only it and credit have one to stop at; set lossless to `pfc`, or leave it out"
-        )
+    check_thresholds(lossless, stop_packets, go_packets)
     stop = Options.stop_packets if stop_packets is None else stop_packets
     network = behind_routers(topology.network)
     fabric = describe(network, packet_bytes=wire.packet_bytes, header_bytes=wire.header_bytes, trimming=False)
@@ -93,8 +94,6 @@ def _thresholds(
             "bandwidth-delay product of its longest path)"
         )
     go = stop * 4 // 5 if go_packets is None else go_packets
-    if not 0 <= go < stop:
-        raise ValueError(f"go_packets is {go}, it must be 0 or more and below stop_packets, {stop}")
     return {"stop_packets": stop, "go_packets": go}
 
 
@@ -115,23 +114,6 @@ def check_no_queues(topology: Topology) -> None:
         raise TopologyError(
             f"routing {detours.rule} chooses packet by packet, by queues, which only fidelity `packet` has; use that, or routing "
             "minimal or valiant"
-        )
-
-
-def _check_policies(delivery: str, lossless: str | None, transport: Transport) -> None:
-    """Refuse what is unknown or does not go together, with the name that is wrong."""
-    for name, value, known in (("delivery", delivery, Delivery), ("lossless", lossless or "none", Lossless)):
-        if value not in get_args(known):
-            raise ValueError(f"{name} `{value}` is not one of {', '.join(get_args(known))}")
-    if delivery == "rod" and transport.credit is not None:
-        raise ValueError(
-            "delivery `rod` goes back to what is missing, which this transport's receiver gives no credit for; use a "
-            "transport without receiver credit, or delivery `rud`"
-        )
-    if delivery in ("rudi", "uud") and (transport.ordered or transport.credit is not None):
-        raise ValueError(
-            f"delivery `{delivery}` has no order and no credit, which this transport is made of; use one that has a window, "
-            "nscc for example, or delivery `rud`"
         )
 
 

@@ -100,7 +100,7 @@ def orchestrator_components() -> list[Component]:
         Component(
             kind="topology",
             name="graph",
-            version="1",
+            version="2",
             entry="orchestrator_network.cluster_components:GraphBuilder",
             config=GraphConfig,
             doc="Any network, from a JSON or TOML file.",

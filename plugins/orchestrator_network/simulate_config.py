@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 
 from orchestrator import Ref
 from orchestrator_network.cost import Prices
-from orchestrator_network.packet.catalog_names import CREDITED, ORDERED
+from orchestrator_network.packet.catalog_names import CREDITED, ORDERED, TRANSPORTS
+from orchestrator_network.packet_rules import (
+    MOST_FORWARDING_HOSTS,
+    check_delivery,
+    check_entropies,
+    check_sizes,
+    check_thresholds,
+    check_wires,
+)
 from orchestrator_network.tuning import Tuning
 from orchestrator_network.workload_components import SIZED, UNSIZED
 
@@ -42,14 +50,14 @@ _OF_SINGLE_LINKS = (
 _OF_PACKETS = ("entropies", "delivery", "lossless", "stop_packets", "go_packets")
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
+#: Routings of topologies that look at queues.
+_BY_QUEUES = ("ugal_l", "ugal_g")
 #: Fields of a training step by the all-reduces that know them.
 _OF_ALGORITHMS = {
     "per_server": ("hierarchical",),
     "chunk_bytes": ("double_binary_tree", "in_network"),
     "chunks_in_flight": ("in_network",),
 }
-_MOST_BIT_ERRORS = 1e-4
-_WIDEST = 65_536  # entropy values have 16 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +174,7 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         self._check_link()
+        self._check_topology()
         self._check_wire()
         if self.workload is None:
             self._check_step()
@@ -189,17 +198,43 @@ class SimulateConfig:
         if self.link_latency_ns < 0:
             raise ValueError(f"link_latency_ns is {self.link_latency_ns}, it cannot be negative")
 
+    def _check_topology(self) -> None:
+        """Refuse what no number of devices mends: a file that is not there, and a routing by queues where there are none."""
+        for chosen in (self.topology, self.workload):
+            there = getattr(getattr(chosen, "config", None), "check_file", None)
+            if callable(there):
+                there()
+        routing = getattr(getattr(self.topology, "config", None), "routing", None)
+        if routing in _BY_QUEUES and self.fidelity != "packet":
+            raise ValueError(
+                f"routing is {routing}, which chooses packet by packet, by queues, and fidelity {self.fidelity} has none; set "
+                "fidelity: packet, or routing: minimal or valiant"
+            )
+
+    def _check_slow_links(self, devices: int) -> None:
+        """Refuse slow links where none are counted; topologies of other packages are asked when they are built."""
+        if self.slow_links < 0:
+            raise ValueError(f"slow_links is {self.slow_links}, it must be at least 0")
+        settings = getattr(self.topology, "config", None)
+        counted = getattr(settings, "links_from_top", None)
+        if callable(counted) and self.slow_links > counted(devices):
+            raise ValueError(
+                f"slow_links is {self.slow_links}; this tree has {counted(devices)} links from its top tier down"
+            )
+        if self.slow_links and counted is None and type(settings).__module__.startswith(__package__ or ""):
+            raise ValueError(
+                f"slow_links counts links below the top of a fat tree, and topology {self.topology} is none; use link_changes for "
+                "links by name"
+            )
+
     def _check_wire(self) -> None:
         if not 0 <= self.header_bytes < self.packet_bytes:
             raise ValueError(
                 f"header_bytes is {self.header_bytes}, it must be at least 0 and below packet_bytes, "
                 f"{self.packet_bytes}"
             )
-        if self.fidelity == "packet" and not (self.header_bytes > 0 and self.packet_bytes < _WIDEST):
-            raise ValueError(
-                f"header_bytes is {self.header_bytes} and packet_bytes {self.packet_bytes}; fidelity packet takes "
-                f"headers from 1 byte on and packets below {_WIDEST} bytes"
-            )
+        if self.fidelity == "packet":
+            check_sizes(self.packet_bytes, self.header_bytes)
 
     def _check_step(self) -> None:
         """Refuse what a training step cannot be asked; that it is a step is known because no workload is named."""
@@ -236,63 +271,35 @@ class SimulateConfig:
             fits = getattr(getattr(chosen, "config", None), check, None)
             if callable(fits):
                 fits(self.devices)
+        self._check_slow_links(self.devices)
         self._check_bytes(name)
-        for field_name, least in (("seeds", 1), ("slow_links", 0)):
-            if getattr(self, field_name) < least:
-                raise ValueError(f"{field_name} is {getattr(self, field_name)}, it must be at least {least}")
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}, it must be at least 1")
         self._check_links()
         self._check_looks()
+        forwarding = getattr(getattr(self.topology, "config", None), "forwarding", False)
+        if self.fidelity == "packet" and forwarding and self.devices > MOST_FORWARDING_HOSTS:
+            raise ValueError(
+                f"devices is {self.devices}, and those of topology {self.topology} pass packets on; fidelity packet takes "
+                f"{MOST_FORWARDING_HOSTS} such devices, use fidelity: flow or fewer"
+            )
 
     def _check_links(self) -> None:
-        if not 1 <= self.entropies <= _WIDEST:
-            raise ValueError(f"entropies is {self.entropies}, it must be 1 to {_WIDEST}")
+        check_entropies(self.entropies)
         said = _changed(self, _OF_SINGLE_LINKS)
         if self.fidelity != "packet" and said:
             raise ValueError(
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links and packets; set fidelity: packet"
             )
-        self._check_wires()
-        self._check_thresholds()
-        if self.delivery == "rod" and str(self.transport) in CREDITED:
+        check_wires(self.bit_error_rate, self.replay_window)
+        transport = str(self.transport)
+        meant = "pfc" if transport in ORDERED else "none" if transport in TRANSPORTS else None
+        check_thresholds(self.lossless or meant, self.stop_packets, self.go_packets)
+        check_delivery(self.delivery, transport, ordered=transport in ORDERED, credited=transport in CREDITED)
+        if self.security_bytes < 0 or self.security_bytes + self.header_bytes >= self.packet_bytes:
             raise ValueError(
-                f"delivery is rod, but the receivers of transport {self.transport} give no credit for what is sent again; "
-                "use delivery: rud, or a transport without receiver credit, nscc for example"
-            )
-
-    def _check_wires(self) -> None:
-        if self.delivery in ("rudi", "uud") and str(self.transport) in {*CREDITED, *ORDERED}:
-            raise ValueError(
-                f"delivery is {self.delivery}, which has no order and no credit, and transport {self.transport} is made of "
-                "them; use a transport with a window, nscc for example"
-            )
-        if not 0 <= self.bit_error_rate < _MOST_BIT_ERRORS:
-            raise ValueError(
-                f"bit_error_rate is {self.bit_error_rate}, it must be 0 or more and below {_MOST_BIT_ERRORS}; 1e-12 is a "
-                "good wire, 1e-8 a bad one"
-            )
-        for name in ("security_bytes", "replay_window"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be 0 (none) or more")
-        if self.security_bytes + self.header_bytes >= self.packet_bytes:
-            raise ValueError(
-                f"security_bytes is {self.security_bytes} beside header_bytes {self.header_bytes}; together they must be below "
-                f"packet_bytes, {self.packet_bytes}"
-            )
-
-    def _check_thresholds(self) -> None:
-        """Refuse thresholds that no network takes; those of a given one are checked when it is there."""
-        stop, go = self.stop_packets, self.go_packets
-        if (stop is not None or go is not None) and self.lossless == "none":
-            raise ValueError(
-                f"{'go' if stop is None else 'stop'}_packets is set, but lossless is none, so that links drop and never stop; set "
-                "lossless: pfc"
-            )
-        if stop is not None and stop < 1:
-            raise ValueError(f"stop_packets is {stop}, it must be at least 1")
-        if go is not None and not 0 <= go < (15 if stop is None else stop):
-            raise ValueError(
-                f"go_packets is {go} and stop_packets {_shown(stop)}; a switch goes on at fewer packets than it stops at (15 where "
-                "it is not set), and at 0 or more"
+                f"security_bytes is {self.security_bytes}, it must be 0 (none) or more, and with header_bytes {self.header_bytes} "
+                f"below packet_bytes, {self.packet_bytes}"
             )
 
     def _check_looks(self) -> None:

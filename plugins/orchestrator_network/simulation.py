@@ -105,6 +105,11 @@ def simulate(
     """
     if fidelity not in get_args(Fidelity):
         raise ValueError(f"fidelity `{fidelity}` is not one of {', '.join(get_args(Fidelity))}")
+    if isinstance(topology, str) or not isinstance(workload, Workload):
+        raise TypeError(
+            f"simulate takes a topology and a workload, such as FatTree(hosts=128) and workloads.permutation(128, bytes=2**21, "
+            f"seed=1); got {topology!r:.60} and {workload!r:.60}"
+        )
     looks = looks_of(sample_us, trace_flows, len(workload))
     topology = without_failed(topology, workload)
     _check_time(topology, workload, wire)

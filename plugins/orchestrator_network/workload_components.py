@@ -83,6 +83,11 @@ class LeavingConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "group")
 
+    def check_devices(self, devices: int) -> None:
+        """Refuse groups that flows cannot leave, when the recipe is planned; raises WorkloadError."""
+        if 2 * self.group > devices:
+            raise WorkloadError(f"group is {self.group} of {devices} devices; a group holds at most half of them")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AllToAllConfig:
@@ -103,6 +108,15 @@ class OutcastConfig:
     def __post_init__(self) -> None:
         if not self.fan_outs or min(self.fan_outs) < 1:
             raise ValueError(f"fan_outs is {list(self.fan_outs)}; list the flows of every sender, each at least 1")
+
+    def check_devices(self, devices: int) -> None:
+        """Refuse more hosts than there are, when the recipe is planned; raises WorkloadError."""
+        needed = 1 + sum(self.fan_outs)
+        if needed > devices:
+            raise WorkloadError(
+                f"fan_outs {list(self.fan_outs)} take {needed} hosts, the target, the senders and targets of their own; {devices} "
+                "devices are too few"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +153,11 @@ class HierarchicalConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "per_server")
 
+    def check_devices(self, devices: int) -> None:
+        """Refuse a server that is not full, when the recipe is planned; raises WorkloadError."""
+        if devices % self.per_server:
+            raise WorkloadError(f"{devices} devices do not fill servers of {self.per_server}; change one of them")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CmConfig:
@@ -150,6 +169,11 @@ class CmConfig:
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 is `{self.sha256}`, it must be 64 hexadecimal digits; `sha256sum` prints them")
+
+    def check_file(self) -> None:
+        """Refuse a file that is not there, when the recipe is planned; raises WorkloadError."""
+        if not Path(self.path).is_file():
+            raise WorkloadError(f"path is {self.path}, where no file is; give that of an htsim connection matrix")
 
 
 def _at_least(config: Any, least: int, name: str) -> None:
@@ -264,12 +288,10 @@ def double_binary_tree_allreduce(config: TreeConfig) -> Pattern:
 def hierarchical_allreduce(config: HierarchicalConfig) -> Pattern:
     """Return an all-reduce within servers, between them, and within them again."""
     from orchestrator_network import allreduce_flows
-    from orchestrator_network.errors import WorkloadError
 
     def make(asked: Asked) -> Workload:
-        servers, rest = divmod(asked.hosts, config.per_server)
-        if rest:
-            raise WorkloadError(f"{asked.hosts} devices do not fill servers of {config.per_server}; change one of them")
+        config.check_devices(asked.hosts)
+        servers = asked.hosts // config.per_server
         return allreduce_flows.hierarchical_allreduce(servers, config.per_server, asked.flow_bytes)
 
     return Pattern(make)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from orchestrator import StageError
 from orchestrator.errors import RecipeError
 from orchestrator.plugins import installed
 from orchestrator.testing import run_stage
@@ -135,8 +134,8 @@ def test_wrong_settings_are_refused_before_anything_runs(tmp_path, topology, mes
 
 
 def test_a_missing_file_is_a_message_for_the_user(tmp_path):
-    """The stage names the topology and the file."""
+    """Before anything runs."""
     traffic = committed(tmp_path, *data_parallel(4, 1, MB, MS), meta={"devices": 4})
     graph = {"name": "graph", "path": str(tmp_path / "none.json"), "sha256": "0" * 64}
-    with pytest.raises(StageError, match=r"graph: .*none.json: the file cannot be read"):
+    with pytest.raises(RecipeError, match=r"path is .*none.json, where no file is"):
         run_stage(simulate, settings(topology=graph), inputs={"traffic": traffic}, home=tmp_path)

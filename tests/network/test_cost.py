@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator_network import FatTree, HammingMesh, Prices, published_shapes, topology_cost
+from orchestrator_network.graph_topology import Cable, GraphTopology
 
 
 @pytest.mark.parametrize("shape", published_shapes(), ids=lambda shape: f"{shape.topology}-{shape.scale}")
@@ -59,3 +60,22 @@ def test_capex_follows_the_link_speed():
     """At a constant price a gigabit, links of 100 Gb/s cost a quarter."""
     cost = topology_cost(FatTree(hosts=64), link_gbps=100)
     assert cost["network_capex_usd"] == pytest.approx(cost["published_usd"] / 4)
+
+
+def test_a_price_below_zero_is_refused():
+    """With the piece."""
+    with pytest.raises(ValueError, match="dac_usd is -1, it must be 0 or more"):
+        Prices(dac_usd=-1)
+    with pytest.raises(ValueError, match="ports is 0"):
+        Prices(ports=0)
+
+
+def test_links_of_a_file_cost_by_their_own_speeds():
+    """A dollar a gigabit is constant: ten cables of 100 and ten of 300 Gb/s are half of as many of 400."""
+    cables = [Cable(first=host, second=20, gbps=100.0 if host < 10 else 300.0) for host in range(20)]
+    built = GraphTopology(
+        host_names=tuple(f"h{i}" for i in range(20)), switch_names=("s",), cables=tuple(cables), link_gbps=999.0
+    )
+    cost = topology_cost(built, link_gbps=999.0)
+    assert cost["published_usd"] == 14_280 + 20 * 272
+    assert cost["network_capex_usd"] == cost["published_usd"] / 2

@@ -92,7 +92,7 @@ def test_policies_that_do_not_fit_are_refused():
     load = workloads.flows([(0, 1, 1000, 0)])
     with pytest.raises(ValueError, match="lossless `xon` is not one of none, pfc, credit"):
         simulate(SMALL, load, lossless="xon", fidelity="packet")
-    with pytest.raises(ValueError, match="delivery `rod` goes back"):
+    with pytest.raises(ValueError, match="delivery is rod, but the receivers of transport rccc"):
         simulate(SMALL, load, transport="rccc", delivery="rod", fidelity="packet")
     with pytest.raises(ValueError, match="stop_packets"):
         Options(lossless="pfc", stop_packets=3, go_packets=4)

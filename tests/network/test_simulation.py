@@ -229,3 +229,12 @@ def test_random_seeded_flows_never_beat_their_bounds():
     result = simulate(HammingMesh(grid_rows=4, grid_columns=4, link_gbps=50), workloads.flows(rows))
     assert result.flows["slowdown"].to_numpy().min() >= 1 - 1e-9
     assert result.summary["end_us"] >= result.summary["bound_us"] * (1 - 1e-9)
+
+
+def test_a_name_in_the_place_of_a_topology_is_told():
+    """Recipes have names, the library has objects."""
+    load = workloads.permutation(16, bytes=1000, seed=1)
+    with pytest.raises(TypeError, match=r"such as FatTree\(hosts=128\) .* got 'fat_tree'"):
+        simulate("fat_tree", load)
+    with pytest.raises(TypeError, match="got .* and 'permutation'"):
+        simulate(FatTree(hosts=16), "permutation")

@@ -32,6 +32,22 @@ def test_small_machines_have_the_published_diameter(topology, hosts, diameter):
         assert topology.network.diameter() == diameter
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        FatTree(hosts=64),
+        FatTree(hosts=1050, oversubscription=2),
+        FatTree(hosts=16, tiers=3),
+        FatTree(hosts=128, tiers=3, oversubscription=8),
+        FatTree(hosts=100, radix=8, tiers=3),
+        FatTree(hosts=60, radix=8, tiers=3, oversubscription=2),
+    ],
+)
+def test_links_below_the_top_are_counted_without_building(tree):
+    """As many as the graph has, so that a recipe that slows more is refused when it is planned."""
+    assert tree.ports.links_from_top(tree.hosts) == len(tree.links_from_top())
+
+
 def test_a_second_tree_level_adds_four_links_to_the_diameter():
     """A row that needs leaves and a spine takes 4 links instead of 2, and so does a column (published: 8 at 64 x 64)."""
     small = HammingMesh(board_rows=2, board_columns=2, grid_rows=6, grid_columns=6, radix=8)

@@ -317,16 +317,11 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (settings(workload={"name": "hierarchical_allreduce", "per_server": 5}), "do not fill servers of 5"),
-        (settings(workload={"name": "full_bisection_permutation", "group": 9}), "at most half of them"),
         (settings(trace_flows=[16]), "trace_flows names flow 16, but the workload has flows 0 to 15"),
-        (settings(slow_links=1000), "slow_links is 1000; this tree has 16 links"),
         (
             settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
             "no link leads from `core0`",
         ),
-        (settings(stop_packets=4), "stop_packets is 4, but links are lossless `none`"),
-        (settings(lossless="credit", go_packets=4), "go_packets is 4, but links are lossless `credit`"),
         (
             settings(transport="dcqcn", stop_packets=44),
             "stop_packets is 44; it must be 1 to 43, the packets that a port",
@@ -349,6 +344,19 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(topology="rail_optimized", devices=12), "do not fill servers of 8; use 8 or 16 devices"),
         (settings(topology={"name": "fat_tree", "tiers": 1}, devices=65), "65 hosts do not fit one switch of 64 ports"),
         (settings(workload={"name": "incast", "fan_in": 16}), "16 devices leave 15 senders"),
+        (settings(workload={"name": "hierarchical_allreduce", "per_server": 5}), "do not fill servers of 5"),
+        (settings(workload={"name": "full_bisection_permutation", "group": 9}), "at most half of them"),
+        (settings(workload={"name": "outcast_incast", "fan_outs": [8, 8]}), "take 17 hosts, .* 16 devices are too few"),
+        (settings(slow_links=1000), "slow_links is 1000; this tree has 16 links"),
+        (settings(slow_links=-1), "slow_links is -1"),
+        (settings(topology="torus", slow_links=1), "below the top of a fat tree, and topology torus is none"),
+        (settings(topology="torus", devices=4356), "devices is 4356, and those of topology torus pass packets on"),
+        (
+            settings(topology={"name": "hyperx", "routing": "ugal_l"}, fidelity="flow"),
+            "routing is ugal_l, which chooses packet by packet",
+        ),
+        (settings(stop_packets=4), "stop_packets is 4, but links are lossless `none`"),
+        (settings(lossless="credit", go_packets=4), "go_packets is 4, but links are lossless `credit`"),
         (settings(devices=None), "devices is not set; workload permutation needs a number of hosts"),
         (settings(flow_bytes=None), "flow_bytes is not set; workload permutation needs the bytes of a flow"),
         (settings(workload={"name": "poisson", "load": 0.5, "duration_us": 9.0}), "has sizes of its own; leave it out"),
@@ -373,13 +381,13 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
         (settings(fidelity="flow", lossless="pfc"), "lossless is set .* knows no single links"),
         (settings(fidelity="flow", go_packets=0), "go_packets is set .* knows no single links"),
         (settings(fidelity="analytic", stop_packets=4), "stop_packets is set .* knows no single links"),
-        (settings(lossless="pfc", stop_packets=0), "stop_packets is 0, it must be at least 1"),
+        (settings(lossless="pfc", stop_packets=0), "stop_packets is 0, it must be 1 to 10000"),
         (
             settings(lossless="pfc", stop_packets=4, go_packets=4),
-            "go_packets is 4 and stop_packets 4; a switch goes on",
+            "go_packets is 4, it must be 0 or more and below stop_packets, 4",
         ),
-        (settings(lossless="pfc", go_packets=15), "go_packets is 15 and stop_packets not set"),
-        (settings(lossless="none", go_packets=1), "go_packets is set, but lossless is none"),
+        (settings(lossless="pfc", go_packets=15), "below stop_packets, 15 where it is not set"),
+        (settings(lossless="none", go_packets=1), "go_packets is 1, but links are lossless `none`"),
         (settings(transport="eqds", delivery="rod"), "delivery is rod, but the receivers of transport eqds"),
         (settings(allreduce="ring"), "allreduce is ring, but workload permutation is no training step"),
         (settings(per_server=4), "per_server is 4, but workload permutation is no training step"),
@@ -428,9 +436,9 @@ def test_load_is_a_share_of_all_links_of_a_host(tmp_path, topology, devices):
 
 
 def test_a_file_that_is_not_there_is_named_with_the_workload(tmp_path):
-    """Not as an error of Python's alone."""
+    """Before anything runs."""
     missing = {"name": "cm", "path": str(tmp_path / "no.cm"), "sha256": "0" * 64}
-    with pytest.raises(StageError, match=r"network.simulate, cm on fat_tree: .*no\.cm"):
+    with pytest.raises(RecipeError, match=r"path is .*no\.cm, where no file is"):
         run_stage(simulate, settings(workload=missing, flow_bytes=None), home=tmp_path)
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator_network.packet import layout as at
+from orchestrator_network.packet_rules import (
+    DELIVERIES,
+    MOST_STOP_PACKETS,
+    STOP_PACKETS,
+    TRIMMING_MODES,
+    check_entropies,
+    check_one_of,
+    check_sizes,
+    check_wires,
+)
 
-WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
 LONGEST = 2**31 - 1  # what the 32-bit fields of a link hold
 LOSSLESS = {"none": 0, "pfc": at.BY_PAUSE, "credit": at.BY_CREDIT}
-DELIVERIES = ("rud", "rod", "rudi", "uud")
-TRIMMING_MODES = ("htsim", "spec")
-MOST_STOP_PACKETS = 10_000
-MOST_BIT_ERRORS = 1e-4  # above, no packet of usual size gets through
 SPEC_TRIMMED_BYTES, SPEC_LAST_HOP = 24, 1.5  # UDP and packet delivery headers; bandwidth-delay products
 
 
@@ -41,7 +46,7 @@ class Options:
     changes: tuple[tuple[int, int, float], ...] = ()
     delivery: str = "rud"
     lossless: str = "none"
-    stop_packets: int = 15
+    stop_packets: int = STOP_PACKETS
     go_packets: int = 12
     trimming_mode: str = "htsim"
     high_share: float = 0.5
@@ -52,27 +57,15 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, known in (("lossless", tuple(LOSSLESS)), ("delivery", DELIVERIES), ("trimming_mode", TRIMMING_MODES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be one of {', '.join(known)}")
+            check_one_of(name, getattr(self, name), known)
         if not 0 <= self.go_packets <= self.stop_packets <= MOST_STOP_PACKETS:
             raise ValueError(
                 f"go_packets is {self.go_packets} and stop_packets {self.stop_packets}; a switch goes on at fewer packets "
                 f"than it stops at, and stops at {MOST_STOP_PACKETS} at most"
             )
-        if not 1 <= self.entropies <= WIDEST:
-            raise ValueError(f"entropies is {self.entropies}, it must be 1 to {WIDEST}; the default is 64")
-        if not 0 < self.header_bytes < self.packet_bytes <= WIDEST - 1:
-            raise ValueError(
-                f"header_bytes is {self.header_bytes} and packet_bytes {self.packet_bytes}; a header has at least 1 byte, "
-                f"a packet more than its header and at most {WIDEST - 1}"
-            )
-        self._check_wires()
-
-    def _check_wires(self) -> None:
-        if not 0 <= self.bit_error_rate < MOST_BIT_ERRORS:
-            raise ValueError(
-                f"bit_error_rate is {self.bit_error_rate}, it must be 0 or more and below {MOST_BIT_ERRORS}"
-            )
+        check_entropies(self.entropies)
+        check_sizes(self.packet_bytes, self.header_bytes)
+        check_wires(self.bit_error_rate, self.replay_window)
         if not 1 / 256 <= self.high_share < 1:
             raise ValueError(
                 f"high_share is {self.high_share}, it must be at least 1/256 and below 1; usual are 0.25 to 0.5"
@@ -81,8 +74,6 @@ class Options:
             raise ValueError(
                 f"security_bytes is {self.security_bytes} of header_bytes {self.header_bytes}; it is a part of them"
             )
-        if self.replay_window < 0:
-            raise ValueError(f"replay_window is {self.replay_window}, it must be 0 (none) or more packets")
 
     @property
     def trimmed_bytes(self) -> int:

@@ -20,9 +20,7 @@ import numpy as np
 
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import ChannelOrder, Detours, Network
-
-#: Every router has a row for every host in the table of routes; the table of this many takes 67 MB.
-MOST_HOSTS = 4096
+from orchestrator_network.packet_rules import MOST_FORWARDING_HOSTS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,15 +71,15 @@ def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
 def behind_routers(network: Network) -> Network:
     """Return a network whose hosts have one link each, to a switch: the same one, or where that is not so, a `RoutedNetwork`.
 
-    Raises TopologyError for more than `MOST_HOSTS` hosts with several links.
+    Raises TopologyError for more than `MOST_FORWARDING_HOSTS` hosts with several links.
     """
     hosts = network.hosts
     if np.all(network.degree()[:hosts] == 1) and not np.any((network.source < hosts) & (network.target < hosts)):
         return network
-    if hosts > MOST_HOSTS:
+    if hosts > MOST_FORWARDING_HOSTS:
         raise TopologyError(
             f"{hosts} hosts forward for each other, and every one needs routes to all others; packet fidelity takes "
-            f"{MOST_HOSTS} such hosts, use fidelity `flow` or a smaller network"
+            f"{MOST_FORWARDING_HOSTS} such hosts, use fidelity `flow` or a smaller network"
         )
     router, host = network.nodes + np.arange(hosts), np.arange(hosts)
     rate_bps = np.bincount(network.source, network.capacity_bps, network.nodes)[:hosts]

@@ -1,0 +1,84 @@
+"""What may be asked of packets and single links, and what goes together: every rule once, for recipes and for the engine.
+
+Loads nothing, so that a recipe is refused when it is planned. Every function raises ValueError with value, rule and fix.
+"""
+
+from __future__ import annotations
+
+DELIVERIES = ("rud", "rod", "rudi", "uud")
+LOSSLESS_LINKS = ("none", "pfc", "credit")
+TRIMMING_MODES = ("htsim", "spec")
+WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
+MOST_BIT_ERRORS = 1e-4  # above, no packet of usual size gets through
+STOP_PACKETS = 15  # above which a switch says stop, where nothing is said
+MOST_STOP_PACKETS = 10_000
+#: Hosts with several links. Each is behind a router, which has a row for every host in the table of routes: 67 MB for these.
+MOST_FORWARDING_HOSTS = 4096
+
+
+def check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a name that is none of those known."""
+    if value not in known:
+        raise ValueError(f"{name} `{value}` is not one of {', '.join(known)}")
+
+
+def check_sizes(packet_bytes: int, header_bytes: int) -> None:
+    """Refuse packets without headers or payload, and those whose size 16 bits do not hold."""
+    if not 0 < header_bytes < packet_bytes < WIDEST:
+        raise ValueError(
+            f"header_bytes is {header_bytes} and packet_bytes {packet_bytes}; fidelity packet takes headers from 1 byte on, and "
+            f"packets of more than their header and below {WIDEST} bytes"
+        )
+
+
+def check_entropies(entropies: int) -> None:
+    """Refuse more entropy values than 16 bits hold, and none."""
+    if not 1 <= entropies <= WIDEST:
+        raise ValueError(f"entropies is {entropies}, it must be 1 to {WIDEST}; the default is 64")
+
+
+def check_wires(bit_error_rate: float, replay_window: int) -> None:
+    """Refuse wires that carry nothing, and a window of less than none."""
+    if not 0 <= bit_error_rate < MOST_BIT_ERRORS:
+        raise ValueError(
+            f"bit_error_rate is {bit_error_rate}, it must be 0 or more and below {MOST_BIT_ERRORS}; 1e-12 is a good wire, "
+            "1e-8 a bad one"
+        )
+    if replay_window < 0:
+        raise ValueError(f"replay_window is {replay_window}, it must be 0 (none) or more packets")
+
+
+def check_delivery(delivery: str, transport: str, *, ordered: bool, credited: bool) -> None:
+    """Refuse a delivery that a transport cannot give: ``ordered`` receivers take no other order, ``credited`` ones give credit."""
+    check_one_of("delivery", delivery, DELIVERIES)
+    if delivery == "rod" and credited:
+        raise ValueError(
+            f"delivery is rod, but the receivers of transport {transport} give no credit for what is sent again; use delivery: "
+            "rud, or a transport without receiver credit, nscc for example"
+        )
+    if delivery in ("rudi", "uud") and (ordered or credited):
+        raise ValueError(
+            f"delivery is {delivery}, which has no order and no credit, and transport {transport} is made of them; use a "
+            "transport with a window, nscc for example, or delivery: rud"
+        )
+
+
+def check_thresholds(lossless: str | None, stop_packets: int | None, go_packets: int | None) -> None:
+    """Refuse thresholds that no network takes; ``lossless`` None: what the transport is meant for, not known here.
+
+    How many packets a port holds is known where the network is.
+    """
+    name, value = ("go_packets", go_packets) if go_packets is not None else ("stop_packets", stop_packets)
+    if value is not None and (lossless == "none" or (lossless == "credit" and go_packets is not None)):
+        raise ValueError(
+            f"{name} is {value}, but links are lossless `{lossless}`: only priority flow control goes on at a number of packets, "
+            "and only it and credit have one to stop at; set lossless: pfc, or leave it out"
+        )
+    if stop_packets is not None and not 1 <= stop_packets <= MOST_STOP_PACKETS:
+        raise ValueError(f"stop_packets is {stop_packets}, it must be 1 to {MOST_STOP_PACKETS}")
+    stop = STOP_PACKETS if stop_packets is None else stop_packets
+    if go_packets is not None and not 0 <= go_packets < stop:
+        raise ValueError(
+            f"go_packets is {go_packets}, it must be 0 or more and below stop_packets, {stop}"
+            + (" where it is not set" if stop_packets is None else "")
+        )
