@@ -27,9 +27,10 @@ def command(what: str, name: str | None, as_json: bool) -> None:
     \b
     Examples:
       orchestrate list recipes
-      orchestrate list stages                   every stage, one line each
-      orchestrate list stages compress.gptq     inputs, settings, defaults, a line to paste
-      orchestrate list components topology      the components of one kind
+      orchestrate list stages                      every stage, one line each
+      orchestrate list stages compress.gptq        inputs, settings, defaults, a line to paste
+      orchestrate list components topology         the components of one kind
+      orchestrate list components topology/torus   settings of one, with defaults and meanings
       orchestrate list runs --json
     """  # noqa: D301 - the backslash is click's mark for text to leave as it is
     rows, columns, describe = LISTINGS[what](name)

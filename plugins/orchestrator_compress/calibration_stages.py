@@ -9,10 +9,13 @@ from orchestrator_storage import Model, Tensors, Tokens
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
-    """What a recipe may set: how many sequences of each split, how long they are, and what is too few for an expert.
+    """What a recipe may set of a calibration.
 
-    expert_tokens  experts that fewer tokens reach are measured on all tokens too; null: as many as they have inputs
-    forward_dtype  type of the products of forward passes, float32 or bfloat16
+    calibration_sequences  of the train split that moments are measured on
+    heldout_sequences      of the held-out split, on which objectives are measured again; 0: none
+    sequence_length        tokens per sequence, at most the model's context
+    expert_tokens          experts that fewer tokens reach are measured on all tokens too; null: as many as they have inputs
+    forward_dtype          type of the products of forward passes, float32 or bfloat16
     """
 
     calibration_sequences: int = 128

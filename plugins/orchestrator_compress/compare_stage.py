@@ -249,9 +249,10 @@ def _report(ctx: Context, variants: list[Any], tested: list[Any], beside: list[d
 class LatencyConfig:
     """How models are timed.
 
-    ``prompt_tokens``: tokens in the cache while one more is decoded, batch 1. ``rounds``: turns in which every model
-    decodes one token; the median counts. ``warmup``: turns before that. ``compute``: fast serves layers from their
-    compressed form, exact decompresses them.
+    prompt_tokens  tokens in the cache while one more is decoded, batch 1
+    rounds         turns in which every model decodes one token; the median counts
+    warmup         turns before that
+    compute        fast serves layers from their compressed form, exact decompresses them
     """
 
     prompt_tokens: int = 32

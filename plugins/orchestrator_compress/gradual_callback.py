@@ -24,6 +24,7 @@ class GradualConfig:
     start, end          shares of the run between which weights are removed
     every               steps between two removals
     criterion           what a weight is worth; of what criteria may ask for, training has gradients
+    scope               among which weights the least are sought: of an output row, of a layer, or of all layers
     layers              re: pattern that the names of pruned linear layers match; lm_head is left out by default
     """
 

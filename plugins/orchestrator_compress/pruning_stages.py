@@ -51,8 +51,11 @@ class SparseGPTConfig(SolverConfig):
 class WandaConfig(LayersConfig):
     """What a recipe may set for Wanda: the share to remove of each output row, or an N:M pattern.
 
+    sparsity   share of each output row that is removed
+    pattern    N:M, such as "2:4": N of every M inputs stay; null: anywhere in the row
     propagate  quantized: a block sees what the pruned blocks before it give; full_precision: what the dense model gives
     expert_fallback, expert_tokens  for experts that too few tokens reach, as for methods that solve
+    format     dense, with its zeros, or sparse, which stores what is left
     """
 
     sparsity: float = 0.5
@@ -74,10 +77,13 @@ class PruneConfig(LayersConfig):
 
     criterion  what a weight is worth; those that need inputs take `calibration` or `hessians`, those that need
                gradients take `calibration`
-    sparsity   share of weights that are removed, or `pattern` N:M
+    sparsity   share of weights that are removed
+    pattern    N:M, such as "2:4": N of every M inputs stay; null: by `sparsity`
     element    what is removed: single weights, neurons (output rows), inputs (columns), or blocks of rows x columns
+    block_rows, block_columns  of a block, where element is block
     scope      among which elements the least salient are sought: of an output row, of a layer, or of all layers
     floor      share that every layer keeps where the scope is global
+    format     dense, with its zeros, or sparse, which stores what is left
     """
 
     criterion: Annotated[str, Ref("pruning_criterion")] = "magnitude"

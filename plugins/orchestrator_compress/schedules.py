@@ -12,7 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotConfig:
-    """Remove `sparsity` of the weights at once when the share `at` of the steps is done (1: after the last)."""
+    """Everything at one step.
+
+    sparsity  share of weights that is zero afterwards
+    at        share of the run's steps after which it happens; 1: after the last
+    """
 
     sparsity: float = 0.5
     at: float = 0.0
@@ -23,7 +27,14 @@ class OneShotConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CubicConfig:
-    """Go from `initial` to `final` sparsity between the shares `start` and `end` of the run, every `every` steps."""
+    """Zhu and Gupta's schedule.
+
+    initial  sparsity at `start`
+    final    sparsity from `end` on
+    start    share of the run at which weights begin to go
+    end      share of the run at which the last go
+    every    steps between two removals
+    """
 
     initial: float = 0.0
     final: float = 0.9

@@ -101,6 +101,11 @@ class RTNConfig(LayersConfig):
 class GPTQConfig(SolverConfig):
     """What a recipe may set for GPTQ: the fields of round to nearest, those of solving, and two of its own.
 
+    bits         code width of every quantized weight
+    group_size   inputs that share a scale; must divide every layer's inputs; -1: the whole row
+    symmetric    grids around zero; otherwise each group stores a zero point
+    scale_dtype  stored type of scales; auto: float16 on symmetric grids and in GPTQ's formats, float32 on others
+    format       files to write: compressed-tensors, gptq (symmetric only), gptq_v2, or dense
     act_order  static: largest inputs first, on grids fitted beforehand; group: largest first within groups; dynamic:
                largest first, inputs carry a group index (GPTQ's formats only); none: natural order
     damp       added to the Hessian's diagonal, relative to its mean

@@ -14,7 +14,9 @@ SOURCE = "arXiv:2209.01346, table 2, from memory"
 class BandwidthConfig:
     """Which of the published machines.
 
-    ``steps``: shifts from which the time of an all-to-all in steps is taken, on the small machines; 0 leaves it out.
+    topologies  of the published table
+    scales      small (about 1,000 accelerators) and large (about 16,000)
+    steps       shifts from which the time of an all-to-all in steps is taken, on the small machines; 0 leaves it out
     """
 
     topologies: tuple[Shape, ...] = get_args(Shape)

@@ -27,10 +27,13 @@ _SEARCHED = 64  # device counts up and down that are tried for a suggestion
 
 @dataclass(frozen=True, kw_only=True)
 class DragonflyConfig:
-    """Hosts a router, routers a group and global links a router; each null: as near to 1 : 2 : 1 as the devices allow.
+    """What may be set of a Dragonfly; what is null is as near to 1 : 2 : 1 as the devices allow.
 
-    Groups follow from the devices, near to as many as a router has hosts. ``routing``: minimal, valiant, or at fidelity packet
-    ugal_l or ugal_g.
+    hosts_per_router   of every router
+    routers_per_group  joined all to all; groups follow from the devices, near to as many as a router has hosts
+    global_links       of a router, to other groups
+    routing            minimal, valiant, or at fidelity packet ugal_l (own queues) and ugal_g (queues of the whole way)
+    radix              ports of a switch
     """
 
     hosts_per_router: int | None = None
@@ -61,10 +64,13 @@ class DragonflyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RailOptimizedConfig:
-    """Servers of ``gpus_per_node``; ``local_gbps``: what a GPU sends into its server, all planes, one direction.
+    """What may be set of servers on rails.
 
-    Its default is that of NVLink 4. ``oversubscription``: the taper at the leaf, null for rails without a spine;
-    ``cross_rail``: how another rail is reached.
+    gpus_per_node     of a server, each on a rail of its own
+    local_gbps        what a GPU sends into its server over all planes, one direction; 3,600 is NVLink 4
+    oversubscription  taper at the leaf; null: rails without a spine
+    cross_rail        how another rail is reached: over the GPU of that rail in the own server (nvlink), or over the spine
+    radix             ports of a switch
     """
 
     gpus_per_node: int = 8
@@ -94,7 +100,11 @@ class RailOptimizedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:
-    """A file in the format of `GraphTopology.from_file`, and the SHA-256 of its content, by which results are kept."""
+    """A network from a file.
+
+    path    of a JSON or TOML file in the format of `GraphTopology.from_file`
+    sha256  of its content, by which results are kept: 64 hexadecimal digits, as `sha256sum` prints them
+    """
 
     path: str = field(metadata={"identity": False})  # the content enters the key by its digest
     sha256: str

@@ -19,9 +19,11 @@ class Published:
 class CompareConfig:
     """How results of `network.simulate` stand beside one another.
 
-    ``metric``: when the last flow ends, or the ``goodput_share`` of the busiest receiver. ``variants``: the axes whose
-    values are compared in one panel; every other axis makes panels. ``published`` values come from ``source``.
-    ``best_of``: print only the best and the worst along this axis; the table has all.
+    metric     when the last flow ends, or the goodput_share of the busiest receiver
+    variants   axes whose values are compared in one panel; every other axis makes panels
+    published  values of the metric, each with the coordinates that it is of
+    source     where the published values stand
+    best_of    print only the best and the worst along this axis; the table has all
     """
 
     metric: Literal["end_us", "goodput_share"] = "end_us"

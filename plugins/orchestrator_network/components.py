@@ -28,9 +28,11 @@ PORTS_OF_A_MESH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class FatTreeConfig:
-    """``oversubscription``: the taper at the leaf (1, 2, 4: published as full, 50 %, 75 %); ``tiers`` null: fewest.
+    """What may be set of a fat tree.
 
-    ``radix``: ports of a switch; null with three tiers: the k-ary tree of k^3/4 hosts.
+    oversubscription  taper at the leaf: ports down over ports up; 1, 2, 4 are published as full, 50 %, 75 %
+    tiers             1 to 3; null: the fewest that fit
+    radix             ports of a switch; null with three tiers: the k-ary tree of k^3/4 hosts
     """
 
     oversubscription: float = 1.0
@@ -55,9 +57,12 @@ class FatTreeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Hx2MeshConfig:
-    """Boards of ``board`` x ``board``; ``grid_rows`` of boards, null: as square as the devices allow.
+    """What may be set of a HammingMesh.
 
-    ``routing``: flows are split over minimal paths evenly, or balanced, as a uniform all-to-all needs it.
+    board      accelerators a side of a board
+    grid_rows  of boards; null: as square as the devices allow
+    radix      ports of a switch
+    routing    flows are split over minimal paths evenly, or balanced, as a uniform all-to-all needs it
     """
 
     board: int = 2
@@ -90,7 +95,10 @@ class Hx4MeshConfig(Hx2MeshConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TorusConfig:
-    """``rows`` of accelerators, null: as square as the devices allow; boards of ``board`` x ``board``, 1 for none.
+    """What may be set of a torus.
+
+    rows   of accelerators; null: as square as the devices allow
+    board  accelerators a side of a board, whose links are free; 1 for none
 
     Two dimensions: a third would give six ports, which 16 links a device do not fill evenly.
     """
@@ -121,7 +129,12 @@ class TorusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HyperXConfig:
-    """``rows`` of accelerators, null: as square as the devices allow; ``routing``: ugal_l and ugal_g at fidelity packet."""
+    """What may be set of a HyperX.
+
+    rows     of accelerators; null: as square as the devices allow
+    radix    ports of a switch
+    routing  minimal, valiant, or at fidelity packet ugal_l (own queues) and ugal_g (queues of the whole way)
+    """
 
     forwarding: ClassVar[bool] = True
     rows: int | None = None

@@ -27,11 +27,18 @@ LADDER: tuple[tuple[Option, ...], ...] = (
 class AllocateConfig:
     """Which grid of boards, which jobs, and what the allocator may do.
 
-    Boards are ``board`` x ``board`` accelerators. Every trial fails ``failed_boards`` boards and ``failed_accelerators``
-    accelerators at random; one failed accelerator takes its board out. ``mix``: job sizes follow ``mlaas`` (power law),
-    ``uniform``, ``fixed``, or are ``given`` in ``jobs``, each a number of boards or [rows, columns].
-    ``largest_job_boards``: the largest job of a mix, the size of ``fixed``; null: an eighth of the boards. ``load``: boards
-    asked for over working boards. ``options``: sets to compare, each a list of options, [] for the plain greedy search.
+    grid_rows, grid_columns  of boards
+    board                boards are so many accelerators a side
+    radix                ports of a switch
+    failed_boards        that every trial fails at random
+    failed_accelerators  that every trial fails at random; one takes its board out
+    mix                  job sizes follow mlaas (power law), uniform, fixed, or are given in `jobs`
+    jobs                 each a number of boards, or [rows, columns]
+    largest_job_boards   the largest job of a mix, the size of fixed; null: an eighth of the boards
+    load                 boards asked for over working boards
+    options              sets to compare, each a list of options; [] is the plain greedy search
+    aspect_ratio         the most that a job's shape may be stretched to, long side over short, with that option
+    trials               random mixes and failures
     """
 
     grid_rows: int = 64
@@ -158,7 +165,13 @@ def _given(config: AllocateConfig) -> tuple[Job, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class CostConfig:
-    """Which of the published machines, at which prices; ``link_gbps``: a row for each speed, priced in proportion to it."""
+    """Which of the published machines, at which prices.
+
+    topologies  of the published table
+    scales      small (about 1,000 accelerators) and large (about 16,000)
+    link_gbps   a row for each speed, priced in proportion to it
+    prices      of a switch and of cables
+    """
 
     topologies: tuple[Shape, ...] = (
         "fat_tree",
@@ -183,9 +196,6 @@ class CostConfig:
                 raise ValueError(f"{name} is {list(values)}; list every value once")
         if min(self.link_gbps) <= 0:
             raise ValueError(f"link_gbps is {list(self.link_gbps)}, every speed must be above 0")
-        for name in ("switch_usd", "dac_usd", "aoc_usd"):
-            if getattr(self.prices, name) < 0:
-                raise ValueError(f"prices.{name} is {getattr(self.prices, name)}, it cannot be negative")
 
 
 @stage("network.cost", version="1", cites=["arXiv:2209.01346"])

@@ -11,11 +11,14 @@ SOURCE = "plot data of arXiv:2209.01346"
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadTrafficConfig:
-    """Which training step; ``devices`` null: 1,024, and 1,536 for GPT-3, in whole groups of its parallelism.
+    """Which training step, and where its ranks run.
 
-    Consecutive ranks run on consecutive devices, or on tiles of ``tile`` x ``tile`` of a grid of devices that is
-    numbered row by row, as a torus and a HyperX are; ``columns`` of the grid, null: as square as the devices allow.
-    ``order`` of the ranks of a GPT-3 pipeline: the shards of a stage side by side, or its stages.
+    workload  the published model
+    devices   in whole groups of the model's parallelism; null: 1,024, and 1,536 for GPT-3
+    tile      consecutive ranks run on tiles of so many devices a side of a grid that is numbered row by row, as a torus and
+              a HyperX are; 1: on consecutive devices
+    columns   of that grid; null: as square as the devices allow
+    order     of the ranks of a GPT-3 pipeline: the shards of a stage side by side, or its stages
     """
 
     workload: Literal["resnet", "cosmoflow", "gpt3", "gpt3_moe", "dlrm"] = "resnet"
@@ -61,7 +64,11 @@ def workload_traffic(ctx: Context, config: WorkloadTrafficConfig) -> Traffic:
 
 @dataclass(frozen=True, kw_only=True)
 class CostSavingConfig:
-    """Which axes of the simulated steps tell the workload and the machine."""
+    """Which axes of the simulated steps tell what.
+
+    workload_axis  the model that is trained
+    machine_axis   the network that it is trained on
+    """
 
     workload_axis: str = "workload"
     machine_axis: str = "machine"

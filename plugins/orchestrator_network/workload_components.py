@@ -54,7 +54,12 @@ class Pattern:
 
 @dataclass(frozen=True, kw_only=True)
 class IncastConfig:
-    """``fan_in`` senders to host ``target``: ``spread`` over all hosts, the ``next`` ones, or drawn at ``random``."""
+    """Many to one.
+
+    fan_in   senders
+    target   the host that receives
+    senders  spread over all hosts, the next ones after the target, or drawn at random by the seed
+    """
 
     fan_in: int
     target: int = 0
@@ -76,7 +81,10 @@ class IncastConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LeavingConfig:
-    """``group``: consecutive hosts that no flow stays in: of a pod, or of a rack."""
+    """A permutation that leaves its groups.
+
+    group  consecutive hosts that no flow stays in: of a pod, or of a rack
+    """
 
     group: int
 
@@ -91,7 +99,10 @@ class LeavingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AllToAllConfig:
-    """``parallel``: messages that a host sends at a time; null: all at once."""
+    """Everybody to everybody.
+
+    parallel  messages that a host sends at a time; null: all at once
+    """
 
     parallel: int | None = None
 
@@ -101,7 +112,10 @@ class AllToAllConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OutcastConfig:
-    """``fan_outs``: flows of every sender, one of them to the target that all share."""
+    """Senders with one target in common.
+
+    fan_outs  flows of every sender, one of them to the target that all share, the others to hosts of their own
+    """
 
     fan_outs: tuple[int, ...]
 
@@ -121,7 +135,12 @@ class OutcastConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PoissonConfig:
-    """``load`` of the hosts' links, from 0 to 1, for ``duration_us``; ``sizes``: a published distribution."""
+    """Random arrivals.
+
+    load         share of the hosts' links that is offered in the mean, above 0 to 1
+    duration_us  for so long flows arrive
+    sizes        a published distribution of flow sizes
+    """
 
     load: float
     duration_us: float
@@ -136,7 +155,10 @@ class PoissonConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TreeConfig:
-    """``pieces`` that every half of the buffer is cut into."""
+    """An all-reduce over two binary trees.
+
+    pieces  that every half of the buffer is cut into, to keep the trees busy
+    """
 
     pieces: int = 1
 
@@ -146,7 +168,10 @@ class TreeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HierarchicalConfig:
-    """``per_server``: consecutive hosts of one server."""
+    """An all-reduce within servers and between them.
+
+    per_server  consecutive hosts of one server
+    """
 
     per_server: int = 8
 
@@ -161,7 +186,11 @@ class HierarchicalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CmConfig:
-    """An htsim connection matrix, and the SHA-256 of its content, by which results are kept."""
+    """Flows from a file.
+
+    path    of an htsim connection matrix
+    sha256  of its content, by which results are kept: 64 hexadecimal digits, as `sha256sum` prints them
+    """
 
     path: str = field(metadata={"identity": False})  # the content enters the key by its digest
     sha256: str

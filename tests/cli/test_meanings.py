@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 from orchestrator.cli._describe import describe_fields, example_line
 from orchestrator.plugins import installed
 
@@ -51,3 +53,18 @@ def test_an_example_wires_what_the_stage_itself_asks_for() -> None:
     line = example_line(stages["compress.gptq"])
     assert "calibration: " in line
     assert "hessians: " not in line
+
+
+@pytest.mark.parametrize("kind", ["stages", "components"])
+def test_every_setting_that_is_offered_has_a_meaning(kind: str) -> None:
+    """Of every stage and component that the project brings: nobody has to read the code to write a recipe."""
+    offered = getattr(installed(), kind).values()
+    silent = [
+        f"{one.name}: {row['name']}"
+        for one in offered
+        if one.config is not None and one.config.__module__.startswith("orchestrator")
+        for row in describe_fields(one.config)
+        if not row["doc"]
+    ]
+    assert silent == []
+    assert sum(1 for one in offered if one.config is not None) > 10

@@ -174,7 +174,7 @@ def test_the_default_machines_are_the_published_ones():
         ({"topologies": []}, "topologies is empty"),
         ({"scales": ["small", "small"]}, "list every value once"),
         ({"link_gbps": [0]}, "every speed must be above 0"),
-        ({"prices": {"dac_usd": -1.0}}, "prices.dac_usd is -1.0, it cannot be negative"),
+        ({"prices": {"dac_usd": -1.0}}, "dac_usd is -1.0, it must be 0 or more"),
     ],
 )
 def test_wrong_cost_settings_are_refused_before_anything_runs(tmp_path, config, message):

@@ -8,7 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class NsccConfig:
-    """``target_delay_us`` null: three quarters of the round trip with trimming, all of it without."""
+    """What may be set of NSCC.
+
+    target_delay_us   of queues, that the window aims at; null: three quarters of the round trip with trimming, all without
+    quick_adapt_gate  a window that fell to its 2^gate-th part since the last look is set anew at once (0 to 16)
+    gamma             of a multiplicative decrease: how much of what the delay asks for is done
+    """
 
     target_delay_us: float | None = None
     quick_adapt_gate: int = 3
@@ -25,7 +30,10 @@ class NsccConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantConfig:
-    """``window_bdp``: the window in bandwidth-delay products."""
+    """What may be set of a constant window.
+
+    window_bdp  the window, in bandwidth-delay products
+    """
 
     window_bdp: float = 1.5
 
@@ -36,16 +44,23 @@ class ConstantConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DctcpConfig:
-    """``variant``: ``uec`` reacts to every mark at once, ``classic`` once a round trip to their fraction."""
+    """What may be set of DCTCP.
+
+    variant  uec reacts to every mark at once, classic once a round trip to their fraction
+    """
 
     variant: Literal["uec", "classic"] = "uec"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwiftConfig:
-    """``base_target_us`` of a path without hops; a hop adds 1/6.55 of it, a small window up to five times it.
+    """What may be set of Swift.
 
-    ``least_window`` in packets: what is below one is kept by a pace.
+    base_target_us     target delay of a path without hops; a hop adds 1/6.55 of it, a small window up to five times it
+    additive_increase  packets a round trip that a window below its target grows by
+    beta               of the excess over the target that a cut answers, 0 to 1
+    max_cut            the most that one cut takes of a window, 0 to 1
+    least_window       in packets; what is below one is kept by a pace
     """
 
     base_target_us: float = 20.0
@@ -65,10 +80,16 @@ class SwiftConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DcqcnConfig:
-    """Rates are shares of the line: ``additive_share`` and ``hyper_share`` are the two steps up, ``least_share`` the floor.
+    """What may be set of DCQCN; rates are shares of the line.
 
-    ``cut_every_us``: the least time between two cuts; ``update_us`` and ``counter_bytes``: after so long, and after so
-    many bytes, the rate goes up.
+    gain            weight of the newest marks in the congestion estimate
+    cut_every_us    the least time between two cuts
+    update_us       after so long without a cut the rate goes up
+    counter_bytes   and after so many bytes
+    fast_steps      steps back to the rate before the cut, halving the gap each, before rates are added
+    additive_share  what a step adds after those
+    hyper_share     what a step adds once time and bytes both have taken their fast steps
+    least_share     below which the rate is never cut
     """
 
     gain: float = 1 / 256
@@ -91,7 +112,13 @@ class DcqcnConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HpccConfig:
-    """``eta``: the load that is aimed at; ``stages`` steps up of ``additive_packets`` a round trip before the load counts again."""
+    """What may be set of HPCC.
+
+    eta               load of the busiest port that is aimed at
+    stages            steps up of `additive_packets` a round trip before the load counts again
+    additive_packets  of such a step
+    least_share       of the bandwidth-delay product, the smallest window
+    """
 
     eta: float = 0.95
     stages: int = 5
@@ -112,7 +139,15 @@ class HpccConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BbrConfig:
-    """``filter_rtts``: how long the least round trip is believed, ``probe_rtts``: how long it is looked for, in unloaded round trips."""
+    """What may be set of BBR.
+
+    high_gain      of pace and window until the bottleneck is full
+    window_gain    of the window afterwards, over the bandwidth-delay product
+    filter_rtts    how long the least round trip is believed, in unloaded round trips
+    probe_rtts     how long it is looked for, with an almost empty window
+    first_packets  of the window at the start
+    least_packets  of any window
+    """
 
     high_gain: float = 2.885
     window_gain: float = 2.0
