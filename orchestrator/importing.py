@@ -19,7 +19,15 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """What to bring in; the content decides the key, neither the path nor the mode does."""
+    """What to bring in; the content decides the key, neither the path nor the mode does.
+
+    type    artifact type of the result, by name: Model, Table, ...
+    path    a file or a folder; what a folder holds of .git, .cache, __pycache__ and the like is left out
+    mode    copy; link: hard-link, or copy to another file system; reference: leave the files where they are and check
+            their digest on every use; a Table made of Parquet or text files is written anew in every mode
+    format  of a Model: the model_loader that reads it; empty: the quant_method of its config.json, dense where there is
+            none; of no use to other types
+    """
 
     type: str
     path: str = field(metadata={"identity": False})

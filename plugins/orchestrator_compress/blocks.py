@@ -79,7 +79,7 @@ def capture(
     Blocks stand aside while their calls are recorded: what they receive beside hidden states is made before them. Only
     the first is run, on one sequence. Raises CalibrationError for token ids or lengths that the model cannot take.
     """
-    _check_tokens(model, tokens)
+    check_tokens(model, tokens)
     batches = list(torch.split(tokens, max(1, _BATCH_TOKENS // tokens.shape[1])))
     more = _beside_states(model, blocks[0], tokens[:1])
     # The begin of one sequence is what a block is looked at with before its pass.
@@ -142,33 +142,33 @@ def _run_until_reached(model: nn.Module, tokens: Tensor) -> None:
     raise CompressionError(f"{type(model).__name__} does not call its blocks in order, so they cannot be run alone")
 
 
-def _check_tokens(model: nn.Module, tokens: Tensor) -> None:
+def check_tokens(model: nn.Module, tokens: Tensor, name: str = "calibration") -> None:
+    """Raise CalibrationError, naming the argument, for what are no token ids [N, T] that the model takes."""
     given: Any = tokens
     if not isinstance(given, Tensor) or given.is_floating_point() or given.is_complex():
         what = str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
         raise CalibrationError(
-            f"calibration is {what}; it must be a tensor of token ids [sequences, length]: torch.tensor(ids), or the "
+            f"{name} is {what}; it must be a tensor of token ids [sequences, length]: torch.tensor(ids), or the "
             'tokenizer\'s batch["input_ids"]'
         )
     if tokens.ndim != 2 or not tokens.numel():
         raise CalibrationError(
-            f"calibration tokens have shape {list(tokens.shape)}; they must be [sequences, length], at least one of "
-            "each"
+            f"{name} tokens have shape {list(tokens.shape)}; they must be [sequences, length], at least one of each"
         )
     config: Any = model.config
     smallest, largest = int(tokens.min()), int(tokens.max())
     if smallest < 0:
         raise CalibrationError(
-            f"calibration holds {smallest}, which is no token id (labels have -100 where nothing is predicted); give input_ids"
+            f"{name} holds {smallest}, which is no token id (labels have -100 where nothing is predicted); give input_ids"
         )
     if largest >= config.vocab_size:
         raise CalibrationError(
-            f"calibration holds token id {largest} but the model's vocabulary has {config.vocab_size} entries: "
+            f"{name} holds token id {largest} but the model's vocabulary has {config.vocab_size} entries: "
             "were the tokens made with another tokenizer?"
         )
     context = getattr(config, "max_position_embeddings", None)
     if context and tokens.shape[1] > context:
         raise CalibrationError(
-            f"calibration sequences have {tokens.shape[1]} tokens but the model's context is {context}; set "
+            f"{name} sequences have {tokens.shape[1]} tokens but the model's context is {context}; set "
             "sequence_length to at most that"
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .blocks import block_linears, decoder_blocks
+from .blocks import block_linears, check_tokens, decoder_blocks
 from .calibration import Calibration, calibrate
 from .errors import CompressionError, SolveError
 from .expert_inputs import ExpertPolicy
@@ -287,6 +287,8 @@ def _source(
         return Prepared(made, experts)
     modules = [block for _, block in decoder_blocks(model)]
     with residence.rest(), residence.block(0):
+        if heldout is not None:
+            check_tokens(model, heldout, "heldout")
         held = None if heldout is None else open_stream(model, modules, heldout, Alone(), dtype=dtype)
         stream = open_stream(model, modules, calibration, team, mask, dtype)
     return Propagated(stream, held, settings.measure, experts, blocks=len(modules), staged=settings.true_sequential)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .blocks import block_linears, decoder_blocks
+from .blocks import block_linears, check_tokens, decoder_blocks
 from .errors import CalibrationError
 from .expert_inputs import every_token, expert_places, starved
 from .expert_layers import routers_as_given
@@ -160,6 +160,8 @@ def calibrate(
     blocks = decoder_blocks(model)
     modules = [block for _, block in blocks]
     with residence.rest(), residence.block(0):
+        if heldout is not None:
+            check_tokens(model, heldout, "heldout")
         stream = open_stream(model, modules, tokens, team or Alone(), mask, dtype)
         held = None if heldout is None else open_stream(model, modules, heldout, Alone(), dtype=dtype)
     inputs: list[SharedInput] = []

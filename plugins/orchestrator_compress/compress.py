@@ -20,7 +20,7 @@ from .formats.registry import CODECS, check_grid, check_holds
 from .formats.write import check_destination, write_checkpoint
 from .records import layers_table, summarize
 from .residence import open_checkpoint
-from .settings import PRUNING, Settings, selected
+from .settings import PASSES, PRUNING, Settings, selected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,12 +77,26 @@ def compress_checkpoint(
         residence=residence,
     )
     report = write_report(Path(source), Path(destination), compression, chosen, form)
-    unused = chosen.unused(settings)
-    if isinstance(calibration, Calibration):
-        unused += [name for name in ("propagate", "true_sequential", "forward_dtype") if name in settings]
-    if unused:
-        report.notes.append(f"method {chosen.method!r} does not use {', '.join(unused)}")
+    report.notes.extend(_notes(chosen, settings, calibration, heldout))
     return report
+
+
+def _notes(
+    chosen: Settings, given: dict[str, Any], calibration: Tensor | Calibration | None, heldout: Tensor | None
+) -> list[str]:
+    """Say which of the given settings changed nothing."""
+    unused = chosen.unused(given)
+    notes = []
+    if isinstance(calibration, Calibration):
+        over = [name for name in PASSES if name in given]
+        unused = [name for name in unused if name not in PASSES]
+        if over:
+            notes.append(f"a calibration made before needs no passes: {', '.join(over)} changed nothing")
+    elif calibration is not None or heldout is not None:  # what measures objectives makes passes, whatever solves
+        unused = [name for name in unused if name not in PASSES]
+    if unused:
+        notes.append(f"method {chosen.method!r} does not use {', '.join(unused)}")
+    return notes
 
 
 def fitted(settings: Settings, form: str | None) -> tuple[Settings, str]:

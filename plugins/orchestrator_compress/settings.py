@@ -24,7 +24,9 @@ DATA_DRIVEN: tuple[str, ...] = ("gptq", "spqr", "wanda", "sparsegpt")
 
 _GRID = ("bits", "group_size", "symmetric", "scale_dtype")
 _EXPERTS = ("expert_fallback", "expert_tokens")
-_PASSES = ("propagate", "true_sequential", "forward_dtype", *_EXPERTS)
+#: What says how tokens go through the model; of no use where moments are given.
+PASSES = ("propagate", "true_sequential", "forward_dtype")
+_PASSES = (*PASSES, *_EXPERTS)
 _SOLVER = ("damp", "block_size", "strict", *_PASSES)
 _USED: dict[str, tuple[str, ...]] = {
     "rtn": _GRID,

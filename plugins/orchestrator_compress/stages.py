@@ -186,8 +186,12 @@ def check_damp(damp: float) -> None:
         raise ValueError(f"damp is {damp}; it is relative to the mean diagonal and lies in 0..1")
 
 
-def something_read(config: LayersConfig, wired: Wired) -> None:  # noqa: ARG001 - a plan-time check is given both
-    """Refuse to solve layers on nothing."""
+def something_read(config: LayersConfig, wired: Wired) -> None:
+    """Refuse to solve layers on nothing, and settings of passes that are not made."""
+    if "hessians" in wired and getattr(config, "forward_dtype", "float32") != "float32":
+        raise ValueError(
+            "forward_dtype is set, but hessians are wired, so that no tokens go through the model; set it on compress.calibrate"
+        )
     if not wired.keys() & {"calibration", "hessians"}:
         raise ValueError(
             "neither calibration nor hessians is wired: layers are solved on what they read; wire tokens as calibration, or the "

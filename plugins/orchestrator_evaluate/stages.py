@@ -13,8 +13,13 @@ from orchestrator_storage import Model, Table, Thoughts, Tokens
 class PerplexityConfig:
     """What a stage `evaluate.perplexity` may set in a recipe.
 
-    ``context`` is the window in tokens (null: all that the model takes), ``stride`` the new tokens a window (null: the whole
-    window, disjoint), ``max_tokens`` and ``max_documents`` bound the documents scored.
+    split          which documents of the tokens are scored
+    context        window in tokens, from 1 to what the model takes; null: all that it takes
+    stride         new tokens that a window after the first predicts, 1 to context; null: the whole window, disjoint
+    max_documents  documents scored at most, at least 1; null: no bound
+    max_tokens     tokens of the documents scored at most, at least 1; a document that does not fit whole is passed
+                   over; null: no bound
+    batch          windows of a forward pass, at least 1
     """
 
     split: Literal["heldout", "train"] = "heldout"
@@ -39,8 +44,19 @@ class PerplexityConfig:
 class AccuracyConfig:
     """What a stage `evaluate.accuracy` may set in a recipe.
 
-    ``temperature`` null is greedy for one sample and 1 for several. ``vote: majority`` verifies the voted answer only;
-    ``vote: verifier`` solves a problem if any sample verifies (pass@n). ``problems`` are drawn from ``split`` with the seed.
+    Of recorded thoughts only ``task`` and ``vote`` decide anything; ``split`` and ``temperature`` are noted in the table as
+    they stand here, the rest is not used.
+
+    task            whose problems are solved, and whose verifier judges the answers
+    engine          what generates the answers
+    split           from which the problems are drawn
+    problems        how many are drawn, by the seed; at least 1
+    samples         completions of each problem, at least 1
+    temperature     of sampling, at least 0; 0: greedy, for one sample only; null: 0 for one sample, 1 for several
+    vote            majority: the most frequent answer alone is verified (of thoughts, the answer that the search
+                    stopped at); verifier: a problem is solved if any sample verifies (pass@n)
+    max_new_tokens  tokens of a completion at most, at least 1; null: what the task says
+    batch           problems of a call of the engine, at least 1
     """
 
     task: Annotated[str, Ref("task")] = "sort12"
@@ -71,9 +87,36 @@ Coordinates = dict[str, str | int | float | bool | None]
 class LedgerConfig:
     """What a stage `evaluate.ledger` may set in a recipe.
 
-    ``baseline`` and each entry of ``ladder`` map axes to values; a rung's quality must not be inferior to the baseline's by
-    more than ``margin``. Prices left null are the hardware's own. `mode: rent` has the network in its price and refuses any
-    capital cost.
+    hardware              the target machine: its speed, its power and its prices
+    baseline              axis: value of the variant that all are compared with; axes left out take the first variant's
+                          value
+    ladder                changes to the baseline in order, each axis: value; each comes on top of those before that
+                          count; null takes an axis away
+    cost                  the figure by which a rung is judged: its factor is the figure before over the figure after
+    margin                accuracy that a variant may lose and still match the baseline: the paired lower bound of the
+                          difference lies above -margin; above 0
+    mode                  what a device-hour at the target costs. rent: its price, the network inside, and no capital
+                          cost beside it; own: capital over its life, and energy
+    usd_per_device_hour   rent; null or 0: the hardware's own; with mode rent only
+    device_capex_usd      price of a device; null or 0: the hardware's own; with mode own only
+    network_capex_usd     price of the whole network; null: that of the training table; 0: none; with mode own only
+    cpu_usd_per_hour      price of an hour of this machine, which pays for all of scope here and for the verifier at the
+                          target; above 0
+    train_steps           steps of training that are priced at the target; null: as many as tokens_per_parameter asks
+                          for
+    tokens_per_parameter  training tokens at the target for each parameter of the simulated model, where train_steps is
+                          null; above 0 (20: Hoffmann et al. 2022)
+    volume                solved problems over which usd_per_solved_at_volume spreads training, compression and
+                          fine-tuning; above 0
+    batch                 sequences that a device serves at a time at the target, at least 1
+    context               tokens whose cache a decode step at the target reads for each sequence; null: the mean length
+                          of the variant's own calls
+    utilization           share of a paid hour in which tokens are served, in both scopes; above 0, at most 1
+    launch_s              seconds that a forward pass at the target takes beside computing and reading
+    cached_price_ratio    price of a cached prompt token over that of a computed one; 0: free
+    weights_read          what a forward pass at the target reads of weights stored below bf16 for which no kernel was
+                          timed. stored: their bytes, which makes the cost assumed and keeps it out of the product;
+                          dense: those of bf16
     """
 
     hardware: Annotated[str, Ref("hardware")] = "h200_1024"

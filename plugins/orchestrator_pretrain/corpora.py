@@ -70,7 +70,10 @@ def docstrings_of(source: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PythonStdlibConfig:
-    """Settings of corpus `python-stdlib`."""
+    """Settings of corpus `python-stdlib`.
+
+    docstrings  whether the docstrings of each file are a document, too, as prose
+    """
 
     docstrings: bool = True
 
@@ -114,18 +117,25 @@ class PythonStdlib:
 class TextConfig:
     """Settings of corpus `text`.
 
-    A file, a folder (every file below it) or a glob; `separator` cuts a file into documents.
+    path       a file, a folder (every file below it) or a glob; what lies there is part of the key, where it lies is
+               not
+    separator  text that cuts a file into documents, each for itself in the split; null: a file is one document
     """
 
-    path: str = field(metadata={"identity": False})  # what lies there enters the key by its fingerprint
+    path: str = field(metadata={"identity": False})
     separator: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordsConfig:
-    """Settings of the corpora `jsonl` and `parquet`: a file, a folder or a glob, and the column that holds the text."""
+    """Settings of the corpora `jsonl` and `parquet`.
 
-    path: str = field(metadata={"identity": False})  # what lies there enters the key by its fingerprint
+    path    a file, a folder (.jsonl and .ndjson, or .parquet, below it) or a glob; what lies there is part of the key,
+            where it lies is not
+    column  the field of an object, or the column of a table, that holds the text
+    """
+
+    path: str = field(metadata={"identity": False})
     column: str = "text"
 
 

@@ -27,8 +27,22 @@ def user_errors() -> Iterator[None]:
 class CorpusConfig:
     """Which text to keep and how to tokenize it.
 
-    `max_documents` and `max_bytes` take a fixed sample by hash; the split goes by a hash of the file (or record)
-    name, so a file's docstrings stay with it.
+    Samples and splits go by a hash of the file's (or record's) name, so a file's docstrings stay with it.
+
+    source                       where the text comes from
+    vocab_size                   tokens of the tokenizer, 258 (bytes and special tokens) to 1048576; a text that offers
+                                 fewer merges gives fewer
+    heldout_fraction             share of the files (or records) that is held out, at least one of them; above 0, below
+                                 1
+    min_document_bytes           UTF-8 bytes below which a document is dropped
+    max_document_bytes           UTF-8 bytes above which a document is dropped, not below min_document_bytes; null: a
+                                 tenth of max_bytes, or no bound where that is null, too
+    max_documents                documents to keep at most, a fixed sample; at least 1; null: all
+    max_bytes                    UTF-8 bytes of text to keep, a fixed sample whose last document may go over; at least
+                                 1; null: all
+    quality                      thresholds of character shares, line lengths and repeated lines by which documents are
+                                 dropped; a null switches its rule off
+    tokenizer_sample_characters  characters of the train split that the tokenizer learns from, at least 1
     """
 
     source: Annotated[str, Ref("corpus")] = "python-stdlib"
@@ -117,8 +131,30 @@ class LMConfig:
     """A model's shape and its training.
 
     `layers width heads kv_heads context tied` override the preset; with a `model` to continue, the shape is the
-    model's and only `context` (the length of the training windows) may be set. `batch` counts windows a step over
-    all workers; losses are means over all their tokens.
+    model's and only `context` may be set. Losses are means over all tokens of a step.
+
+    preset              shape of a fresh model, of no use to a model to continue
+    layers              decoder blocks, at least 1; null: the preset's
+    width               hidden size, a multiple of heads; the inner size of the feed-forward layers keeps the preset's
+                        ratio to it; null: the preset's
+    heads               query heads; width / heads must be even, for the rotary positions; null: the preset's
+    kv_heads            key-value heads, a divisor of heads; null: as many query heads share one as in the preset
+    context             tokens of a training window, and what a fresh model takes at most; null: the preset's, or all
+                        that a model to continue takes, which is also its bound
+    tied                whether the output head is the embedding; null: as in the preset
+    steps               updates, at least 1
+    batch               windows a step over all workers, at least one for each
+    micro_batch         windows of a forward and backward pass on a worker, at least 1
+    learning_rate       peak, at the end of the warm-up
+    weight_decay        of AdamW, on matrices and the embedding; norms do not decay
+    warmup_fraction     share of the steps in which the rate rises linearly to the peak, 0 to 1; at least one step
+    final_fraction      share of the peak to which the rate falls after that, by a cosine; 0 to 1
+    clip_norm           largest Euclidean norm of all gradients together; 0 leaves no gradient
+    eval_every          steps between two measurements of the held-out loss; 0: only before the first and after the last
+    eval_windows        held-out windows measured at most, spread evenly over the split; at least 1
+    checkpoint_every    steps between two saved states, beside those by time; null or 0: by time alone
+    checkpoint_every_s  seconds after which a state is saved; 0: after every step
+    callbacks           what watches or changes the training on every worker, called in this order
     """
 
     preset: Literal["llama-tiny", "llama-smoke"] = "llama-tiny"
@@ -314,9 +350,16 @@ def _report_training(ctx: Context, history: Any, reply: dict[str, Any], result: 
 class TrafficConfig:
     """One data-parallel training step on `devices`, weak scaling: the global batch is devices x tokens_per_device.
 
-    `target_parameters` first scales the model's layers and width to about that size (null: the model as it is). A
-    device computes at the `hardware` component's peak x efficiency; `peak_flop_per_s` and `efficiency` replace
-    them.
+    devices               how many, each with the whole model; at least 1
+    hardware              whose peak and efficiency a device computes at, where the two below are null
+    tokens_per_device     tokens of a step on each device, at least 1
+    context               tokens of a sequence, on which the FLOPs of attention depend; null or 0: all that the model
+                          takes
+    target_parameters     parameters to about which layers and width are scaled first; null: the model as it is
+    bucket_bytes          bytes of gradients that close a bucket, which is reduced as a whole; at least 1
+    gradient_dtype_bytes  bytes of an element of the gradients as they are sent (2: bf16), at least 1
+    peak_flop_per_s       of a device, above 0; null: the hardware's
+    efficiency            share of the peak that is reached, above 0, at most 1; null: the hardware's
     """
 
     devices: int

@@ -16,9 +16,19 @@ def _check_positive(settings: Any, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """One AdamW run: warm-up, cosine to ``final_lr_share`` of the rate, clipping; ``micro_batch`` saves memory only.
+    """One AdamW run: warm-up, cosine, clipping; where replay tokens are wired, each update trains on text, too.
 
-    Where replay tokens are wired, each update adds ``replay_weight`` x the loss on ``replay_windows`` windows of them.
+    batch           examples of an update, at least 1
+    learning_rate   peak, after the warm-up; above 0
+    warmup_steps    updates in which the rate rises linearly to the peak, at least 0
+    weight_decay    of AdamW, on all parameters; at least 0
+    final_lr_share  share of the peak to which the rate falls by a cosine over the rest of the run, 0 to 1
+    clip_norm       largest Euclidean norm of all gradients together, above 0
+    micro_batch     examples of a forward and backward pass, at least 1; null: the whole batch; the result differs by
+                    rounding alone
+    replay_windows  windows of the replay tokens an update, at least 1
+    replay_length   tokens that each of them predicts, at least 1
+    replay_weight   times the mean loss of those tokens is added to the loss on the examples; above 0
     """
 
     batch: int
@@ -46,7 +56,14 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedSettings(OptimizerSettings):
-    """Supervised fine-tuning on fresh demonstrations, ended when held-out greedy accuracy reaches ``stop_at``."""
+    """Supervised fine-tuning on fresh demonstrations, ended when held-out greedy accuracy reaches ``stop_at``.
+
+    stop_at         held-out greedy accuracy at which training ends, above 0, at most 1
+    check_every     steps between two measurements of that accuracy, after which the state is saved; at least 1
+    check_problems  held-out problems of a measurement, at least 1
+    max_steps       steps at most, over which the rate's schedule is laid; at least 1
+    batch           fresh demonstrations of a step, at least 1
+    """
 
     stop_at: float = 0.4
     check_every: int = 10
@@ -65,7 +82,24 @@ class SupervisedSettings(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertSettings(OptimizerSettings):
-    """Expert iteration: sample, keep what the verifier accepts, train on it, repeat."""
+    """Expert iteration: sample, keep what the verifier accepts, train on it, repeat.
+
+    rounds           of sampling and training, at least 1
+    prompts          fresh training problems a round, at least 1
+    samples          answers to each, at least 2
+    temperature      of sampling them, above 0
+    keep_per_prompt  distinct right answers kept of a problem at most, at least 1; none where all answers are right or
+                     all are wrong
+    buffer           newest kept answers that are trained on, at least 1
+    updates          optimizer steps a round, at least 1; none as long as nothing was kept
+    batch            answers drawn from the buffer for an update, none twice, at least 1; all where it holds fewer
+    check_every      rounds between two measurements of held-out greedy accuracy, after which the state is saved; at
+                     least 1
+    check_problems   held-out problems of a measurement, at least 1
+    eval_problems    held-out problems solved before the first round and after the last, at least 1
+    eval_samples     answers to each of them at temperature 1, beside the greedy one: pass@k for k = 2, 4, ... up to
+                     this; at least 1
+    """
 
     rounds: int = 12
     prompts: int = 192

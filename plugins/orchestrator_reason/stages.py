@@ -23,7 +23,11 @@ def _user_errors() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(SupervisedSettings):
-    """What a stage `reason.sft` may set in a recipe."""
+    """What a stage `reason.sft` may set in a recipe.
+
+    task           whose problems are demonstrated, and answered to measure accuracy
+    eval_problems  held-out problems that greedy accuracy is measured on after training, at least 1
+    """
 
     task: Annotated[str, Ref("task")] = "sort12"
     eval_problems: int = 512
@@ -36,7 +40,10 @@ class SFTConfig(SupervisedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertIterationConfig(ExpertSettings):
-    """What a stage `reason.expert_iteration` may set in a recipe."""
+    """What a stage `reason.expert_iteration` may set in a recipe.
+
+    task  whose problems are solved, and whose verifier says which answers are right
+    """
 
     task: Annotated[str, Ref("task")] = "sort12"
 
@@ -121,7 +128,15 @@ def expert_iteration(ctx: Context, config: ExpertIterationConfig, model: Model, 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """What a stage `reason.search` may set in a recipe; samples and temperature belong to the strategy."""
+    """What a stage `reason.search` may set in a recipe; samples and temperature belong to the strategy.
+
+    task      whose problems are solved
+    strategy  what asks for completions and settles on an answer
+    engine    what generates the completions
+    split     from which the problems are drawn
+    problems  how many are drawn, by the seed; at least 1
+    batch     problems searched side by side, whose requests share calls of the engine; at least 1
+    """
 
     task: Annotated[str, Ref("task")] = "sort12"
     strategy: Annotated[str, Ref("strategy")] = "self_consistency"

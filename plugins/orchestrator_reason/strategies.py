@@ -38,7 +38,11 @@ Choose = Callable[[Sequence[Thought]], Verdict]
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How many completions a problem gets, and how adventurous they are."""
+    """How many completions a problem gets, and how adventurous they are.
+
+    samples      completions of a problem, at least 1
+    temperature  of sampling them, above 0
+    """
 
     samples: int = 8
     temperature: float = 1.0

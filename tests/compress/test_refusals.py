@@ -16,7 +16,7 @@ from orchestrator_compress import compress_checkpoint
 from orchestrator_compress.errors import CalibrationError, CheckpointError, CompressionError
 from orchestrator_compress.pruning_stages import PruneConfig, what_the_criterion_reads
 from orchestrator_compress.settings import selected
-from orchestrator_compress.stages import something_read
+from orchestrator_compress.stages import GPTQConfig, something_read
 
 SOLVE = {"bits": 3, "group_size": 32}
 
@@ -158,17 +158,35 @@ def test_what_a_calibration_leaves_unused_is_noted(dense: Path, calibration: Ten
     model, residence = open_checkpoint(dense)
     made = calibrate(model, calibration, residence=residence)
     report = compress_checkpoint(dense, tmp_path / "out", calibration=made, forward_dtype="bfloat16", **SOLVE)
-    assert report.notes == ["method 'gptq' does not use forward_dtype"]
+    assert report.notes == ["a calibration made before needs no passes: forward_dtype changed nothing"]
+
+
+def test_rounding_measured_on_tokens_uses_what_passes_are_told(
+    dense: Path, calibration: Tensor, tmp_path: Path
+) -> None:
+    """With tokens the type of products counts, without any it is noted."""
+    rounding = {"method": "rtn", "bits": 4, "group_size": 32, "forward_dtype": "bfloat16"}
+    assert compress_checkpoint(dense, tmp_path / "measured", calibration=calibration, **rounding).notes == []
+    alone = compress_checkpoint(dense, tmp_path / "alone", **rounding).notes
+    assert alone == ["method 'rtn' does not use forward_dtype"]
+
+
+def test_what_is_wrong_with_held_out_tokens_names_them(dense: Path, calibration: Tensor, tmp_path: Path) -> None:
+    """Not the calibration, which is right."""
+    with pytest.raises(CompressionError, match=r"heldout holds token id \d+"):
+        compress_checkpoint(dense, tmp_path / "out", calibration=calibration, heldout=calibration + 999_999, **SOLVE)
 
 
 def test_a_plan_refuses_what_nothing_is_wired_for() -> None:
     """Criteria read tokens or Hessians, solvers either."""
-    what_the_criterion_reads(PruneConfig(criterion="fisher"), {"calibration"})
-    what_the_criterion_reads(PruneConfig(criterion="magnitude"), set())
-    what_the_criterion_reads(PruneConfig(criterion="nobody_knows"), set())
+    what_the_criterion_reads(PruneConfig(criterion="fisher"), {"calibration": {}})
+    what_the_criterion_reads(PruneConfig(criterion="magnitude"), {})
+    what_the_criterion_reads(PruneConfig(criterion="nobody_knows"), {})
     with pytest.raises(ValueError, match="criterion fisher needs calibration, which is not wired"):
-        what_the_criterion_reads(PruneConfig(criterion="fisher"), {"hessians"})
+        what_the_criterion_reads(PruneConfig(criterion="fisher"), {"hessians": {}})
     with pytest.raises(ValueError, match="criterion wanda needs calibration or hessians"):
-        what_the_criterion_reads(PruneConfig(criterion="wanda"), set())
+        what_the_criterion_reads(PruneConfig(criterion="wanda"), {})
     with pytest.raises(ValueError, match="neither calibration nor hessians"):
-        something_read(PruneConfig(), {"model"})
+        something_read(PruneConfig(), {"model": {}})
+    with pytest.raises(ValueError, match="no tokens go through the model; set it on compress.calibrate"):
+        something_read(GPTQConfig(forward_dtype="bfloat16"), {"hessians": {}})
