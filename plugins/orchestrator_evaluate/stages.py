@@ -44,8 +44,8 @@ class PerplexityConfig:
 class AccuracyConfig:
     """What a stage `evaluate.accuracy` may set in a recipe.
 
-    Of recorded thoughts only ``task`` and ``vote`` decide anything; ``split`` and ``temperature`` are noted in the table as
-    they stand here, the rest is not used.
+    Of recorded thoughts only ``task`` and ``vote`` decide anything; ``split`` and ``temperature`` are noted in the table
+    as they stand here, the rest is not used.
 
     task            whose problems are solved, and whose verifier judges the answers
     engine          what generates the answers
@@ -88,22 +88,20 @@ class LedgerConfig:
     """What a stage `evaluate.ledger` may set in a recipe.
 
     hardware              the target machine: its speed, its power and its prices
-    baseline              axis: value of the variant that all are compared with; axes left out take the first variant's
-                          value
+    baseline              axis: value of the variant to compare with; axes left out take the first variant's value
     ladder                changes to the baseline in order, each axis: value; each comes on top of those before that
                           count; null takes an axis away
     cost                  the figure by which a rung is judged: its factor is the figure before over the figure after
     margin                accuracy that a variant may lose and still match the baseline: the paired lower bound of the
                           difference lies above -margin; above 0
-    mode                  what a device-hour at the target costs. rent: its price, the network inside, and no capital
-                          cost beside it; own: capital over its life, and energy
+    mode                  how the target is paid. rent: a price per device-hour, the network inside; own: capital over
+                          its life, and energy; each refuses the prices of the other
     usd_per_device_hour   rent; null or 0: the hardware's own; with mode rent only
     device_capex_usd      price of a device; null or 0: the hardware's own; with mode own only
     network_capex_usd     price of the whole network; null: that of the training table; 0: none; with mode own only
     cpu_usd_per_hour      price of an hour of this machine, which pays for all of scope here and for the verifier at the
                           target; above 0
-    train_steps           steps of training that are priced at the target; null: as many as tokens_per_parameter asks
-                          for
+    train_steps           steps of training priced at the target; null: as many as tokens_per_parameter asks for
     tokens_per_parameter  training tokens at the target for each parameter of the simulated model, where train_steps is
                           null; above 0 (20: Hoffmann et al. 2022)
     volume                solved problems over which usd_per_solved_at_volume spreads training, compression and

@@ -117,8 +117,7 @@ class PythonStdlib:
 class TextConfig:
     """Settings of corpus `text`.
 
-    path       a file, a folder (every file below it) or a glob; what lies there is part of the key, where it lies is
-               not
+    path       a file, a folder (every file below it) or a glob; the key holds what lies there, not where
     separator  text that cuts a file into documents, each for itself in the split; null: a file is one document
     """
 
@@ -130,8 +129,8 @@ class TextConfig:
 class RecordsConfig:
     """Settings of the corpora `jsonl` and `parquet`.
 
-    path    a file, a folder (.jsonl and .ndjson, or .parquet, below it) or a glob; what lies there is part of the key,
-            where it lies is not
+    path    a file, a folder (.jsonl and .ndjson, or .parquet, below it) or a glob; the key holds what lies there, not
+            where
     column  the field of an object, or the column of a table, that holds the text
     """
 

@@ -5,6 +5,7 @@ Free of torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,17 @@ class Overrides:
     context: int | None = None
     tied: bool | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "kv_heads", "context"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
 
 def shape_of(preset: str, overrides: Overrides | None = None) -> dict[str, int | bool]:
     """Return the fields of a decoder's config (without vocabulary) for a preset with overrides.
 
-    Raises ValueError for an unknown preset and for a width that the heads do not divide.
+    Raises ValueError for an unknown preset, and for sizes that no decoder has.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is unknown; there are {', '.join(sorted(PRESETS))}")
@@ -68,10 +75,7 @@ def shape_of(preset: str, overrides: Overrides | None = None) -> dict[str, int |
         shape["num_key_value_heads"] = max(1, overrides.heads // group)
     if overrides.kv_heads is not None:
         shape["num_key_value_heads"] = overrides.kv_heads
-    if shape["hidden_size"] % shape["num_attention_heads"]:
-        raise ValueError(
-            f"width {shape['hidden_size']} is no multiple of heads {shape['num_attention_heads']}; change one of them"
-        )
+    _check_heads(shape)
     shape["head_dim"] = shape["hidden_size"] // shape["num_attention_heads"]
     if overrides.layers is not None:
         shape["num_hidden_layers"] = overrides.layers
@@ -80,6 +84,23 @@ def shape_of(preset: str, overrides: Overrides | None = None) -> dict[str, int |
     if overrides.tied is not None:
         shape["tie_word_embeddings"] = overrides.tied
     return shape
+
+
+def _check_heads(shape: Mapping[str, int]) -> None:
+    if shape["hidden_size"] % shape["num_attention_heads"]:
+        raise ValueError(
+            f"width {shape['hidden_size']} is no multiple of heads {shape['num_attention_heads']}; change one of them"
+        )
+    if shape["num_attention_heads"] % shape["num_key_value_heads"]:
+        raise ValueError(
+            f"heads {shape['num_attention_heads']} is no multiple of kv_heads {shape['num_key_value_heads']}; change one of them"
+        )
+    size = shape["hidden_size"] // shape["num_attention_heads"]
+    if size % 2:
+        raise ValueError(
+            f"width {shape['hidden_size']} over heads {shape['num_attention_heads']} is {size}; rotary positions need an "
+            "even head size, change one of them"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from orchestrator import Context, GangMember, Inspection, Ref, StageError, component, fingerprint, stage
+from orchestrator import Context, GangMember, Inspection, Ref, StageError, Wired, component, fingerprint, stage
 from orchestrator.errors import Cancelled
 from orchestrator_pretrain.corpus import REASONS, Selection
 from orchestrator_pretrain.filters import Quality
@@ -32,14 +32,13 @@ class CorpusConfig:
     source                       where the text comes from
     vocab_size                   tokens of the tokenizer, 258 (bytes and special tokens) to 1048576; a text that offers
                                  fewer merges gives fewer
-    heldout_fraction             share of the files (or records) that is held out, at least one of them; above 0, below
-                                 1
+    heldout_fraction             share of the files (or records) that is held out, at least one; above 0, below 1
     min_document_bytes           UTF-8 bytes below which a document is dropped
     max_document_bytes           UTF-8 bytes above which a document is dropped, not below min_document_bytes; null: a
                                  tenth of max_bytes, or no bound where that is null, too
     max_documents                documents to keep at most, a fixed sample; at least 1; null: all
-    max_bytes                    UTF-8 bytes of text to keep, a fixed sample whose last document may go over; at least
-                                 1; null: all
+    max_bytes                    UTF-8 bytes to keep, a fixed sample whose last document may go over; at least 1; null:
+                                 all
     quality                      thresholds of character shares, line lengths and repeated lines by which documents are
                                  dropped; a null switches its rule off
     tokenizer_sample_characters  characters of the train split that the tokenizer learns from, at least 1
@@ -133,11 +132,11 @@ class LMConfig:
     `layers width heads kv_heads context tied` override the preset; with a `model` to continue, the shape is the
     model's and only `context` may be set. Losses are means over all tokens of a step.
 
-    preset              shape of a fresh model, of no use to a model to continue
+    preset              shape of a fresh model; a model to continue has its own
     layers              decoder blocks, at least 1; null: the preset's
     width               hidden size, a multiple of heads; the inner size of the feed-forward layers keeps the preset's
                         ratio to it; null: the preset's
-    heads               query heads; width / heads must be even, for the rotary positions; null: the preset's
+    heads               query heads, at least 1; width / heads is even, for the rotary positions; null: the preset's
     kv_heads            key-value heads, a divisor of heads; null: as many query heads share one as in the preset
     context             tokens of a training window, and what a fresh model takes at most; null: the preset's, or all
                         that a model to continue takes, which is also its bound
@@ -149,7 +148,7 @@ class LMConfig:
     weight_decay        of AdamW, on matrices and the embedding; norms do not decay
     warmup_fraction     share of the steps in which the rate rises linearly to the peak, 0 to 1; at least one step
     final_fraction      share of the peak to which the rate falls after that, by a cosine; 0 to 1
-    clip_norm           largest Euclidean norm of all gradients together; 0 leaves no gradient
+    clip_norm           largest Euclidean norm of all gradients together
     eval_every          steps between two measurements of the held-out loss; 0: only before the first and after the last
     eval_windows        held-out windows measured at most, spread evenly over the split; at least 1
     checkpoint_every    steps between two saved states, beside those by time; null or 0: by time alone
@@ -185,6 +184,12 @@ class LMConfig:
         for name in ("warmup_fraction", "final_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("weight_decay", "eval_every", "checkpoint_every", "checkpoint_every_s"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         self.shape()
 
     def overrides(self) -> dict[str, Any]:
@@ -207,9 +212,19 @@ def train_member(member: GangMember, job: Any, callbacks: tuple[Any, ...]) -> di
         return train(member, job, [component("training_callback", ref) for ref in callbacks])
 
 
+def shape_is_one(config: LMConfig, wired: Wired) -> None:
+    """Refuse a shape beside a model that has one."""
+    set_too = sorted(set(config.overrides()) - {"context"})
+    if "model" in wired and set_too:
+        raise ValueError(
+            f"a model is wired and {', '.join(set_too)} is set; the shape is the model's: remove the field or un-wire the model"
+        )
+
+
 @stage(
     "pretrain.lm",
     version="1",
+    check=shape_is_one,
     seeded=True,
     workers_allowed=True,
     workers="execution",
@@ -288,11 +303,10 @@ def _check_continues(config: LMConfig, tokens: Tokens, model: Model, shape: Any)
         raise StageError(
             f"the model to continue is stored as {model.format!r}; training goes on from format 'dense' only"
         )
-    set_too = sorted(set(config.overrides()) - {"context"})
-    if set_too:
+    if config.context is not None and config.context > shape.max_position_embeddings:
         raise StageError(
-            f"a model is wired and {', '.join(set_too)} is set",
-            hint="the shape is the model's: remove the field or un-wire the model",
+            f"context is {config.context}, the model takes {shape.max_position_embeddings} tokens at most",
+            hint="lower context, or leave it out",
         )
     if shape.vocab_size < tokens.info["vocab_size"]:
         raise StageError(
@@ -351,10 +365,9 @@ class TrafficConfig:
     """One data-parallel training step on `devices`, weak scaling: the global batch is devices x tokens_per_device.
 
     devices               how many, each with the whole model; at least 1
-    hardware              whose peak and efficiency a device computes at, where the two below are null
+    hardware              whose peak and efficiency stand in for peak_flop_per_s and efficiency where those are null
     tokens_per_device     tokens of a step on each device, at least 1
-    context               tokens of a sequence, on which the FLOPs of attention depend; null or 0: all that the model
-                          takes
+    context               tokens of a sequence, by which the FLOPs of attention go; null or 0: all that the model takes
     target_parameters     parameters to about which layers and width are scaled first; null: the model as it is
     bucket_bytes          bytes of gradients that close a bucket, which is reduced as a whole; at least 1
     gradient_dtype_bytes  bytes of an element of the gradients as they are sent (2: bf16), at least 1

@@ -68,7 +68,7 @@ def gradients_of(shape: Shape, context: int) -> list[Gradient]:
     """List every stored tensor, last layer first; a tied embedding is finished last, by the lookup.
 
     Backward costs twice the forward (gradients by input and by weight): 4 FLOPs a matrix element and token, and two
-    thirds of the attention's 12 N H T, counted with the query projection that it reaches first.
+    thirds of the attention's 12 N H T, counted with the value projection, which it reaches first.
     """
     attention = 2 * shape.attention_flop_per_token(context) // 3
     table = shape.vocab_size * shape.hidden_size

@@ -59,7 +59,7 @@ class SupervisedSettings(OptimizerSettings):
     """Supervised fine-tuning on fresh demonstrations, ended when held-out greedy accuracy reaches ``stop_at``.
 
     stop_at         held-out greedy accuracy at which training ends, above 0, at most 1
-    check_every     steps between two measurements of that accuracy, after which the state is saved; at least 1
+    check_every     steps between two measurements of that accuracy, each followed by a saved state; at least 1
     check_problems  held-out problems of a measurement, at least 1
     max_steps       steps at most, over which the rate's schedule is laid; at least 1
     batch           fresh demonstrations of a step, at least 1
@@ -93,8 +93,8 @@ class ExpertSettings(OptimizerSettings):
     buffer           newest kept answers that are trained on, at least 1
     updates          optimizer steps a round, at least 1; none as long as nothing was kept
     batch            answers drawn from the buffer for an update, none twice, at least 1; all where it holds fewer
-    check_every      rounds between two measurements of held-out greedy accuracy, after which the state is saved; at
-                     least 1
+    check_every      rounds between two measurements of held-out greedy accuracy, each followed by a saved state;
+                     at least 1
     check_problems   held-out problems of a measurement, at least 1
     eval_problems    held-out problems solved before the first round and after the last, at least 1
     eval_samples     answers to each of them at temperature 1, beside the greedy one: pass@k for k = 2, 4, ... up to

@@ -190,8 +190,10 @@ def test_lm_goes_on_from_a_model(base, corpus, home):
 
     assert longer.metrics["heldout_loss_untrained"] == pytest.approx(base.metrics["heldout_loss"], abs=1e-5)
     assert longer.metrics["heldout_loss"] < base.metrics["heldout_loss"]
-    with pytest.raises(OrchestratorError, match="layers is set"):
+    with pytest.raises(RecipeError, match="a model is wired and layers is set"):
         run_stage(stages.lm, {"layers": 2}, inputs=inputs, home=home)
+    with pytest.raises(OrchestratorError, match="context is 100000, the model takes"):
+        run_stage(stages.lm, {"context": 100_000}, inputs=inputs, home=home)
 
 
 def test_lm_runs_the_callbacks_that_a_recipe_names(corpus, home, monkeypatch):
@@ -253,6 +255,14 @@ def test_lm_refuses_a_model_of_another_tokenizer(base, home):
         ({"steps": 0}, "steps is 0"),
         ({"callbacks": ["nothing"]}, "nothing"),
         ({"warmup_fraction": 2.0}, "warmup_fraction"),
+        ({"heads": 0}, "heads is 0; it must be at least 1"),
+        ({"layers": 0}, "layers is 0"),
+        ({"context": 0}, "context is 0"),
+        ({"heads": 4, "kv_heads": 3}, "heads 4 is no multiple of kv_heads 3"),
+        ({"width": 12, "heads": 4, "kv_heads": 4}, "rotary positions need an even head size"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1; it must be above 0"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0"),
+        ({"eval_every": -1}, "eval_every is -1"),
     ],
 )
 def test_lm_settings_are_checked_before_anything_runs(config, message, corpus, home):
