@@ -182,18 +182,32 @@ class _Follow:
                 self._fallen.append(f"{row.layer} ({row.fallback})")
             if self._on_layer is not None:
                 self._on_layer(self._done, self._total, row)
-        if settings.max_fallbacks is not None and len(self._fallen) > settings.max_fallbacks:
-            raise SolveError(
-                f"{len(self._fallen)} layers fell back, max_fallbacks allows {settings.max_fallbacks}: "
-                f"{'; '.join(self._fallen[:3])}; calibrate on more tokens, raise damp, or allow more"
-            )
+        _check_fallen(self._fallen, settings.max_fallbacks)
+
+
+def _check_fallen(fallen: Sequence[str], most: int | None) -> None:
+    if most is not None and len(fallen) > most:
+        raise SolveError(
+            f"{len(fallen)} layers fell back, max_fallbacks allows {most}: {'; '.join(fallen[:3])}; calibrate on more tokens, raise "
+            "damp, or allow more"
+        )
+
+
+def check_fallbacks(records: Sequence[LayerRecord], most: int | None) -> None:
+    """Raise SolveError where more layers than `most` (None: any number) fell back."""
+    _check_fallen([f"{row.layer} ({row.fallback})" for row in records if row.fallback], most)
 
 
 @on_unfused
 def finished_compression(model: nn.Module, settings: Settings, scratch: Path, residence: Residence) -> Compression:
-    """Return what a team has left in its scratch folder, every layer done, and put it into a model in memory."""
+    """Return what a team has left in its scratch folder, every layer done, and put it into a model in memory.
+
+    Raises SolveError where more layers fell back over all workers than settings allow.
+    """
     chosen = chosen_layers(model, decoder_blocks(model), settings, residence)
-    return gathered(model, chosen, Stash(scratch), apply=residence.whole)
+    made = gathered(model, chosen, Stash(scratch), apply=residence.whole)
+    check_fallbacks(made.records, settings.max_fallbacks)  # each worker has counted its own only
+    return made
 
 
 def gathered(model: nn.Module, chosen: Mapping[str, LinearView], stash: Stash, *, apply: bool) -> Compression:

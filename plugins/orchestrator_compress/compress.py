@@ -158,7 +158,13 @@ def stored_dtype(source: Path) -> torch.dtype:
 
 
 def natural_format(settings: Settings) -> str:
-    """Return the format that holds what a method makes: `dense` (with its zeros) for pruned weights."""
+    """Return the format that holds what a method makes: `dense` (with its zeros) for pruned weights, `mixed` for several."""
+    methods = {
+        settings.method,
+        *(str(changes.get("method", settings.method)) for changes in settings.overrides.values()),
+    }
+    if methods & {"spqr", *PRUNING} and len(methods) > 1:
+        return "mixed"
     if settings.method == "spqr":
         return "spqr"
     return "dense" if settings.method in PRUNING else "compressed-tensors"

@@ -83,7 +83,8 @@ class OBS:
         for attempt in attempts(self._damp, torch.float64):
             factor = system.factor(attempt, natural(system.diagonal))
             if factor is not None:
-                return weight.square() / (2 * factor.square().sum(0)).to(weight.dtype)
+                saliency = weight.square() / (2 * factor.square().sum(0)).to(weight.dtype)
+                return saliency.masked_fill(system.dead, 0)  # what calibration never saw costs nothing
         raise SolveError("H is not positive semidefinite: no damping up to 1 makes it definite; collect it anew")
 
 

@@ -25,7 +25,7 @@ class PlanConfig:
     candidates       what a layer may become, such as gptq-4g128-sym, spqr-3g16-t0.2, sparsegpt-2:4, joint-50%-4g128-sym, dense
     sensitivity      absolute: a layer's output error counts as it is; measured: by the divergence of the model's
                      answers when only that layer is compressed (needs `calibration`, one pass a layer)
-    tie              re: patterns whose layers share a candidate, such as (.*)(q|k|v)_proj: groups match alike
+    tie              patterns whose layers share a candidate where their groups match alike, such as (.*)[.](?:q|k|v)_proj
     keep             re: patterns of layers that keep at least 8 bits
     ignore           layer names or re:PATTERNS to leave out of the plan, and dense
     sequences, sequence_length  held-out tokens that divergences are measured on

@@ -14,6 +14,7 @@ _FORMATS = {
     "gptq_v2": "GPTQ checkpoints, version 2",
     "spqr": "SpQR checkpoints with residual outliers",
     "sparse": "checkpoints of pruned weights in sparse containers",
+    "mixed": "checkpoints whose layers are in different forms, as a plan asks for",
 }
 
 

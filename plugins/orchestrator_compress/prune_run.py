@@ -14,7 +14,7 @@ from orchestrator import Context, StageError
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
 from .blocks import block_linears, decoder_blocks
-from .blockwise import Compression
+from .blockwise import Compression, check_fallbacks
 from .calibration import Calibration, calibrate, token_windows
 from .compress import stored_dtype, write_report
 from .criteria import STATISTICS, LayerStatistics
@@ -154,6 +154,7 @@ def prune_stage(
             floor=config.floor,
             stored=stored_dtype(model.path),
         )
+        check_fallbacks(compression.records, config.max_fallbacks)
         result = ctx.new(Model, "result", format=config.format)
         report = write_report(model.path, result.path, compression, Settings(method="magnitude"), config.format)
     publish(

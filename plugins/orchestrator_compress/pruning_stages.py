@@ -12,6 +12,7 @@ from orchestrator_compress.stages import (
     SolverConfig,
     check_damp,
     check_experts,
+    check_fallbacks,
     check_grid,
     something_read,
 )
@@ -55,6 +56,7 @@ class WandaConfig(LayersConfig):
     pattern    N:M, such as "2:4": N of every M inputs stay; null: anywhere in the row
     propagate  quantized: a block sees what the pruned blocks before it give; full_precision: what the dense model gives
     expert_fallback, expert_tokens  for experts that too few tokens reach, as for methods that solve
+    max_fallbacks  layers that may fall back before the stage fails; null: any number
     format     dense, with its zeros, or sparse, which stores what is left
     """
 
@@ -63,11 +65,13 @@ class WandaConfig(LayersConfig):
     propagate: Literal["quantized", "full_precision"] = "quantized"
     expert_fallback: ExpertFallback = "pool"
     expert_tokens: int | None = None
+    max_fallbacks: int | None = None
     format: Literal["dense", "sparse"] = "dense"
 
     def __post_init__(self) -> None:
         LayersConfig.__post_init__(self)
         check_experts(self.expert_tokens)
+        check_fallbacks(self.max_fallbacks)
         check_removal(self.sparsity, self.pattern)
 
 
@@ -83,6 +87,7 @@ class PruneConfig(LayersConfig):
     block_rows, block_columns  of a block, where element is block
     scope      among which elements the least salient are sought: of an output row, of a layer, or of all layers
     floor      share that every layer keeps where the scope is global
+    max_fallbacks  layers whose inputs had to be made up (experts that too few tokens reach) before the stage fails; null: any number
     format     dense, with its zeros, or sparse, which stores what is left
     """
 
@@ -94,11 +99,13 @@ class PruneConfig(LayersConfig):
     block_columns: int = 1
     scope: Literal["row", "layer", "global"] = "layer"
     floor: float = 0.01
+    max_fallbacks: int | None = None
     format: Literal["dense", "sparse"] = "dense"
 
     def __post_init__(self) -> None:
         LayersConfig.__post_init__(self)
         check_removal(self.sparsity, self.pattern)
+        check_fallbacks(self.max_fallbacks)
         if not 0 <= self.floor <= 1:
             raise ValueError(f"floor is {self.floor}; it is a share of elements and lies in 0..1")
         if self.block_rows < 1 or self.block_columns < 1:
@@ -122,7 +129,7 @@ def check_removal(sparsity: float, pattern: str | None) -> None:
 
 @stage(
     "compress.sparsegpt",
-    version="2",
+    version="3",
     workers_allowed=True,
     workers="execution",
     cites=["arXiv:2301.00774"],
@@ -175,7 +182,7 @@ def what_the_criterion_reads(config: PruneConfig, wired: Wired) -> None:
         )
 
 
-@stage("compress.prune", version="2", cites=["arXiv:2102.00554"], check=what_the_criterion_reads)
+@stage("compress.prune", version="3", cites=["arXiv:2102.00554"], check=what_the_criterion_reads)
 def prune(
     ctx: Context,
     config: PruneConfig,

@@ -102,15 +102,19 @@ class Columns:
     """The state of an attempt: transposed weights in solve order, scaled errors, and the updates still pending.
 
     `pivots` [C] are U_jj in solve order; an entry that changes by d costs d^2 / U_jj^2 after compensation, which is
-    the sensitivity that rules choose by. Without a factor they are those of the diagonal of H.
+    the sensitivity that rules choose by. Without a factor they are those of the diagonal of H. `dead` [C] marks, in solve
+    order, inputs that calibration never saw: whatever becomes of their weights costs nothing.
     """
 
-    def __init__(self, stack: Stack, factor: Tensor | None, order: Tensor, block_size: int, pivots: Tensor):
+    def __init__(
+        self, stack: Stack, factor: Tensor | None, order: Tensor, block_size: int, pivots: Tensor, dead: Tensor
+    ):
         self.stack = stack
         self.order = order.tolist()
         self.work = stack.columns.index_select(0, order).to(pivots.dtype)
         self.factor = factor
         self.pivots = pivots
+        self.dead = dead[order]
         self.scaled_errors = torch.empty_like(self.work)
         self._block_size = block_size
         self._block = self._tile = (0, 0)
@@ -241,7 +245,7 @@ def _attempt(
     if factor is None:
         failures.append(f"{attempt}: not positive definite")
         return None
-    columns = Columns(stack, factor, order, block_size, factor.diagonal())
+    columns = Columns(stack, factor, order, block_size, factor.diagonal(), system.dead)
     columns.run(rule)
     found = deviations(stack.columns, columns.work, columns.scaled_errors, order, stack.heights)
     added, enough = system.added(attempt.damp), _IDENTITY_TOLERANCE[attempt.dtype]
@@ -266,7 +270,7 @@ def _without_compensation(
     stack: Stack, system: System, rule: Rule, damp: float, order: Tensor, block_size: int, failures: list[str]
 ) -> Solution:
     diagonal = (system.diagonal.to(torch.float64) + system.added(damp)).to(torch.float32)
-    columns = Columns(stack, None, order, block_size, diagonal[order].rsqrt())
+    columns = Columns(stack, None, order, block_size, diagonal[order].rsqrt(), system.dead)
     columns.run(rule)
     found = deviations(stack.columns, columns.work, columns.scaled_errors, order, stack.heights)
     return Solution(

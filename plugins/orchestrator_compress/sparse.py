@@ -55,6 +55,7 @@ class SparseGPT:
         self._columns = columns
         self._layers = layer_heights(rows, self._heights)
         self._removed = torch.zeros((total, rows), dtype=torch.bool, device=columns.work.device)
+        self._dead = columns.dead
         if self._rounding is not None:
             self._rounding.begin(columns)
 
@@ -63,6 +64,8 @@ class SparseGPT:
         if position % self._pattern.width == 0:
             stop = min(position + self._pattern.width, len(self._removed))
             costs = self._columns.current(position, stop).div_(self._columns.pivots[position:stop, None]).square_()
+            # What calibration never saw costs nothing: inputs without energy stand in H with a pivot that means nothing.
+            costs[self._dead[position:stop]] = 0
             self._removed[position:stop] = self._pattern.choose(costs, position, self._layers)
         kept = values.masked_fill(self._removed[position], 0)
         # Zero is a point of every grid, so that a removed weight gets the code of zero.

@@ -112,7 +112,21 @@ def compress(
     # What an earlier, killed attempt spent on layers counts too: the greater of the two is the cost of the result.
     elapsed_s = max(time.perf_counter() - started_s, report.seconds)
     publish(ctx, report, f"{method}, {_title(settings)}", elapsed_s)
+    if plan is not None:
+        _publish_outcome(ctx, plan, report)
     return result, ctx.table(report.layers, "layers")
+
+
+def _publish_outcome(ctx: Context, plan: Table, report: Report) -> None:
+    """Log what became of a plan, in bytes and in errors."""
+    from .planning.figures import measured_against_planned
+    from .planning.outcome import outcome
+
+    objectives = {row["layer"]: row["objective"] for row in report.layers.to_pylist()}
+    metrics, comparison = outcome(plan.read(), objectives, report.size.layers)
+    ctx.log_metrics(metrics)
+    if comparison is not None:
+        ctx.log_figure("measured_against_planned", measured_against_planned(comparison))
 
 
 def calibrate_model(ctx: Context, config: CalibrateConfig, model: Model, tokens: Tokens) -> Tensors:

@@ -71,8 +71,7 @@ class SolverConfig(LayersConfig):
         check_experts(self.expert_tokens)
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}; it is a number of columns")
-        if self.max_fallbacks is not None and self.max_fallbacks < 0:
-            raise ValueError(f"max_fallbacks is {self.max_fallbacks}; it is a number of layers, or null for any")
+        check_fallbacks(self.max_fallbacks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,8 @@ class GPTQConfig(SolverConfig):
     group_size   inputs that share a scale; must divide every layer's inputs; -1: the whole row
     symmetric    grids around zero; otherwise each group stores a zero point
     scale_dtype  stored type of scales; auto: float16 on symmetric grids and in GPTQ's formats, float32 on others
-    format       files to write: compressed-tensors, gptq (symmetric only), gptq_v2, or dense
+    format       files to write: compressed-tensors, gptq (symmetric only), gptq_v2, dense, or mixed: each layer in the form
+                 that a plan gives it, with outliers or zeros
     act_order  static: largest inputs first, on grids fitted beforehand; group: largest first within groups; dynamic:
                largest first, inputs carry a group index (GPTQ's formats only); none: natural order
     damp       added to the Hessian's diagonal, relative to its mean
@@ -115,7 +115,7 @@ class GPTQConfig(SolverConfig):
     group_size: int = 128
     symmetric: bool = True
     scale_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
-    format: QuantizedFormat = "compressed-tensors"
+    format: Literal["compressed-tensors", "gptq", "gptq_v2", "mixed", "dense"] = "compressed-tensors"
     act_order: Literal["static", "group", "dynamic", "none"] = "static"
     damp: float = 0.01
 
@@ -178,6 +178,12 @@ def check_experts(tokens: int | None) -> None:
     """Raise ValueError for a number of tokens that is none."""
     if tokens is not None and tokens < 0:
         raise ValueError(f"expert_tokens is {tokens}; it is a number of tokens, or null for as many as inputs")
+
+
+def check_fallbacks(most: int | None) -> None:
+    """Raise ValueError for a number of layers that is none."""
+    if most is not None and most < 0:
+        raise ValueError(f"max_fallbacks is {most}; it is a number of layers, or null for any")
 
 
 def check_damp(damp: float) -> None:

@@ -13,7 +13,7 @@ import orchestrator_storage as storage
 from orchestrator import Component, StageError
 from orchestrator.plugins import installed
 from orchestrator.testing import StageRun, run_stage
-from orchestrator_compress import calibration_stages, planning_stages, plugin, stages
+from orchestrator_compress import calibration_stages, planning_stages, plugin, pruning_stages, stages
 
 from .mixtures import random_tokens, save
 
@@ -87,6 +87,9 @@ def test_settings_of_experts_are_checked(inputs: dict[str, storage.Artifact], tm
     config = SEQUENCES | {"bits": 4, "group_size": 32, "expert_tokens": 100_000, "max_fallbacks": 3}
     with pytest.raises(StageError, match="max_fallbacks allows 3"):
         run_stage(stages.gptq, config, inputs=inputs, home=tmp_path)
+    wanda = SEQUENCES | {"expert_tokens": 100_000, "max_fallbacks": 3}
+    with pytest.raises(StageError, match="max_fallbacks allows 3"):
+        run_stage(pruning_stages.wanda, wanda, inputs=inputs, home=tmp_path)
     for kind in (stages.GPTQConfig, calibration_stages.CalibrateConfig):
         with pytest.raises(ValueError, match="expert_tokens is -1"):
             kind(expert_tokens=-1)
@@ -106,6 +109,10 @@ def test_workers_share_experts(propagate: str, inputs: dict[str, storage.Artifac
     alone = run_stage(stages.gptq, config, inputs=inputs, home=tmp_path / "one")
     together = run_stage(stages.gptq, config, inputs=inputs, home=tmp_path / "two", workers=2)
     assert 0 < alone.metrics["fallbacks"] < 12
+    # No worker alone has as many as both have together.
+    most = config | {"max_fallbacks": int(alone.metrics["fallbacks"]) - 1}
+    with pytest.raises(StageError, match=f"max_fallbacks allows {most['max_fallbacks']}"):
+        run_stage(stages.gptq, most, inputs=inputs, home=tmp_path / "three", workers=2)
     one, two = ((run.outputs["result"].path / "model.safetensors").read_bytes() for run in (alone, together))
     assert one == two
     assert alone.outputs["layers"].read().equals(together.outputs["layers"].read())

@@ -302,6 +302,7 @@ def test_layers_that_are_kept_precise() -> None:
         (Terms(keep={"re:[": 8}), "is no regular expression"),
         (Terms(keep={"re:.*q_proj": 16}), None),
         (Terms(tie=("nothing",)), "tie pattern 'nothing' matches no layer"),
+        (Terms(tie=(r"(.*)(q|k|v)_proj",)), "ties none: layers whose groups match alike are tied"),
         (Terms(sensitivity={"layers.0.attn.q_proj": 1.0}), "no finite numbers"),
         (Terms(sensitivity={**dict.fromkeys(BLOCKS, 1.0), "other": 1.0}), r"unknown layers \['other'\]"),
         (Terms(sensitivity={**dict.fromkeys(BLOCKS, 1.0), "layers.1.attn.o_proj": -1.0}), "no finite numbers"),

@@ -19,13 +19,12 @@ import orchestrator_storage as storage
 
 pytestmark = pytest.mark.slow
 
-#: A Llama of 0.9 M parameters, in both rounds; one thread, so that results are the same whatever else runs.
+#: A Llama of 0.9 M parameters, one token a parameter; one thread, so that results are the same whatever else runs.
 BASE = (
-    "stages.first_round.width=128",
-    "stages.first_round.steps=500",
-    "stages.first_round.batch=4",
-    "stages.first_round.resources.cpus=1",
-    "stages.base.steps=500",
+    "stages.base.width=128",
+    "stages.base.steps=1000",
+    "stages.base.batch=4",
+    "stages.base.micro_batch=4",
     "stages.base.resources.cpus=1",
     "stages.scores.max_tokens=40000",
     "stages.comparison.published=[]",

@@ -192,6 +192,24 @@ def test_strong_correlation_gains_tenfold() -> None:
     assert quadratic(weight - solution.quantized, hessian) <= 0.1 * quadratic(weight - rtn, hessian)
 
 
+def test_strong_correlation_gains_tenfold_on_inputs_that_were_not_seen() -> None:
+    """The same on other inputs of the same distribution, with as many tokens as the seen ones."""
+    generator = torch.Generator().manual_seed(5)
+    mixing = torch.randn(24, 256, generator=generator, dtype=torch.float64)
+
+    def moments() -> Tensor:
+        inputs = torch.randn(4096, 24, generator=generator, dtype=torch.float64) @ mixing
+        inputs += 0.02 * torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+        return inputs.T @ inputs / len(inputs)
+
+    weight = torch.randn(64, 256, generator=generator, dtype=torch.float64)
+    seen, heldout = moments(), moments()
+    grid = Grid(bits=4, group_size=128)
+    solution = column_solve(weight.float(), seen, GroupRounding(grid))
+    rtn = round_to_nearest(weight.float(), grid).dequantize(torch.float64)
+    assert quadratic(weight - solution.quantized, heldout) <= 0.1 * quadratic(weight - rtn, heldout)
+
+
 def test_the_error_bound_without_clipping() -> None:
     """Rounding to multiples of s is off by at most s / 2, so ||E||^2 is at most the sum of s^2 / (4 U_jj^2) per row."""
 

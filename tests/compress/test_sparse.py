@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orchestrator_compress.criteria import OBS, LayerStatistics
 from orchestrator_compress.errors import PruningError, SolveError
 from orchestrator_compress.factor import damped
 from orchestrator_compress.grid import Grid, encode, fit
@@ -242,6 +243,20 @@ def test_sparsegpt_beats_masking_by_magnitude() -> None:
     assert sums["unstructured"] < 0.5 * sums["magnitude"]
     assert sums["2:4"] < 0.7 * sums["magnitude 2:4"]
     assert sums["unstructured"] < sums["2:4"]
+
+
+def test_weights_of_inputs_that_were_never_seen_go_first() -> None:
+    """With half of the inputs dead, half of the weights cost nothing: they are what is removed, and the output stays."""
+    weight, hessian = problem(16, 64)
+    hessian[::2] = 0
+    hessian[:, ::2] = 0
+    rule = SparseGPT(Unstructured(sparsity=0.5))
+    solution = column_solve(weight.float(), hessian, rule)
+    assert bool(rule.mask()[:, ::2].all())
+    assert not bool(rule.mask()[:, 1::2].any())
+    assert quadratic(weight.float() - solution.quantized, hessian) == 0
+    saliency = OBS().saliency(weight, LayerStatistics(hessian=hessian))
+    assert float(saliency[:, ::2].abs().max()) == 0 < float(saliency[:, 1::2].min())
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 12])

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Size:
     stored_bytes: int
     parameters: int
     nonzero: int
+    #: Bytes of each compressed layer's tensors.
+    layers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def bits_per_parameter(self) -> float:

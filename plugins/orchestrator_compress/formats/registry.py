@@ -18,6 +18,7 @@ CODECS: dict[str, str] = {
     "gptq_v2": "orchestrator_compress.formats.gptq:V2",
     "spqr": "orchestrator_compress.containers.spqr_files:CODEC",
     "sparse": "orchestrator_compress.containers.sparse_files:CODEC",
+    "mixed": "orchestrator_compress.containers.mixed_files:CODEC",
     "dense": "orchestrator_compress.formats.dense:CODEC",
 }
 READ_ONLY: dict[str, str] = {"awq": "orchestrator_compress.formats.awq:CODEC"}
@@ -49,10 +50,10 @@ def check_grid(name: str, grid: Grid) -> None:
 
 #: What kind of weight each format holds; dense holds all.
 _HOLDS = {
-    "codes": ("compressed-tensors", "gptq", "gptq_v2"),
-    "spqr": ("spqr",),
-    "pruned": ("sparse",),
-    "pruned codes": ("compressed-tensors", "gptq", "gptq_v2", "sparse"),
+    "codes": ("compressed-tensors", "gptq", "gptq_v2", "mixed"),
+    "spqr": ("spqr", "mixed"),
+    "pruned": ("sparse", "mixed"),
+    "pruned codes": ("compressed-tensors", "gptq", "gptq_v2", "sparse", "mixed"),
 }
 
 
@@ -64,9 +65,9 @@ def check_holds(name: str, layer: str, kind: str, *, dynamic: bool) -> None:
     if name != "dense" and name not in _HOLDS[kind]:
         others = ", ".join(map(repr, (*_HOLDS[kind], "dense")))
         raise CheckpointError(f"{layer} will be {_SAYS[kind]}, which format {name!r} does not hold; write {others}")
-    if dynamic and name == "compressed-tensors":
+    if dynamic and name in ("compressed-tensors", "mixed"):
         raise CheckpointError(
-            f"{layer} will have groups that are no ranges of inputs (act_order='dynamic'), which compressed-tensors is not "
+            f"{layer} will have groups that are no ranges of inputs (act_order='dynamic'), which {name} is not "
             "written with; use act_order 'static' or 'group', or format 'gptq_v2'"
         )
 

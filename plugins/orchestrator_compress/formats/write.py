@@ -144,9 +144,10 @@ def write_contents(
     except CheckpointError:
         (destination / "config.json").unlink()  # what is wrong must not look like a checkpoint
         raise
+    layers = {name: _layer_bytes(chosen, contents, name) for name in contents.weights}
     return Size(
-        payload_bytes=sum(_layer_bytes(chosen, contents, name) for name in contents.weights)
-        + sum(_nbytes(contents.dense, name) for name in contents.dense),
+        layers=layers,
+        payload_bytes=sum(layers.values()) + sum(_nbytes(contents.dense, name) for name in contents.dense),
         header_bytes=header_bytes(destination, files),
         stored_bytes=sum((destination / file).stat().st_size for file in files),
         parameters=counts[0] + sum(weight.shape[0] * weight.shape[1] for weight in contents.weights.values()),

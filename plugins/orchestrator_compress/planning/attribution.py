@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import PlanningError
-from .plan import Plan, problem
+from .plan import Choice, Plan, problem
 from .terms import Group
 
 if TYPE_CHECKING:
@@ -77,16 +77,21 @@ def compare(plan: Plan, measured_objectives: Mapping[str, float]) -> Comparison:
     what changed inputs do to it, and the solver has compensated for those inputs: ratios above 1 that grow with depth
     are the sign of that. Raises PlanningError for layers that were not measured or are not in the plan.
     """
+    return compare_choices(plan.layers, measured_objectives)
+
+
+def compare_choices(choices: Sequence[Choice], measured_objectives: Mapping[str, float]) -> Comparison:
+    """Return the same for choices that were read from the table of a plan."""
     import pyarrow as pa
     from scipy.stats import rankdata
 
-    names = [choice.layer for choice in plan.layers]
+    names = [choice.layer for choice in choices]
     missing, unknown = sorted(set(names) - set(measured_objectives)), sorted(set(measured_objectives) - set(names))
     if missing or unknown:
         raise PlanningError(
             f"measured objectives lack {missing} and have {unknown} that the plan does not; give one a layer"
         )
-    predicted = [choice.objective for choice in plan.layers]
+    predicted = [choice.objective for choice in choices]
     measured = [float(measured_objectives[name]) for name in names]
     if not all(map(math.isfinite, measured)):
         raise PlanningError("measured objectives are not all finite numbers")
@@ -104,7 +109,7 @@ def compare(plan: Plan, measured_objectives: Mapping[str, float]) -> Comparison:
     rows = [
         {
             "layer": names[place],
-            "candidate": plan.layers[place].candidate.name,
+            "candidate": choices[place].candidate.name,
             "predicted": predicted[place],
             "measured": measured[place],
             "ratio": ratios[place],
@@ -113,8 +118,8 @@ def compare(plan: Plan, measured_objectives: Mapping[str, float]) -> Comparison:
     ]
     return Comparison(
         layers=pa.Table.from_pylist(rows, schema=schema),
-        predicted=math.fsum(choice.factor * value for choice, value in zip(plan.layers, predicted, strict=True)),
-        measured=math.fsum(choice.factor * value for choice, value in zip(plan.layers, measured, strict=True)),
+        predicted=math.fsum(choice.factor * value for choice, value in zip(choices, predicted, strict=True)),
+        measured=math.fsum(choice.factor * value for choice, value in zip(choices, measured, strict=True)),
         rank_correlation=float(np.corrcoef(*ranks)[0, 1]) if spread else math.nan,
     )
 

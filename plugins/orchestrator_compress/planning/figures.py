@@ -1,4 +1,4 @@
-"""Two pictures of a plan: what bytes buy, planned and uniform, and how many bits each layer got."""
+"""Pictures of a plan: what bytes buy, planned and uniform, how many bits each layer got, and what became of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from .plan import Plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from .attribution import Comparison
 
 _PLANNED, _UNIFORM, _SOFT = "#4878a8", "#b65d60", "#b9c7d6"
 # Points of the names beside candidates, and pixels of a point at the resolution that figures are laid out in.
@@ -99,6 +101,34 @@ def bits_by_layer(plan: Plan) -> Figure:
     axes.set_xlabel("transformer block")
     axes.set_title(f"{plan.bits_per_weight:.2f} bits per weight, {plan.bytes / 1e6:,.2f} MB", fontsize=10)
     figure.colorbar(image, ax=axes, label="stored bits per weight")
+    return figure
+
+
+def measured_against_planned(comparison: Comparison) -> Figure:
+    """Draw the measured objective of each layer over the one that the plan was chosen by, a point a layer."""
+    figure = Figure(figsize=(5.0, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    rows = [row for row in comparison.layers.to_pylist() if row["predicted"] > 0 and row["measured"] > 0]
+    for name in sorted({row["candidate"] for row in rows}):
+        own = [row for row in rows if row["candidate"] == name]
+        axes.plot(
+            [row["predicted"] for row in own],
+            [row["measured"] for row in own],
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            alpha=0.8,
+            label=name,
+        )
+    ends = [value for row in rows for value in (row["predicted"], row["measured"])]
+    if ends:
+        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=_SOFT, linewidth=1, zorder=0)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel("planned squared output error of a layer")
+    axes.set_ylabel("measured")
+    axes.set_title(f"measured over planned, all layers: {comparison.ratio:.3g}", fontsize=10)
     return figure
 
 

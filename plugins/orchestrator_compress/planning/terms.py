@@ -160,12 +160,19 @@ def tied(layers: list[str], patterns: Iterable[str]) -> list[tuple[str, ...]]:
 
     for pattern in patterns:
         first: dict[tuple[str | None, ...], str] = {}
+        matched = 0
         for layer in layers:
-            found = _compiled(pattern).match(layer)
+            found = _compiled(pattern.removeprefix("re:")).match(layer)
             if found is not None:
+                matched += 1
                 head[find(layer)] = find(first.setdefault(found.groups(), layer))
         if not first:
             raise PlanningError(f"tie pattern {pattern!r} matches no layer{_near(pattern, layers)}")
+        if len(first) == matched:
+            raise PlanningError(
+                f"tie pattern {pattern!r} matches {matched} layers and ties none: layers whose groups match alike are tied, so leave "
+                "out of groups what may differ: (.*)[.](?:q|k|v)_proj"
+            )
     groups: dict[str, list[str]] = {}
     for layer in layers:
         groups.setdefault(find(layer), []).append(layer)
