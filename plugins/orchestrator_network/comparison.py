@@ -17,6 +17,7 @@ _MEDIANS = (
     "end_us",
     "over_bound",
     "fct_mean_us",
+    "max_min_mean_us",
     "fct_p50_us",
     "fct_p99_us",
     "fct_max_us",

@@ -21,7 +21,8 @@ _COUNTS = (
     *("packet_hops", "events", "max_queue_bytes"),
 )
 
-# ``end_us``: when the last flow finished, from 0; ``bound_us``: before which it cannot; ``over_bound``: their quotient.
+# ``max_min_mean_us``: the mean completion time if links were shared max-min fairly, a reference and no bound, as unfair sharing
+# finishes some sooner. ``end_us``: when the last flow finished, from 0; ``bound_us``: before which it cannot; ``over_bound``: their quotient.
 # ``goodput_share``: payload that the busiest receiver got, over what it could have received until the end.
 FLOW_RESULT = pa.schema(
     [
@@ -30,7 +31,7 @@ FLOW_RESULT = pa.schema(
         ("link_gbps", pa.float64()),
         *((name, pa.int64()) for name in ("planes", "slow_links", "link_changes", "seed", "flows", "bytes")),
         *((name, pa.float64()) for name in ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us")),
-        *((name, pa.float64()) for name in ("end_us", "bound_us", "over_bound", "goodput_share")),
+        *((name, pa.float64()) for name in ("max_min_mean_us", "end_us", "bound_us", "over_bound", "goodput_share")),
         *((name, pa.int64()) for name in _COUNTS),
         *((name, pa.float64()) for name in ("mean_link_utilization", "max_link_utilization", "network_capex_usd")),
     ]
@@ -93,6 +94,7 @@ def result_row(
         "flows": summary["flows"],
         "bytes": int(flows["bytes"].to_numpy().sum()),
         **{f"fct_{name}_us": summary["fct_us"][name] for name in ("mean", "p50", "p99", "max")},
+        "max_min_mean_us": summary.get("max_min_mean_us"),
         "end_us": end_us,
         "bound_us": bound_us,
         "over_bound": end_us / bound_us,

@@ -8,6 +8,7 @@ smaller.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -41,6 +42,17 @@ class ChannelOrder:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Barred:
+    """Links that packets to some hosts do not take: ``of`` int64 [hosts], the class of a host; ``links`` bool [classes, links].
+
+    What minimal routing cannot tell apart by costs: a server is crossed before a rail, and not behind it.
+    """
+
+    of: np.ndarray
+    links: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
     """Directed links; every link has its reverse.
 
@@ -48,7 +60,8 @@ class Network:
     ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
     ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
     weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it. ``detours``: packets may leave minimal
-    routes. ``channel_order``: what keeps virtual channels few, None for one that fits any network.
+    routes. ``channel_order``: what keeps virtual channels few, None for one that fits any network. ``barred``: links that
+    packets to some hosts do not take.
     """
 
     hosts: int
@@ -62,6 +75,7 @@ class Network:
     route_weight: np.ndarray | None = None
     detours: Detours | None = None
     channel_order: ChannelOrder | None = None
+    barred: Barred | None = None
 
     @property
     def nodes(self) -> int:
@@ -82,6 +96,20 @@ class Network:
     def trunk_links(self) -> np.ndarray:
         """Return the number of links of every trunk, int64 [trunks]."""
         return np.bincount(self.trunk)
+
+    @property
+    def one_speed(self) -> bool:
+        """Whether all links have the same capacity."""
+        return bool(np.all(self.capacity_bps == self.capacity_bps[0]))
+
+    def classes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield hosts, bool [hosts], that packets may come to over the same links, and those links, bool [links]."""
+        alive = np.ones(self.links, bool) if self.route_weight is None else self.route_weight > 0
+        if self.barred is None:
+            yield np.ones(self.hosts, bool), alive
+            return
+        for number, barred in enumerate(self.barred.links):
+            yield self.barred.of == number, alive & ~barred
 
     def adjacency(self) -> csr_array:
         """Return how many links lead from node to node, [nodes, nodes]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -56,14 +57,14 @@ def packet_parts(
     if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
         said = said | {"trimming": False}
     lossless = lossless or chosen.lossless
-    said = said | _thresholds(topology, wire, lossless, stop_packets, go_packets)
+    said = said | _thresholds(topology, wire, lossless, stop_packets, go_packets, said.get("queue_packets"))
     options = Options(
         lossless=lossless,
         packet_bytes=wire.packet_bytes,
         header_bytes=wire.header_bytes,
         slow=_slow(topology, slow_links),
         changes=_changes(topology.network, link_changes),
-        taper=float(getattr(topology, "oversubscription", 1.0)),
+        taper=float(getattr(topology, "oversubscription", None) or 1.0),
         **said,
     )
     return chosen, find_balancer(load_balancer or chosen.load_balancer), options
@@ -74,7 +75,12 @@ def _named(transport: str | Transport) -> str:
 
 
 def _thresholds(
-    topology: Topology, wire: Wire, lossless: str, stop_packets: int | None, go_packets: int | None
+    topology: Topology,
+    wire: Wire,
+    lossless: str,
+    stop_packets: int | None,
+    go_packets: int | None,
+    queue: int | None,
 ) -> dict[str, int]:
     """Return when links without losses stop and go on, as `Options` takes it; nothing where nothing is said."""
     if stop_packets is None and go_packets is None:
@@ -87,7 +93,7 @@ def _thresholds(
     stop = Options.stop_packets if stop_packets is None else stop_packets
     network = behind_routers(topology.network)
     fabric = describe(network, packet_bytes=wire.packet_bytes, header_bytes=wire.header_bytes, trimming=False)
-    most = queue_packets(fabric)
+    most = queue_packets(replace(fabric, queue=queue))
     if not 1 <= stop <= most:
         raise ValueError(
             f"stop_packets is {stop}; it must be 1 to {most}, the packets that a port of this network holds (the "
@@ -99,7 +105,15 @@ def _thresholds(
 
 def check_no_packets(said: dict[str, Any]) -> None:
     """Refuse what only packets and single links know, by name."""
-    usual = {"delivery": "rud", "trimming_mode": "htsim", "lossless": "none", "stop_packets": None, "go_packets": None}
+    usual: dict[str, Any] = {
+        "queue_packets": None,
+        "ecn_percent": (20.0, 80.0),
+        "delivery": "rud",
+        "trimming_mode": "htsim",
+        "lossless": "none",
+        "stop_packets": None,
+        "go_packets": None,
+    }
     for name, value in said.items():
         if value != usual.get(name, value) or (name not in usual and value):
             raise ValueError(

@@ -12,6 +12,7 @@ WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
 MOST_BIT_ERRORS = 1e-4  # above, no packet of usual size gets through
 STOP_PACKETS = 15  # above which a switch says stop, where nothing is said
 MOST_STOP_PACKETS = 10_000
+MOST_QUEUE_PACKETS = 100_000
 #: Hosts with several links. Each is behind a router, which has a row for every host in the table of routes: 67 MB for these.
 MOST_FORWARDING_HOSTS = 4096
 
@@ -46,6 +47,17 @@ def check_wires(bit_error_rate: float, replay_window: int) -> None:
         )
     if replay_window < 0:
         raise ValueError(f"replay_window is {replay_window}, it must be 0 (none) or more packets")
+
+
+def check_queues(queue_packets: int | None, ecn_percent: tuple[float, float]) -> None:
+    """Refuse ports that hold nothing, and marks that end before they begin."""
+    if queue_packets is not None and not 1 <= queue_packets <= MOST_QUEUE_PACKETS:
+        raise ValueError(f"queue_packets is {queue_packets}, it must be 1 to {MOST_QUEUE_PACKETS}")
+    low, high = ecn_percent
+    if not 0 <= low <= high:
+        raise ValueError(
+            f"ecn_percent is {low:g} and {high:g}; marks begin at 0 or more, and end no sooner than they begin"
+        )
 
 
 def check_delivery(delivery: str, transport: str, *, ordered: bool, credited: bool) -> None:

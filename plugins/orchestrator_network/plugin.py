@@ -92,7 +92,7 @@ def orchestrator_components() -> list[Component]:
         Component(
             kind="topology",
             name="rail_optimized",
-            version="1",
+            version="2",
             entry="orchestrator_network.cluster_components:RailOptimizedBuilder",
             config=RailOptimizedConfig,
             doc="Servers of GPUs on rails below a spine.",

@@ -21,8 +21,12 @@ from scipy.sparse import csr_array
 
 from orchestrator_network.cost import Bill, rail_bill
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Network, Wiring
-from orchestrator_network.routes import Routes, check_pairs, summed_loads
+from orchestrator_network.graph import Barred, Network, Wiring
+from orchestrator_network.routes import Routes, check_pairs, paced, summed_loads
+from orchestrator_network.wire import PS_PER_S
+
+#: Of links, for packets: a way over a spine is shorter than one over two servers, and one inside a server than over rails.
+_RAIL_COST, _LOCAL_COST = 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +157,7 @@ class RailOptimized:
             trunk=host,
             back=self.hosts + host,
             latency_ps=self.latency_ps,
+            route_cost=_RAIL_COST,
         )
         wiring.cable(
             host,
@@ -160,6 +165,7 @@ class RailOptimized:
             trunk=2 * self.hosts + host,
             back=3 * self.hosts + host,
             latency_ps=self._inside_ps,
+            route_cost=_LOCAL_COST,
             link_bps=self.local_gbps * 1e9,
         )
         if self.uplinks:
@@ -169,12 +175,21 @@ class RailOptimized:
                 trunk=4 * self.hosts + leaf[:, None],
                 back=4 * self.hosts + self.leaves + leaf[:, None],
                 latency_ps=self.latency_ps,
+                route_cost=_RAIL_COST,
             )
         names = [f"node{i // self.gpus_per_node}.gpu{i % self.gpus_per_node}" for i in host]
         names += [f"node{i}.switch" for i in range(self.nodes)]
         names += [f"unit{i // self.gpus_per_node}.rail{i % self.gpus_per_node}" for i in leaf]
         names += [f"spine{i}" for i in range(self.uplinks)]
-        return wiring.network(self.hosts, tuple(names), self.link_bps)
+        built = wiring.network(self.hosts, tuple(names), self.link_bps)
+        if self.cross_rail == "spine":
+            return built
+        # A GPU sends into its rail what is for its rail alone, so that servers are crossed before rails, and spines never between them.
+        rail = host % self.gpus_per_node
+        up = np.flatnonzero((built.source < self.hosts) & (built.target >= first_leaf))
+        barred = np.zeros((self.gpus_per_node, built.links), bool)
+        barred[:, up] = rail[built.source[up]] != np.arange(self.gpus_per_node)[:, None]
+        return replace(built, barred=Barred(of=rail, links=barred))
 
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
         """Send every flow its way, in closed form; WorkloadError for impossible pairs."""
@@ -206,8 +221,13 @@ class RailOptimized:
         for flows, link_ps in ((crosses, self._inside_ps), (away, self.latency_ps), (far, self.latency_ps)):
             latency_ps[flows] += 2.0 * link_ps
             hops[flows] += 2.0
-        return Routes(
-            share=csr_array((np.ones(len(row)), (row, column)), shape=shape), latency_ps=latency_ps, hops=hops
+        local_ps, rail_ps = (8 * PS_PER_S / (gbps * 1e9) for gbps in (self.local_gbps, self.link_gbps))
+        inside = np.bincount(crosses, minlength=len(sources)) * 2.0
+        share = csr_array((np.ones(len(row)), (row, column)), shape=shape)
+        return paced(
+            Routes(share=share, latency_ps=latency_ps, hops=hops),
+            inside * local_ps + (hops - inside) * rail_ps,
+            self.network.trunk_bps,
         )
 
     def loads(self, demand: np.ndarray) -> np.ndarray:

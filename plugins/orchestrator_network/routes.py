@@ -12,24 +12,32 @@ sources instead of links x sources x targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.fairness import alone_rates
 from orchestrator_network.graph import Network
 
+_PS_A_BYTE = 8e12  # at 1 bit per second
 _CELLS = 4_000_000  # dense working set of one block, in array cells
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Routes:
-    """Routes of flows: ``share`` [flows, trunks]; ``latency_ps``, ``hops`` float64 [flows], means over its paths."""
+    """Routes of flows: ``share`` [flows, trunks]; ``latency_ps``, ``hops`` float64 [flows], means over its paths.
+
+    Where links have several speeds, ``stored_ps`` and ``paced_ps`` float64 [flows], ps a byte: what all links of a path take
+    together, and what the flow takes at the rate that it has alone.
+    """
 
     share: csr_array
     latency_ps: np.ndarray
     hops: np.ndarray
+    stored_ps: np.ndarray | None = None
+    paced_ps: np.ndarray | None = None
 
 
 def check_pairs(hosts: int, sources: np.ndarray, targets: np.ndarray) -> None:
@@ -102,11 +110,19 @@ def minimal_routes(network: Network, sources: np.ndarray, targets: np.ndarray) -
 def routes_over_links(network: Network, share: csr_array) -> Routes:
     """Return the routes of flows that send ``share`` [flows, links] of their bytes over every single link."""
     member = csr_array((np.ones(network.links), (np.arange(network.links), network.trunk)))
-    return Routes(
+    routes = Routes(
         share=csr_array(share @ member),
         latency_ps=np.asarray(share @ network.latency_ps.astype(float)),
         hops=np.asarray(share.sum(axis=1)),
     )
+    if network.one_speed:
+        return routes
+    return paced(routes, np.asarray(share @ (_PS_A_BYTE / network.capacity_bps)), network.trunk_bps)
+
+
+def paced(routes: Routes, stored_ps: np.ndarray, trunk_bps: np.ndarray) -> Routes:
+    """Return the routes with what their links take a byte, float64 [flows], and what that alone makes of it."""
+    return replace(routes, stored_ps=stored_ps, paced_ps=_PS_A_BYTE / alone_rates(routes.share, trunk_bps))
 
 
 def summed_loads(route: Callable[[np.ndarray, np.ndarray], Routes], demand: np.ndarray, trunks: int) -> np.ndarray:

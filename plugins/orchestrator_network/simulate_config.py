@@ -12,6 +12,7 @@ from orchestrator_network.packet_rules import (
     MOST_FORWARDING_HOSTS,
     check_delivery,
     check_entropies,
+    check_queues,
     check_sizes,
     check_thresholds,
     check_wires,
@@ -38,6 +39,8 @@ _OF_WORKLOADS = (
     "link_retry",
     "security_bytes",
     "replay_window",
+    "queue_packets",
+    "ecn_percent",
     "sample_us",
     "trace_flows",
 )
@@ -117,6 +120,8 @@ class SimulateConfig:
     link_retry         links that send again what bit errors spoil
     security_bytes     more a header (28: Ultra Ethernet's)
     replay_window      packets before the newest that are still taken; 0: all
+    queue_packets      that every port holds; null: the bandwidth-delay product of the longest path, at the rate of its link
+    ecn_percent        of them: from where on some packets are marked, and from where on all
     sample_us          how often queues and windows are looked at in the first seed, kept as outputs `queues` and `windows`;
                        null: 200 times until the bound, for figures alone
     trace_flows        whose windows: numbers of flows, or how many
@@ -168,6 +173,8 @@ class SimulateConfig:
     link_retry: bool = False
     security_bytes: int = 0
     replay_window: int = 0
+    queue_packets: int | None = None
+    ecn_percent: tuple[float, float] = (20.0, 80.0)
     sample_us: float | None = None
     trace_flows: int | tuple[int, ...] | None = None
     figures: bool = field(default=True, metadata={"identity": False})  # kept beside the result, no part of it
@@ -292,6 +299,7 @@ class SimulateConfig:
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links and packets; set fidelity: packet"
             )
         check_wires(self.bit_error_rate, self.replay_window)
+        check_queues(self.queue_packets, self.ecn_percent)
         transport = str(self.transport)
         meant = "pfc" if transport in ORDERED else "none" if transport in TRANSPORTS else None
         check_thresholds(self.lossless or meant, self.stop_packets, self.go_packets)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.transports.base import Transport
 
 Fidelity = Literal["packet", "flow", "analytic"]
+MOST_SHARED = 20_000  # flows whose fair shares are worked out beside a packet run
 _LONGEST_S = 2**62 / PS_PER_S  # half of what an int64 of picoseconds holds: 53 days
 
 
@@ -77,6 +78,8 @@ def simulate(
     link_retry: bool = False,
     security_bytes: int = 0,
     replay_window: int = 0,
+    queue_packets: int | None = None,
+    ecn_percent: tuple[float, float] = (20.0, 80.0),
     progress: Callable[[int, int], None] | None = None,
     sample_us: float | Literal["auto"] | None = None,
     trace_flows: int | Sequence[int] | None = None,
@@ -98,7 +101,9 @@ def simulate(
     many were ``lost``. ``trimming_mode`` `spec`: the arrival is trimmed, to 24 bytes, and headers and control have half of a
     busy port and not all they want. ``bit_error_rate`` of the wires, which ``link_retry`` hides. ``security_bytes`` more a
     header (28 for Ultra Ethernet's: 12 and a tag of 16), and a receiver that refuses packets sent more than
-    ``replay_window`` packets before the newest (0: none). ``sample_us``: at fidelity
+    ``replay_window`` packets before the newest (0: none). ``queue_packets`` that every port holds (None: the
+    bandwidth-delay product of the longest path, at the rate of its link) and ``ecn_percent`` of them between which more and more
+    packets are marked. ``sample_us``: at fidelity
     ``packet``, look at queues and arrivals so often (``auto``: 200 times until the bound), and at
     windows of ``trace_flows`` (numbers, or how many); what is simulated stays the same to the bit. Raises TopologyError and
     WorkloadError (both ValueError) for what cannot be carried.
@@ -120,6 +125,8 @@ def simulate(
         "link_retry": link_retry,
         "security_bytes": security_bytes,
         "replay_window": replay_window,
+        "queue_packets": queue_packets,
+        "ecn_percent": ecn_percent,
     }
     if fidelity == "packet":
         wire = replace(wire, header_bytes=wire.header_bytes + security_bytes)
@@ -158,6 +165,8 @@ def simulate(
     columns |= dict.fromkeys(("retransmissions", "trims", "marks", "entropies"), none)
     flows = flow_table(workload, alone_ps(lowered, capacity) + back_ps, columns)
     summary = {"fidelity": fidelity} | summarize(flows, bound_ps(lowered, workload, capacity, back_ps))
+    summary |= {"max_min_mean_us": summary["fct_us"]["mean"] if fidelity == "flow" else None}
+    summary |= {"packet_hops": None, "packet_hops_per_s": None}
     trunk_bits = lowered.bits @ lowered.routes.share
     links = link_table(topology.network, trunk_bits, int(flows["finish_ps"].to_numpy().max()))
     return Result(flows=flows, links=links, summary=summary | {"events": trace.events} | cost_of(began))
@@ -192,8 +201,23 @@ def _packets(
     cost = cost_of(began)
     summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
     summary["packet_hops_per_s"] = trace.packet_hops / trace.wall_s
+    summary["max_min_mean_us"] = max_min_mean_us(topology, workload, wire, answered=options.delivery != "uud")
     samples = None if sampler is None else samples_of(sampler, trace, windowed=transport.windowed)
     return Result(flows=flows, links=links, summary=summary, samples=samples)
+
+
+def max_min_mean_us(topology: Topology, workload: Workload, wire: Wire, *, answered: bool = True) -> float | None:
+    """Return the mean completion time if links were shared max-min fairly, in microseconds: a reference, and no bound.
+
+    None where routes depend on queues, and for more than `MOST_SHARED` flows.
+    """
+    detours = topology.network.detours
+    if len(workload) > MOST_SHARED or (detours is not None and detours.rule != "valiant"):
+        return None
+    lowered = lower_flows(topology, workload, wire)
+    trace = run(lowered.program, topology.network.trunk_bps, sharing="max_min")
+    back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps) if answered else 0
+    return float((trace.finish_ps + back_ps - trace.start_ps).mean() / 1e6)
 
 
 def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answered: bool = True) -> Bounds:
@@ -210,7 +234,7 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
     routes = lowered.routes
-    if np.any(network.degree()[: network.hosts] > 1):
+    if np.any(network.degree()[: network.hosts] > 1) or not network.one_speed:
         return forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours)
     if detours:
         of_hosts = np.zeros(len(network.trunk_bps))

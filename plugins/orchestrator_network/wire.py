@@ -3,7 +3,7 @@
 A message of S bytes is cut into packets of `packet_bytes` with a header of `header_bytes` each: wire(S) = S +
 header * ceil(S / (packet - header)). Alone on h links of one rate its last byte arrives after wire * 8 / rate + h *
 latency + (h - 1) * packet * 8 / rate (every switch stores and forwards), and its sender knows h * (latency + header
-* 8 / rate) later.
+* 8 / rate) later. On links of several rates the slowest takes the place of the one, and all others store a packet each.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Wire:
     def arrival_ps(self, routes: Routes, wire_bits: np.ndarray | float, link_bps: float) -> np.ndarray:
         """Return what passes after the last bit has left until it arrives, int64 [flows] in picoseconds."""
         packet_bits = np.minimum(self.packet_bytes * 8.0, wire_bits)
-        return np.rint(routes.latency_ps + (routes.hops - 1) * packet_bits / link_bps * PS_PER_S).astype(np.int64)
+        stored_ps = (routes.hops - 1) * packet_bits / link_bps * PS_PER_S
+        if routes.stored_ps is not None:
+            stored_ps = packet_bits / 8 * _behind_ps(routes)
+        return np.rint(routes.latency_ps + stored_ps).astype(np.int64)
 
     def shortest_arrival_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
         """Return what passes at least after the last bit of a message has left until it arrives, int64 [flows] in ps.
@@ -62,6 +65,8 @@ class Wire:
         """
         last = self.bits(payload_bytes) / 8 - (self.packets(payload_bytes) - 1) * self.packet_bytes
         stored_ps = (routes.hops - 1) * last * 8 / link_bps * PS_PER_S
+        if routes.stored_ps is not None:
+            stored_ps = last * _behind_ps(routes)
         return np.asarray(np.rint(routes.latency_ps + stored_ps), np.int64)
 
     def overtaking_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
@@ -82,4 +87,14 @@ class Wire:
 
     def acknowledge_ps(self, routes: Routes, link_bps: float) -> np.ndarray:
         """Return what passes from arrival until the sender has the last acknowledgement, int64 [flows] in ps."""
-        return np.rint(routes.latency_ps + routes.hops * self.header_bytes * 8 / link_bps * PS_PER_S).astype(np.int64)
+        stored_ps = routes.hops * self.header_bytes * 8 / link_bps * PS_PER_S
+        if routes.stored_ps is not None:
+            stored_ps = self.header_bytes * routes.stored_ps
+        return np.rint(routes.latency_ps + stored_ps).astype(np.int64)
+
+
+def _behind_ps(routes: Routes) -> np.ndarray:
+    """Return the ps a byte of all links but the one that sets the pace, float64 [flows]."""
+    assert routes.stored_ps is not None
+    assert routes.paced_ps is not None
+    return np.asarray(np.maximum(routes.stored_ps - routes.paced_ps, 0))

@@ -20,10 +20,21 @@ from orchestrator_network.topology import Topology
 from orchestrator_network.wire import Wire
 from orchestrator_network.workload_components import Asked
 
-_TIMES = ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us", "over_bound", "goodput_share")
+_TIMES = (
+    *("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us"),
+    *("over_bound", "goodput_share", "max_min_mean_us"),
+)
 _OF_PACKETS = (
     *("entropies", "trimming", "delivery", "lossless", "stop_packets", "go_packets"),
-    *("trimming_mode", "bit_error_rate", "link_retry", "security_bytes", "replay_window"),
+    *(
+        "trimming_mode",
+        "bit_error_rate",
+        "link_retry",
+        "security_bytes",
+        "replay_window",
+        "queue_packets",
+        "ecn_percent",
+    ),
 )
 _COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts")
 
@@ -169,6 +180,7 @@ def _headline(config: SimulateConfig, medians: dict[str, float | None]) -> dict[
         "variant": f"{config.workload}, {_name(config)}",
         "bound_us": medians["bound_us"],
         "mean_us": medians["fct_mean_us"],
+        "max_min_mean_us": medians["max_min_mean_us"],
         "ours_us": medians["end_us"],
         "vs_bound_percent": None if over is None else 100 * (over - 1),
     }
@@ -183,7 +195,7 @@ def _facts(ctx: Context, runs: Sequence[SeedRun]) -> None:
     ctx.fact("simulate_s", wall_s, "s", "measured", phase="simulate", n=len(runs))
     ctx.fact("simulate_events", events, "1", "counted", phase="simulate", n=len(runs))
     ctx.fact("simulate_peak_rss_bytes", peak_bytes, "byte", "measured", phase="simulate", n=len(runs))
-    hops = sum(one.get("packet_hops", 0) for one in summaries)
+    hops = sum((one.get("packet_hops") or 0) for one in summaries)
     if hops:
         ctx.fact("simulate_packet_hops", hops, "1", "counted", phase="simulate", n=len(runs))
         rate = hops / max(wall_s, 1e-9)

@@ -1,19 +1,22 @@
-"""What no packet beats where hosts forward: a bound for every flow alone, and one for when the last of all is over.
+"""What no packet beats where hosts forward or links have several speeds: bounds for every flow alone, and for the last of all.
 
 Switches split a flow among the next hops of its minimal paths, and a load balancer decides how, so nothing is known of
-its shares; what is certain is over which links it may leave its source and reach its target, how many links it crosses,
-and that every packet is stored at each of them, and at both of the inner links of `routers`. With s1 and sn the bytes of
-the first and of the last packet, w those of all n, h links of b ps a byte, i and e ps a byte of the injection and ejection
-links, and c the ps a byte of all links together over which it may leave (or reach its target), a flow arrives no sooner
-than its latency after the greatest of
+its shares; what is certain is over which links it may leave its source and reach its target, what all links of a path take
+for a byte at least, and that every packet is stored at each of them, and at both of the inner links of `routers`. With s1 and
+sn the bytes of the first and of the last packet, w those of all n, and in ps a byte: t of all links of a path together, f and
+l of the slowest link over which it may leave or reach its target, i and e of the injection and ejection links (0 where a
+host has one link), and c of all links together over which it may leave (or reach its target), a flow arrives no sooner than
+its latency after the greatest of
 
-    s1 i + w c + (h - 1) sn b + sn e                                     all leave the source, the last one crosses
-    min(s1 i + (h - 1) s1 b, w i + (h - 1) sn b) + w c + sn e            one crosses, then all reach the target
-    (n - 1) s i + h s b + s e                                            the last full packet of s bytes, where n > 1
+    s1 i + w c + sn (t - f) + sn e                                       all leave the source, the last one crosses
+    min(s1 i + s1 (t - l), w i + sn (t - l)) + w c + sn e                one crosses, then all reach the target
+    (n - 1) s i + s t + s e                                              the last full packet of s bytes, where n > 1
+    min(s1, sn) (i + t - m + e) + w m                                    all cross a link of m that every path shares
 
-and it is over when a header has come back. With one path the second is what happens (see `routers`). Of all flows
-together the first two hold for those of a source and of a target; every link that all minimal paths of some flows share
-carries all of them; and all links together carry every byte as often as it crosses a link.
+and it is over when a header has come back. With one path the second is what happens where links are alike (see `routers`),
+and with full packets the fourth is where they are not. Of all flows together the first two hold for those of a source and of a target; every
+link that all minimal paths of some flows share carries all of them; and all links together carry every byte as often as it
+crosses a link.
 """
 
 from __future__ import annotations
@@ -59,23 +62,29 @@ def forwarding_bounds(
     are over when their last packet arrives. With ``detours`` they may leave and arrive over any link.
     """
     source, target = workload.source, workload.target
-    first, last, latency_ps = _ways(network, source, target)
-    if detours:
+    if network.barred is None:
+        first, last, latency_ps = _ways(network, source, target)
+    else:  # routes are no shortest paths, and known
+        latency_ps = routes.latency_ps
+    if detours or network.barred is not None:
         first, last = _ports(network)[source], _ports(network)[target]
     each = _ps_per_byte(network.capacity_bps)
-    inner = _ps_per_byte(np.bincount(network.source, network.capacity_bps, network.nodes)[: network.hosts])
-    link, hops = each.min(), np.floor(routes.hops + 1e-6)
+    several = bool(np.any(network.degree()[: network.hosts] > 1))
+    inner = _ps_per_byte(np.bincount(network.source, network.capacity_bps, network.nodes)[: network.hosts]) * several
+    hops = np.floor(routes.hops + 1e-6)
+    stored = _least_stored(network, routes, source, target, each) if not detours else hops * each.min()
+    leaves, enters = (np.where(links >= 0, each[links], 0).max(axis=1) for links in (first, last))
     packets = wire.packets(workload.size_bytes)
     total = wire.bits(workload.size_bytes) / 8
     short = total - (packets - 1) * wire.packet_bytes
     begin = np.where(packets > 1, wire.packet_bytes, short)
     out_ps, in_ps = inner[source], inner[target]
-    crossing_ps = (hops - 1) * short * link + short * in_ps + latency_ps
-    reach_ps = np.minimum(begin * out_ps + (hops - 1) * begin * link, total * out_ps + (hops - 1) * short * link)
-    reach_ps += latency_ps
-    full_ps = (packets - 1) * begin * out_ps + hops * begin * link + begin * in_ps + latency_ps
+    crossing_ps = short * np.maximum(stored - leaves, 0) + short * in_ps + latency_ps
+    behind = np.maximum(stored - enters, 0)
+    reach_ps = np.minimum(begin * out_ps + begin * behind, total * out_ps + short * behind) + latency_ps
+    full_ps = (packets - 1) * begin * out_ps + begin * stored + begin * in_ps + latency_ps
     header = wire.header_bytes
-    back_ps = (header * (in_ps + out_ps) + hops * header * link + latency_ps) * answered
+    back_ps = (header * (in_ps + out_ps) + header * stored + latency_ps) * answered
     # A packet takes a whole number of ps, up to half of one less than these products where those are none.
     rounded = 0.5 * (packets + 2 * hops + 4) if np.any(np.concatenate([each, inner]) % 1) else 0.0
     arrive_ps = np.maximum(
@@ -83,6 +92,11 @@ def forwarding_bounds(
         reach_ps + total * _together(last, each) + short * in_ps,
     )
     arrive_ps = np.where(packets > 1, np.maximum(arrive_ps, full_ps), arrive_ps)
+    if network.route_weight is None and not detours:
+        slowest = _slowest_shared(network, routes, each)
+        rest = np.maximum(out_ps + stored - slowest + in_ps, 0)
+        shared_ps = np.minimum(begin, short) * rest + total * slowest + latency_ps
+        arrive_ps = np.where(slowest > 0, np.maximum(arrive_ps, shared_ps), arrive_ps)
     alone_ps = np.floor(arrive_ps + back_ps - rounded).astype(np.int64)
 
     start_ps = workload.start_ps
@@ -97,6 +111,32 @@ def forwarding_bounds(
     return Bounds(
         alone_ps=alone_ps, back_ps=np.ceil(back_ps).astype(np.int64), end_ps=int(np.floor(max(ends) - np.sum(rounded)))
     )
+
+
+def _least_stored(
+    network: Network, routes: Routes, source: np.ndarray, target: np.ndarray, each: np.ndarray
+) -> np.ndarray:
+    """Return the ps a byte of all links of the minimal path of each flow that takes least, float64 [flows]."""
+    if network.one_speed:
+        return np.asarray(np.floor(routes.hops + 1e-6) * each[0])
+    if network.barred is not None:
+        assert routes.stored_ps is not None, "where packets are kept from links, routes say what theirs take"
+        return routes.stored_ps
+    ends, at = np.unique(source, return_inverse=True)
+    # In units of 1/256 ps, so that sums are whole numbers.
+    distance = dijkstra(lightest(network, network.route_cost * _COST + each * 256), indices=ends)
+    return np.asarray(distance[at, target] % _COST / 256)
+
+
+def _slowest_shared(network: Network, routes: Routes, each: np.ndarray) -> np.ndarray:
+    """Return the ps a byte of the slowest link that all paths of a flow share, float64 [flows], 0 where they share none."""
+    share = routes.share.tocoo()
+    alone = (share.data > 1 - 1e-9) & (network.trunk_links[share.coords[1]] == 1)
+    of_trunk = np.zeros(len(network.trunk_bps))
+    of_trunk[network.trunk] = each
+    slowest = np.zeros(share.shape[0])
+    np.maximum.at(slowest, share.coords[0][alone], of_trunk[share.coords[1][alone]])
+    return slowest
 
 
 def _ps_per_byte(capacity_bps: np.ndarray) -> np.ndarray:

@@ -168,7 +168,10 @@ def prepare(
 
     ``held`` bool [flows]: flows that wait for something beside other flows, which is no business of the kernel's.
     """
-    fabric = replace(fabric, credited=transport.credit is not None)
+    low, high = options.ecn_percent
+    fabric = replace(
+        fabric, credited=transport.credit is not None, queue=options.queue_packets, ecn=(low / 100, high / 100)
+    )
     if int(network.latency_ps.max()) > LONGEST or queue_packets(fabric) * fabric.packet_bytes > LONGEST // 2:
         raise WorkloadError(
             f"a link has a latency of {int(network.latency_ps.max())} ps and a queue of {queue_packets(fabric)} packets; "

@@ -1,13 +1,13 @@
 """From a network to the arrays of the kernel: ports, queue sizes, ECN thresholds, routing tables.
 
-Queues hold the bandwidth-delay product of the longest path, rounded up to whole packets; ECN marks from 20 % to 80 %
-of that in packets, each rounded up.
+Queues hold the bandwidth-delay product of the longest path, at the rate of their own link, rounded up to whole packets; ECN
+marks from 20 % to 80 % of that in packets, each rounded up.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -52,8 +52,8 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
     real = real_links(network)
     rate_bps = float(network.capacity_bps[:real].max())
     inner = np.arange(network.links) >= real
-    per_link_ps = (packet_bytes + header_bytes) * 8 / np.where(inner, network.capacity_bps, rate_bps) * PS_PER_S
-    weights = lightest(network, 2 * network.latency_ps + per_link_ps)
+    per_link_ps = (packet_bytes + header_bytes) * 8 / network.capacity_bps * PS_PER_S
+    weight = 2 * network.latency_ps + per_link_ps
     counted = lightest(network, np.where(inner, _UNSEEN, 1.0))
     # Hosts on one switch are alike, so the longest path is that between the first hosts of two switches.
     tor = np.full(network.hosts, -1)
@@ -63,12 +63,16 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
     second = np.setdiff1d(np.arange(network.hosts), first)
     some = np.concatenate([first, second[:1]])
     longest_ps = hops = more_ps = more_hops = 0.0
-    for begin in range(0, len(some), _SOURCES):
-        part = some[begin : begin + _SOURCES]
-        longest_ps = max(longest_ps, dijkstra(weights, indices=part)[:, : network.hosts].max())
-        hops = max(hops, dijkstra(counted, indices=part)[:, : network.hosts].max())
+    for to, taken in network.classes():
+        weights = lightest(network, np.where(taken, weight, np.inf))
+        steps = lightest(network, np.where(taken, np.where(inner, _UNSEEN, 1.0), np.inf))
+        for begin in range(0, len(some), _SOURCES):
+            part = some[begin : begin + _SOURCES]
+            longest_ps = max(longest_ps, dijkstra(weights, indices=part)[:, : network.hosts][:, to].max())
+            hops = max(hops, dijkstra(steps, indices=part)[:, : network.hosts][:, to].max())
     if network.detours is not None:
-        out = lightest(network, network.latency_ps + packet_bytes * 8 / np.where(inner, np.inf, rate_bps) * PS_PER_S)
+        sent_ps = packet_bytes * 8 / np.where(inner, np.inf, network.capacity_bps) * PS_PER_S
+        out = lightest(network, network.latency_ps + sent_ps)
         homes = np.unique(tor)
         for begin in range(0, len(homes), _SOURCES):
             part = homes[begin : begin + _SOURCES]
@@ -95,8 +99,16 @@ def lightest(network: Network, weight: np.ndarray) -> csr_array:
 
 
 def queue_packets(fabric: Fabric) -> int:
-    """Return the bandwidth-delay product in whole packets, rounded up."""
-    return math.ceil(fabric.rtt_ps / PS_PER_S * fabric.rate_bps / 8 / fabric.packet_bytes)
+    """Return how many packets a port of the fastest link holds: what was asked for, or the bandwidth-delay product, rounded up."""
+    return fabric.queue or math.ceil(fabric.rtt_ps / PS_PER_S * fabric.rate_bps / 8 / fabric.packet_bytes)
+
+
+def _queues(fabric: Fabric, capacity_bps: np.ndarray) -> np.ndarray:
+    """Return how many packets every port holds, float64 [links]; links that no result shows hold what the fastest does."""
+    if fabric.queue:
+        return np.full(len(capacity_bps), float(fabric.queue))
+    rates, which = np.unique(np.minimum(capacity_bps, fabric.rate_bps), return_inverse=True)
+    return np.array([queue_packets(replace(fabric, rate_bps=float(rate))) for rate in rates], float)[which]
 
 
 def wire_up(
@@ -123,12 +135,12 @@ def wire_up(
     share = np.ones(network.links)
     share[slow] = slow_to
     share = share[order]
-    queue = queue_packets(fabric)
+    queue = _queues(fabric, network.capacity_bps[order])
     links["latency"] = network.latency_ps[order]
     to_host = network.target[order] < hosts
     links["limit"] = queue * fabric.packet_bytes * share * np.where(to_host, last_hop, 1.0)
-    links["mark_from"] = math.ceil(queue * 0.2) * fabric.packet_bytes * share
-    links["mark_all"] = math.ceil(queue * 0.8) * fabric.packet_bytes * share
+    links["mark_from"] = np.ceil(queue * fabric.ecn[0]) * fabric.packet_bytes * share
+    links["mark_all"] = np.ceil(queue * fabric.ecn[1]) * fabric.packet_bytes * share
     if fabric.credited:  # what the last port does is the receiver's business, who knows without a mark
         links["mark_from"][to_host] = 2**31 - 1
     links["to"] = network.target[order]
@@ -154,16 +166,22 @@ def _tables(network: Network, number: np.ndarray) -> dict[str, np.ndarray]:
     homes, group = np.unique(home, return_inverse=True)
     alive = np.ones(network.links, bool) if network.route_weight is None else network.route_weight > 0
     between = np.flatnonzero((network.source >= hosts) & (network.target >= hosts) & alive)
+    barred = np.zeros((len(between), len(homes)), bool)
     source, target = network.source[between] - hosts, network.target[between] - hosts
     cost = network.route_cost[between].astype(float)
-    reverse = lightest(network, np.where(alive, network.route_cost, np.inf)).T.tocsr()[hosts:, hosts:]
-    distance = np.ascontiguousarray(dijkstra(reverse, indices=homes).T)  # from every switch to all homes
+    distance = np.empty((switches, len(homes)))  # from every switch to all homes
+    for to, taken in network.classes():
+        own = np.unique(group[to])
+        reverse = lightest(network, np.where(taken, network.route_cost, np.inf)).T.tocsr()[hosts:, hosts:]
+        distance[:, own] = dijkstra(reverse, indices=homes[own]).T
+        barred[np.ix_(~taken[between], own)] = True
     area, home_area, inside = _areas(network, homes)
     nearest = [distance[:, home_area == one].min(axis=1) for one in range(inside.shape[1])]
     distance = np.column_stack([distance, *nearest])
     here = np.column_stack([homes == np.arange(switches)[:, None], inside])
     by_source = np.lexsort((number[between], source))
     source, target, cost, links = source[by_source], target[by_source], cost[by_source], number[between][by_source]
+    barred = np.column_stack([barred[by_source], np.zeros((len(between), len(nearest)), bool)])
     routes = np.zeros(here.shape, np.int32)
     ports: list[int] = []
     bounds = np.searchsorted(source, np.arange(switches + 1))
@@ -173,6 +191,7 @@ def _tables(network: Network, number: np.ndarray) -> dict[str, np.ndarray]:
         if first == last:  # all hosts hang here
             continue
         near = distance[switch] == distance[target[first:last]] + cost[first:last, None]  # costs are whole numbers
+        near &= ~barred[first:last]
         words = np.ascontiguousarray(np.packbits(near, axis=0).T)
         _, one_of, which = np.unique(words.view(f"V{words.shape[1]}").ravel(), return_index=True, return_inverse=True)
         entries = np.zeros(len(one_of), np.int32)

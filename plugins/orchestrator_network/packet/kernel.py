@@ -73,10 +73,12 @@ LINE = 64  # bytes of a cache line
 
 @inner
 def emptiest(s: State, first: int, count: int, now: int) -> int:
-    """Return the port that holds the least data, a random one of equals."""
+    """Return the port that holds the least data, a random one of equals; one that is down holds none and takes none."""
     best, least, equals = EMPTY, NEVER, 0
     for i in range(first, first + count):
         port = s.ports[i]
+        if s.links[port].limit < 0:
+            continue
         catch_up(s, port, now)
         held = s.links[port].low_bytes
         if held < least:
@@ -85,7 +87,7 @@ def emptiest(s: State, first: int, count: int, now: int) -> int:
             equals += 1
             if (draw_port(s, s.ports[first]) * equals) >> 31 == 0:
                 best = port
-    return best
+    return s.ports[first] if best == EMPTY else best
 
 
 @inlined

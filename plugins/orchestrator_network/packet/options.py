@@ -12,6 +12,7 @@ from orchestrator_network.packet_rules import (
     TRIMMING_MODES,
     check_entropies,
     check_one_of,
+    check_queues,
     check_sizes,
     check_wires,
 )
@@ -31,7 +32,8 @@ class Options:
     packet, `uud` datagrams. ``trimming_mode`` `spec`: what finds no room is trimmed to 24 bytes, ports to hosts hold half
     as much again, and control and headers get ``high_share`` of a busy port. ``bit_error_rate`` of wires, and whether links
     retry. ``security_bytes`` of the headers are for security, which refuses packets that are sent ``replay_window``
-    packets before the newest that arrived (0: none).
+    packets before the newest that arrived (0: none). ``queue_packets`` that every port holds (None: the bandwidth-delay product
+    of its link) and ``ecn_percent`` of them from which some and to which all packets are marked.
     """
 
     packet_bytes: int = 4150
@@ -54,6 +56,8 @@ class Options:
     link_retry: bool = False
     security_bytes: int = 0
     replay_window: int = 0
+    queue_packets: int | None = None
+    ecn_percent: tuple[float, float] = (20.0, 80.0)
 
     def __post_init__(self) -> None:
         for name, known in (("lossless", tuple(LOSSLESS)), ("delivery", DELIVERIES), ("trimming_mode", TRIMMING_MODES)):
@@ -66,6 +70,7 @@ class Options:
         check_entropies(self.entropies)
         check_sizes(self.packet_bytes, self.header_bytes)
         check_wires(self.bit_error_rate, self.replay_window)
+        check_queues(self.queue_packets, self.ecn_percent)
         if not 1 / 256 <= self.high_share < 1:
             raise ValueError(
                 f"high_share is {self.high_share}, it must be at least 1/256 and below 1; usual are 0.25 to 0.5"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import ChannelOrder, Detours, Network
+from orchestrator_network.graph import Barred, ChannelOrder, Detours, Network
 from orchestrator_network.packet_rules import MOST_FORWARDING_HOSTS
 
 
@@ -64,6 +64,7 @@ def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
         route_weight=None if weight is None else joined(weight, ones, ones),
         detours=_with_hosts(network, count),
         channel_order=_with_links(network, 2 * count),
+        barred=_barred(network, 2 * count, hosts_more=count),
         real_links=network.links,
     )
 
@@ -103,8 +104,19 @@ def behind_routers(network: Network) -> Network:
         route_weight=None if weight is None else joined(weight, ones, ones),
         detours=_moved(network),
         channel_order=_with_links(network, 2 * hosts),
+        barred=_barred(network, 2 * hosts),
         real_links=network.links,
     )
+
+
+def _barred(network: Network, links_more: int, *, hosts_more: int = 0) -> Barred | None:
+    """Return what is barred in a network with so many links more, which nobody is kept from, and hosts of no class."""
+    if network.barred is None:
+        return None
+    classes = len(network.barred.links) + (hosts_more > 0)
+    links = np.zeros((classes, network.links + links_more), bool)
+    links[: len(network.barred.links), : network.links] = network.barred.links
+    return Barred(of=np.concatenate([network.barred.of, np.full(hosts_more, classes - 1)]), links=links)
 
 
 def _with_hosts(network: Network, count: int) -> Detours | None:

@@ -18,7 +18,8 @@ class Fabric:
 
     ``rate_bps`` of the fastest link; ``rtt_ps`` of the longest path without load, a full packet out and a header back;
     ``host_bps`` of all links of the fastest host together, 0 for one link a host; ``credited``: the receiver's credit
-    limits the sender too.
+    limits the sender too. ``queue`` packets that a port holds, None for the bandwidth-delay product of its own rate; ``ecn``: from
+    which and to which share of them marks are set.
     """
 
     rate_bps: float
@@ -29,6 +30,8 @@ class Fabric:
     hops: int
     credited: bool = False
     host_bps: float = 0.0
+    queue: int | None = None
+    ecn: tuple[float, float] = (0.2, 0.8)
 
     @property
     def payload_bytes(self) -> int:

@@ -1,0 +1,194 @@
+"""Links of several speeds: what is exact for a flow alone, what nothing beats, and ways that costs do not tell apart."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator_network import FatTree, Wire, simulate, workloads
+from orchestrator_network.graph_topology import Cable, GraphTopology
+from orchestrator_network.rail_optimized import RailOptimized
+
+PAYLOAD, FULL, HEADER = 4086, 4150, 64
+
+
+def line(*gbps, beside=None):
+    """Two hosts with switches between them, links of these speeds; ``beside``: a third host at the first switch."""
+    switches = len(gbps) - 1
+    hosts = 2 if beside is None else 3
+    places = [0, *range(hosts, hosts + switches), 1]
+    cables = [
+        Cable(first=one, second=other, gbps=speed) for one, other, speed in zip(places, places[1:], gbps, strict=False)
+    ]
+    if beside is not None:
+        cables.append(Cable(first=2, second=hosts, gbps=beside))
+    return GraphTopology(
+        host_names=tuple(f"h{i}" for i in range(hosts)),
+        switch_names=tuple(f"s{i}" for i in range(switches)),
+        cables=tuple(cables),
+    )
+
+
+@pytest.mark.parametrize("gbps", [(100, 25, 100), (25, 100, 50), (100, 100, 10), (400, 10, 40, 100)])
+@pytest.mark.parametrize("packets", [1, 2, 40])
+def test_a_flow_alone_takes_what_its_links_take(gbps, packets):
+    """The slowest link carries all of it, every other one stores a packet: equal at every fidelity, and to the formula."""
+    topology, load = line(*gbps), workloads.flows([(0, 1, packets * PAYLOAD, 0)])
+    each = [8000 / speed for speed in gbps]
+    expected = packets * FULL * max(each) + FULL * (sum(each) - max(each)) + HEADER * sum(each) + 2e6 * len(gbps)
+    for fidelity in ("packet", "flow", "analytic"):
+        flows = simulate(topology, load, fidelity=fidelity, transport="constant").flows
+        assert flows["finish_ps"][0].as_py() == round(expected)
+        assert flows["ideal_ps"][0].as_py() == round(expected)
+
+
+def test_a_slow_link_elsewhere_changes_nothing():
+    """Not for the flow, not for its bound."""
+    load = workloads.flows([(0, 1, 2**20, 0)])
+    for fidelity in ("packet", "flow"):
+        alone, beside = (
+            simulate(line(100, 100, 100, beside=slow), load, fidelity=fidelity).summary for slow in (100, 1)
+        )
+        assert beside["bound_us"] <= alone["bound_us"]
+        assert beside["bound_us"] == pytest.approx(alone["bound_us"], rel=1e-3)
+        if fidelity == "flow":
+            assert beside["fct_us"] == alone["fct_us"]
+
+
+SPEED = st.sampled_from([10.0, 25.0, 40.0, 100.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hosts=st.lists(st.tuples(st.integers(0, 3), SPEED), min_size=3, max_size=8),
+    ring=st.lists(SPEED, min_size=4, max_size=4),
+    across=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2), SPEED), max_size=3),
+    rows=st.lists(
+        st.tuples(st.integers(0, 7), st.integers(1, 7), st.integers(1, 60_000), st.integers(0, 5_000_000)),
+        min_size=1,
+        max_size=12,
+    ),
+    balancer=st.sampled_from(["oblivious", "reps", "adaptive"]),
+)
+def test_no_packet_beats_the_bound(hosts, ring, across, rows, balancer):
+    """On random graphs with random speeds, for every flow and for all of them."""
+    count = len(hosts)
+    cables = [Cable(first=i, second=count + at, gbps=speed) for i, (at, speed) in enumerate(hosts)]
+    cables += [Cable(first=count + i, second=count + (i + 1) % 4, gbps=speed) for i, speed in enumerate(ring)]
+    cables += [Cable(first=count + at, second=count + (at + step) % 4, gbps=speed) for at, step, speed in across]
+    topology = GraphTopology(
+        host_names=tuple(f"h{i}" for i in range(count)),
+        switch_names=tuple("abcd"),
+        cables=tuple(cables),
+        latency_ps=500_000,
+    )
+    pairs = [(src % count, (src + step) % count, size, start) for src, step, size, start in rows]
+    load = workloads.flows([row for row in pairs if row[0] != row[1]] or [(0, 1, 1000, 0)])
+    result = simulate(topology, load, fidelity="packet", transport="constant", load_balancer=balancer, seed=1)
+    assert min(result.flows["slowdown"].to_pylist()) >= 1
+    assert result.summary["end_us"] >= result.summary["bound_us"]
+
+
+@pytest.mark.parametrize("balancer", ["reps", "oblivious", "adaptive"])
+@pytest.mark.parametrize("cross_rail", ["nvlink", "spine"])
+def test_packets_cross_rails_as_flows_do(cross_rail, balancer):
+    """Over the own server, or over the spine: bytes of no other link, and no flow is sooner than its bound."""
+    topology = RailOptimized(nodes=9, gpus_per_node=4, link_gbps=100, local_gbps=900, cross_rail=cross_rail, radix=8)
+    load = workloads.flows([(gpu, 4 * node, 2**18, 0) for node in range(1, 9) for gpu in range(4)])
+    result = simulate(topology, load, fidelity="packet", load_balancer=balancer)
+    assert min(result.flows["slowdown"].to_pylist()) >= 1
+    assert result.summary["end_us"] >= result.summary["bound_us"]
+    names = topology.network.names
+    local = [f"node{i}.switch" for i in range(9)]
+    assert set(local) <= set(names)
+    busy = [row for row in result.links.to_pylist() if row["bytes"] > 100_000]
+    inside = {row["src"].partition(".")[0] for row in busy if row["dst"] in local}
+    if cross_rail == "nvlink":
+        assert inside == {"node0"}
+        assert {row["dst"] for row in busy if row["src"].startswith("node0.gpu") and "rail" in row["dst"]} == {
+            "unit0.rail0"
+        }
+    else:
+        assert inside == set()
+        assert len({row["dst"] for row in busy if row["src"].startswith("node0.gpu")}) == 4
+
+
+def test_rails_without_a_spine_run_packet_by_packet():
+    """Where there is no taper to speak of."""
+    topology = RailOptimized(nodes=4, gpus_per_node=4, link_gbps=100, oversubscription=None)
+    result = simulate(topology, workloads.permutation(16, bytes=2**18, seed=1), fidelity="packet")
+    assert result.summary["end_us"] >= result.summary["bound_us"]
+    assert min(result.flows["slowdown"].to_pylist()) >= 1
+
+
+def test_ports_hold_the_product_of_their_own_rate():
+    """A slow port marks and trims where a network of its speed does, whatever is fast elsewhere."""
+    load = workloads.flows([(0, 1, 2**20, 0)])
+    mixed = simulate(line(100, 10, 100), load, fidelity="packet", transport="constant")
+    queue = {row["src"]: row["max_queue_bytes"] for row in mixed.links.to_pylist()}
+    rtt_ps = 6e6 + (FULL + HEADER) * (80 + 80 + 800)
+    assert queue["s0"] <= np.ceil(rtt_ps / 1e12 * 10e9 / 8 / FULL) * FULL
+    assert mixed.links["trims"].to_numpy().sum() > 0
+
+
+TREE = FatTree(hosts=16, tiers=3, radix=None, link_gbps=100)
+
+
+def test_the_switch_does_not_choose_a_port_that_is_down():
+    """It holds nothing, and is not empty but dead: what adaptive routing loses is what waited there."""
+    load = workloads.permutation(16, bytes=2**20, seed=4)
+    down = [(0, "agg0", "core0", 0.0), (3_000_000_000, "agg0", "core0", 1.0)]
+    found = {
+        balancer: simulate(TREE, load, fidelity="packet", load_balancer=balancer, link_changes=down)
+        for balancer in ("adaptive", "oblivious")
+    }
+    drops = {name: int(result.links["drops"].to_numpy().sum()) for name, result in found.items()}
+    assert drops["adaptive"] == 0 < drops["oblivious"]
+    assert found["adaptive"].summary["end_us"] < found["oblivious"].summary["end_us"]
+
+
+def test_queues_and_marks_can_be_set():
+    """Ports hold as many packets as asked for, and mark between these shares of them."""
+    load = workloads.incast(range(4, 12), 0, 500_000)
+    usual = simulate(TREE, load, fidelity="packet", transport="constant")
+    small = simulate(TREE, load, fidelity="packet", transport="constant", queue_packets=8)
+    assert small.links["max_queue_bytes"].to_numpy().max() == 8 * FULL < usual.links["max_queue_bytes"].to_numpy().max()
+    marked = simulate(TREE, load, fidelity="packet", transport="constant", ecn_percent=(0, 0))
+    never = simulate(TREE, load, fidelity="packet", transport="constant", ecn_percent=(300, 300))
+    marks = [int(one.flows["marks"].to_numpy().sum()) for one in (never, usual, marked)]
+    assert marks[0] == 0 < marks[1] < marks[2]
+    for wrong, message in (
+        ({"queue_packets": 0}, "queue_packets is 0"),
+        ({"ecn_percent": (80, 20)}, "ecn_percent is 80 and 20"),
+        ({"queue_packets": 8, "fidelity": "flow"}, "queue_packets is 8, but only fidelity `packet`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            simulate(TREE, load, **{"fidelity": "packet"} | wrong)
+
+
+def test_the_mean_under_fair_sharing_stands_beside_every_run():
+    """That of fidelity flow; of three flows through one link with shares of a third it is known."""
+    load = workloads.incast([4, 8, 12], 0, 100 * PAYLOAD)
+    wire = Wire(packet_bytes=FULL, header_bytes=HEADER)
+    packet = simulate(TREE, load, fidelity="packet", wire=wire).summary
+    flow = simulate(TREE, load, fidelity="flow", wire=wire).summary
+    assert packet["max_min_mean_us"] == flow["max_min_mean_us"] == flow["fct_us"]["mean"]
+    assert flow["max_min_mean_us"] == pytest.approx(
+        (3 * 100 * FULL * 80 + 5 * FULL * 80 + 12e6 + 6 * HEADER * 80) / 1e6
+    )
+    assert flow["packet_hops"] is None
+    assert simulate(TREE, load, fidelity="analytic").summary["max_min_mean_us"] is None
+
+
+def test_reps_does_not_freeze_where_full_ports_drop():
+    """A timeout then says that a queue was full, not that a path failed."""
+    from orchestrator_network.packet.balancing.reps import FROZEN, TRIMMED, Reps, learn_reps
+    from orchestrator_network.packet.layout import TIMED_OUT
+    from orchestrator_network.packet.transports.base import Fabric
+
+    for trimming in (True, False):
+        fabric = Fabric(rate_bps=1e11, rtt_ps=10**7, packet_bytes=FULL, header_bytes=HEADER, trimming=trimming, hops=6)
+        (row,) = Reps().begin(fabric, 64, np.array([1]))
+        assert row[TRIMMED] == trimming
+        learn_reps(row, 3, TIMED_OUT, 10**6)
+        assert row[FROZEN] == trimming
