@@ -10,7 +10,7 @@ what cannot be built; so may those of other packages. ``forwarding``: its hosts 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
@@ -59,27 +59,34 @@ class FatTreeConfig:
 class Hx2MeshConfig:
     """What may be set of a HammingMesh.
 
-    board      accelerators a side of a board
-    grid_rows  of boards; null: as square as the devices allow
-    radix      ports of a switch
-    routing    flows are split over minimal paths evenly, or balanced, as a uniform all-to-all needs it
+    board          rows of accelerators of a board
+    board_columns  columns of accelerators of a board; null: as many as rows
+    grid_rows      of boards; null: as square as the devices allow
+    radix          ports of a switch
+    routing        flows are split over minimal paths evenly, or balanced, as a uniform all-to-all needs it
     """
 
     board: int = 2
+    board_columns: int | None = None
     forwarding: ClassVar[bool] = True
     grid_rows: int | None = None
     radix: int = 64
     routing: Literal["even", "balanced"] = "even"
 
     def __post_init__(self) -> None:
-        if self.board < 1:
-            raise ValueError(f"board is {self.board}, a board has at least 1 accelerator a side")
+        if min(self.sides) < 1:
+            raise ValueError(f"board is {self.sides[0]} x {self.sides[1]}, a board has at least 1 accelerator a side")
         if self.grid_rows is not None and self.grid_rows < 1:
             raise ValueError(f"grid_rows is {self.grid_rows}, it must be at least 1, or null")
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Rows and columns of accelerators of a board."""
+        return self.board, self.board if self.board_columns is None else self.board_columns
+
     def shape(self, devices: int) -> tuple[int, int]:
         """Return the rows and columns of boards; raises TopologyError."""
-        boards = _boards(devices, self.board, "another board")
+        boards = _boards(devices, self.sides, "another board")
         rows = self.grid_rows or _squarest(boards)
         if boards % rows:
             raise TopologyError(f"{boards} boards do not fill {rows} rows; grid_rows must divide {boards}")
@@ -99,13 +106,14 @@ class TorusConfig:
 
     rows   of accelerators; null: as square as the devices allow
     board  accelerators a side of a board, whose links are free; 1 for none
-
-    Two dimensions: a third would give six ports, which 16 links a device do not fill evenly.
+    depth  accelerators of the third dimension, with link_gbps and planes, as 16 links a device do not fill six ports evenly;
+           null: two dimensions
     """
 
     forwarding: ClassVar[bool] = True
     rows: int | None = None
     board: int = 2
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         _check_rows(self.rows)
@@ -113,10 +121,16 @@ class TorusConfig:
             raise ValueError(f"board is {self.board}, it must be at least 1")
         if self.rows is not None and self.rows % self.board:
             raise ValueError(f"rows is {self.rows}, it must be a multiple of board, {self.board}")
+        if self.depth is not None and self.depth < 2:
+            raise ValueError(f"depth is {self.depth}, a third dimension has at least 2 accelerators; null for none")
 
-    def shape(self, devices: int) -> tuple[int, int]:
-        """Return the rows and columns of accelerators; raises TopologyError."""
-        boards = _boards(devices, self.board, "board 1")
+    def shape(self, devices: int) -> tuple[int, ...]:
+        """Return the rows, the columns and, of three dimensions, the depth of accelerators; raises TopologyError."""
+        if self.depth is not None:
+            if devices % self.depth:
+                raise TopologyError(f"{devices} devices do not fill depth {self.depth}; it must divide them")
+            return *replace(self, depth=None).shape(devices // self.depth), self.depth
+        boards = _boards(devices, (self.board, self.board), "board 1")
         rows = self.rows or _squarest(boards) * self.board
         columns = _columns(devices, rows)
         if min(rows, columns) < 2:
@@ -150,13 +164,14 @@ class HyperXConfig:
         return rows, _columns(devices, rows)
 
 
-def _boards(devices: int, side: int, otherwise: str) -> int:
-    """Return the number of boards of ``side`` x ``side``; TopologyError where the last is not full."""
-    boards, rest = divmod(devices, side * side)
+def _boards(devices: int, sides: tuple[int, int], otherwise: str) -> int:
+    """Return the number of boards of these sides; TopologyError where the last is not full."""
+    size = sides[0] * sides[1]
+    boards, rest = divmod(devices, size)
     if rest or boards == 0:
-        near = sorted({max(1, boards) * side * side, (boards + 1) * side * side})
+        near = sorted({max(1, boards) * size, (boards + 1) * size})
         raise TopologyError(
-            f"{devices} devices do not fill boards of {side} x {side}; use {' or '.join(map(str, near))} devices, or "
+            f"{devices} devices do not fill boards of {sides[0]} x {sides[1]}; use {' or '.join(map(str, near))} devices, or "
             f"{otherwise}"
         )
     return boards
@@ -195,7 +210,7 @@ class FatTreeBuilder:
 
 
 class HammingMeshBuilder:
-    """Kind ``topology``: a HammingMesh of square boards."""
+    """Kind ``topology``: a HammingMesh of any boards."""
 
     def __init__(self, config: Hx2MeshConfig) -> None:
         self.config = config
@@ -206,8 +221,8 @@ class HammingMeshBuilder:
 
         rows, columns = self.config.shape(devices)
         return HammingMesh(
-            board_rows=self.config.board,
-            board_columns=self.config.board,
+            board_rows=self.config.sides[0],
+            board_columns=self.config.sides[1],
             grid_rows=rows,
             grid_columns=columns,
             link_gbps=link_gbps,
@@ -218,7 +233,7 @@ class HammingMeshBuilder:
 
 
 class TorusBuilder:
-    """Kind ``topology``: a torus of two dimensions."""
+    """Kind ``topology``: a torus of two or three dimensions."""
 
     def __init__(self, config: TorusConfig) -> None:
         self.config = config
@@ -227,8 +242,13 @@ class TorusBuilder:
         """Return the torus for that many devices, links of ``link_gbps``, 16 a device or ``planes``; raises TopologyError."""
         from orchestrator_network.torus import Torus
 
+        sides = self.config.shape(devices)
+        if len(sides) > 2 and planes is None:
+            raise TopologyError(
+                f"a torus of depth {self.config.depth} has six ports, which 16 links a device do not fill evenly; set link_gbps and planes"
+            )
         return Torus(
-            sides=self.config.shape(devices),
+            sides=sides,
             link_gbps=link_gbps,
             planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
             board=self.config.board,

@@ -71,7 +71,7 @@ def orchestrator_components() -> list[Component]:
             version="1",
             entry="orchestrator_network.components:TorusBuilder",
             config=TorusConfig,
-            doc="Torus of two dimensions, accelerators forward.",
+            doc="Torus of two or three dimensions, accelerators forward.",
         ),
         Component(
             kind="topology",

@@ -104,7 +104,7 @@ class FlowLowering:
         """Return the flows of a collective; where switches reduce, ends are links of theirs until all is built."""
         planes = self._topology.planes
         if not chains or not isinstance(chains[0][0], Reduction):
-            return _expand(chains, planes)
+            return expand(chains, planes)
         network = self._topology.network
         table, after = chunk_flows(chains[0][0], network, self._wire, planes, self._answer_every_bytes)
         source, target, size_bytes, start_ps = table.T.copy()
@@ -160,7 +160,7 @@ class FlowLowering:
         return count
 
 
-def _expand(chains: list[Chain], planes: int) -> _Flows:
+def expand(chains: list[Chain], planes: int) -> _Flows:
     """Return the flows of one plane; chains are concurrent and independent of each other."""
     rows: list[tuple[int, int, int]] = []
     after: list[tuple[int, int]] = []

@@ -28,6 +28,7 @@ _HOMES = {
     "recursive_doubling_allreduce": "allreduce_flows",
     "double_binary_tree_allreduce": "allreduce_flows",
     "hierarchical_allreduce": "allreduce_flows",
+    "collective": "collective_flows",
 }
 
 

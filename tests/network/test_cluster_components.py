@@ -11,7 +11,14 @@ from orchestrator_network.cluster_components import (
     RailOptimizedBuilder,
     RailOptimizedConfig,
 )
-from orchestrator_network.components import HyperXBuilder, HyperXConfig, TorusBuilder, TorusConfig
+from orchestrator_network.components import (
+    HammingMeshBuilder,
+    Hx2MeshConfig,
+    HyperXBuilder,
+    HyperXConfig,
+    TorusBuilder,
+    TorusConfig,
+)
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.stages import simulate
 from orchestrator_network.step import simulate_step
@@ -50,6 +57,9 @@ def test_meshes_are_as_square_as_the_devices_allow():
     built = HyperXBuilder(HyperXConfig()).build(24, 25.0)
     assert (built.rows, built.columns, built.planes) == (4, 6, 4)
     assert HyperXBuilder(HyperXConfig(rows=2)).build(24, 25.0).columns == 12
+    assert TorusBuilder(TorusConfig(depth=4)).build(64, 25.0, 1).sides == (4, 4, 4)
+    oblong = HammingMeshBuilder(Hx2MeshConfig(board=2, board_columns=4)).build(64, 25.0)
+    assert (oblong.name, oblong.grid_rows, oblong.grid_columns, oblong.hosts) == ("hx2x4mesh", 2, 4, 64)
 
 
 def test_rails_divide_the_bandwidth_inside_a_server_by_the_planes():
@@ -69,6 +79,17 @@ def test_rails_divide_the_bandwidth_inside_a_server_by_the_planes():
         ),
         (TorusBuilder(TorusConfig()), 6, "6 devices do not fill boards of 2 x 2; use 4 or 8 devices, or board 1"),
         (TorusBuilder(TorusConfig(rows=6)), 16, "16 devices do not fill 6 rows"),
+        (TorusBuilder(TorusConfig(depth=3)), 16, "16 devices do not fill depth 3"),
+        (
+            TorusBuilder(TorusConfig(depth=4)),
+            64,
+            "six ports, which 16 links a device do not fill evenly; set link_gbps",
+        ),
+        (
+            HammingMeshBuilder(Hx2MeshConfig(board_columns=3)),
+            16,
+            "16 devices do not fill boards of 2 x 3; use 12 or 18",
+        ),
         (TorusBuilder(TorusConfig(board=1)), 7, "both sides must be at least 2; use other rows, or 8 devices"),
         (HyperXBuilder(HyperXConfig(rows=5)), 16, "16 devices do not fill 5 rows"),
         (RailOptimizedBuilder(RailOptimizedConfig()), 12, "do not fill servers of 8; use 8 or 16 devices"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orchestrator_network import FatTree, HammingMesh, Wire, workloads
+from orchestrator_network import FatTree, HammingMesh, Wire, simulate, workloads
 from orchestrator_network.collectives import Phase, candidates, collective_name, lower
 from orchestrator_network.engine import run
 from orchestrator_network.errors import WorkloadError
@@ -237,3 +237,38 @@ def test_what_cannot_be_laid_out_is_refused(name, algorithm, count, message):
     """With the rule and what to use instead."""
     with pytest.raises(WorkloadError, match=message):
         lower(name, 100, np.arange(count), FatTree(hosts=8), algorithm)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "share"),
+    [
+        ("ring", 30),
+        ("bidirectional", 30),
+        ("two_rings", 30),
+        ("torus2d", 30),
+        ("halving_doubling", 30),
+        ("recursive_doubling", 64),
+        ("double_binary_tree", 30),
+    ],
+)
+def test_collectives_are_workloads_of_their_own(algorithm, share):
+    """2 (p - 1) buffers cross the machine, or p log2(p) where whole ones do; packets and flows carry the same."""
+    mesh = HammingMesh(board_rows=2, board_columns=2, grid_rows=2, grid_columns=2, link_gbps=100)
+    load = workloads.collective(mesh, 2**16, algorithm)
+    assert load.size_bytes.sum() == share * 2**16
+    assert simulate(mesh, load, fidelity="flow").summary["end_us"] > 0
+    some = workloads.collective(mesh, 2**16, "ring", ranks=[3, 5, 9], name="reduce_scatter")
+    assert set(some.source.tolist()) == {3, 5, 9}
+    assert some.size_bytes.sum() == pytest.approx(2 * 2**16, abs=6)
+
+
+def test_collectives_that_are_no_flows_are_refused():
+    """Reductions in switches, one rank, and layouts that a topology does not have."""
+    tree = FatTree(hosts=16, tiers=3, radix=None)
+    for options, message in (
+        ({"algorithm": "in_network"}, "no flows between hosts"),
+        ({"ranks": [1]}, "over 1 ranks sends nothing"),
+        ({"algorithm": "torus2d"}, "fill at least 2 rows and 2 columns"),
+    ):
+        with pytest.raises(WorkloadError, match=message):
+            workloads.collective(tree, 1000, **options)

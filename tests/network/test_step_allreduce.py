@@ -22,7 +22,7 @@ from orchestrator_network.collectives import lower
 from orchestrator_network.double_tree import DoubleTree, best_pieces
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.in_network import reduction
-from orchestrator_network.step_flows import _expand
+from orchestrator_network.step_flows import expand
 from orchestrator_network.step_reduction import chunk_flows, chunk_sizes
 from tests.network.traffics import operation, tables
 
@@ -126,7 +126,7 @@ def test_many_pieces_bring_a_double_tree_to_twice_its_bytes():
 def test_every_rank_ends_with_the_sum_of_all(algorithm, ranks):
     """Carry out the messages by hand on sets of contributions, as late as their dependencies allow."""
     (chain,) = lower("all_reduce", 24_000, np.arange(ranks), SWITCH, algorithm, Tuning(per_server=2, chunk_bytes=4000))
-    flows = _expand([chain], 1)
+    flows = expand([chain], 1)
     waits = {number: set() for number in range(len(flows))}
     for later, earlier in flows.after.tolist():
         waits[later].add(earlier)

@@ -192,7 +192,7 @@ def test_a_ring_waits_for_what_it_passes_on():
     ranks = np.arange(5)
     chains = lower("all_reduce", 5000, ranks, TREE, "ring")
     assert [type(part) for part in chains[0]] == [Phase, Phase]
-    flows = step_flows._expand(chains, 1)
+    flows = step_flows.expand(chains, 1)
     order = reduced(flows, 5000, 5)
     has = [[{rank} for _ in range(5)] for rank in range(5)]
     for number in order:
