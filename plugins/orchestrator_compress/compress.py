@@ -19,6 +19,7 @@ from .formats.files import Size, TensorFiles, dense_config
 from .formats.registry import CODECS, check_grid, check_holds
 from .formats.write import check_destination, write_checkpoint
 from .records import layers_table, summarize
+from .report_file import fingerprint, write_report_file
 from .residence import open_checkpoint
 from .settings import PASSES, PRUNING, Settings, selected
 
@@ -76,7 +77,9 @@ def compress_checkpoint(
         stored=stored_dtype(Path(source)),
         residence=residence,
     )
-    report = write_report(Path(source), Path(destination), compression, chosen, form)
+    report = write_report(
+        Path(source), Path(destination), compression, chosen, form, calibration=fingerprint(calibration)
+    )
     report.notes.extend(_notes(chosen, settings, calibration, heldout))
     return report
 
@@ -170,8 +173,19 @@ def natural_format(settings: Settings) -> str:
     return "dense" if settings.method in PRUNING else "compressed-tensors"
 
 
-def write_report(source: Path, destination: Path, compression: Compression, settings: Settings, form: str) -> Report:
-    """Write the compressed checkpoint in a format and gather the report."""
+def write_report(
+    source: Path,
+    destination: Path,
+    compression: Compression,
+    settings: Settings,
+    form: str,
+    *,
+    calibration: str | None = None,
+) -> Report:
+    """Write the compressed checkpoint in a format, with its report as a file, and gather the report.
+
+    Bits are those of the files. `calibration` is a digest of what was calibrated on.
+    """
     ordered = settings.method == "gptq" and settings.act_order == "static"
     size = write_checkpoint(
         source,
@@ -182,11 +196,16 @@ def write_report(source: Path, destination: Path, compression: Compression, sett
         act_order="static" if ordered else None,
         transposed=compression.transposed,
     )
-    metrics = summarize(compression.records) | {
+    records = [
+        replace(row, bits_per_weight=8 * size.layers[row.layer] / (row.rows * row.columns))
+        for row in compression.records
+    ]
+    write_report_file(destination, form, settings, records, compression.weights, calibration)
+    metrics = summarize(records) | {
         "bits_per_parameter": size.bits_per_parameter,
         "stored_bytes": float(size.stored_bytes),
     }
-    return Report(layers=layers_table(compression.records), metrics=metrics, size=size, seconds=compression.seconds)
+    return Report(layers=layers_table(records), metrics=metrics, size=size, seconds=compression.seconds)
 
 
 def _settings(given: dict[str, Any]) -> Settings:

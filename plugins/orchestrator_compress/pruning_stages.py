@@ -148,7 +148,7 @@ def sparsegpt(
     return Compressed(*compress(ctx, config, "sparsegpt", model, calibration, hessians))
 
 
-@stage("compress.wanda", version="2", cites=["arXiv:2306.11695"], check=something_read)
+@stage("compress.wanda", version="3", cites=["arXiv:2306.11695"], check=something_read)
 def wanda(
     ctx: Context,
     config: WandaConfig,

@@ -22,6 +22,7 @@ from .errors import CompressionError
 from .figures import error_by_layer
 from .precision import ForwardDtype
 from .records import LayerRecord
+from .report_file import fingerprint
 from .residence import InMemory, Residence, open_checkpoint
 from .settings import Settings
 from .team import join_team
@@ -108,7 +109,8 @@ def compress(
     started_s = time.perf_counter()
     with user_errors():
         compression = _run(ctx, job)
-        report = write_report(model.path, result.path, compression, settings, form)
+        told = fingerprint(job.windows("train") if job.hessians is None else job.hessians[1])
+        report = write_report(model.path, result.path, compression, settings, form, calibration=told)
     # What an earlier, killed attempt spent on layers counts too: the greater of the two is the cost of the result.
     elapsed_s = max(time.perf_counter() - started_s, report.seconds)
     publish(ctx, report, f"{method}, {_title(settings)}", elapsed_s)

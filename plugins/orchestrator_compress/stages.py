@@ -205,7 +205,7 @@ def something_read(config: LayersConfig, wired: Wired) -> None:
         )
 
 
-@stage("compress.rtn", version="3", cites=["arXiv:2210.17323"])
+@stage("compress.rtn", version="4", cites=["arXiv:2210.17323"])
 def rtn(
     ctx: Context,
     config: RTNConfig,
@@ -221,7 +221,7 @@ def rtn(
 
 @stage(
     "compress.gptq",
-    version="4",
+    version="5",
     workers_allowed=True,
     workers="execution",
     cites=["arXiv:2210.17323"],
@@ -247,7 +247,7 @@ def gptq(
 
 @stage(
     "compress.spqr",
-    version="2",
+    version="3",
     workers_allowed=True,
     workers="execution",
     cites=["arXiv:2306.03078"],

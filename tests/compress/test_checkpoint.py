@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from orchestrator_compress import compress_checkpoint, compress_model, load_compressed
 from orchestrator_compress.compress import Report
 from orchestrator_compress.errors import CheckpointError, CompressionError
+from orchestrator_compress.formats.files import TensorFiles
 from orchestrator_compress.formats.read import read_checkpoint
+from orchestrator_compress.grid import QuantizedWeight
 from orchestrator_compress.loader import Loader
 from orchestrator_compress.settings import Settings
 
@@ -129,7 +132,7 @@ def test_bytes_on_disk_are_the_formula(trained: Path, tmp_path: Path, bits: int,
         codes = rows * 4 * math.ceil(columns * bits / 32)
         zeros = 0 if symmetric else groups * 4 * math.ceil(rows * bits / 32)
         expected += codes + rows * groups * 2 + zeros + 16
-        weights += codes + rows * groups * 2 + zeros
+        weights += codes + rows * groups * 2 + zeros + 16
     on_disk = (tmp_path / "model.safetensors").stat().st_size
     header = 8 + int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little")
     assert report.size.stored_bytes == on_disk == expected + header
@@ -240,3 +243,26 @@ def test_an_unknown_format_is_refused(trained: Path, tmp_path: Path) -> None:
     """A format that cannot be written is answered with the one that can."""
     with pytest.raises(CompressionError, match="format='gguf'"):
         compress_checkpoint(trained, tmp_path, format="gguf", method="rtn")
+
+
+def test_a_report_lies_beside_the_checkpoint(trained: Path, tmp_path: Path) -> None:
+    """As many codes of each value as the files hold, the bits of the files, and what was calibrated on; equal runs, equal bytes."""
+    tokens = sample_tokens(8, 32, seed=2)
+    settings: dict[str, Any] = {"bits": 3, "group_size": 32, "format": "gptq"}
+    for name in ("one", "two"):
+        report = compress_checkpoint(trained, tmp_path / name, calibration=tokens, **settings)
+    texts = [(tmp_path / name / "compression_report.json").read_bytes() for name in ("one", "two")]
+    assert texts[0] == texts[1]
+    said = json.loads(texts[0])
+    assert (said["format"], said["settings"]["method"], len(said["calibration_sha256"])) == ("gptq", "gptq", 64)
+    weights = read_checkpoint(tmp_path / "one").weights
+    assert said["layers"].keys() == weights.keys()
+    files = TensorFiles(tmp_path / "one")
+    rows = {row["layer"]: row for row in report.layers.to_pylist()}
+    for name, weight in weights.items():
+        layer = said["layers"][name]
+        assert isinstance(weight, QuantizedWeight)
+        assert layer["codes"] == [int((weight.codes == code).sum()) for code in range(8)]
+        stored = sum(files.nbytes(tensor) for tensor in files if tensor.startswith(f"{name}."))
+        assert layer["bits_per_weight"] == rows[name]["bits_per_weight"] == 8 * stored / weight.codes.numel()
+        assert layer["objective"] == rows[name]["objective"]

@@ -35,6 +35,7 @@ from .registry import codec
 
 MAX_SHARD_BYTES = 5_000_000_000
 LABEL_FILE = "quantize_config.json"
+REPORT_FILE = "compression_report.json"  # what was done to the layers, see `report_file`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,7 +250,8 @@ def _write_shards(destination: Path, units: Sequence[_Unit], max_shard_bytes: in
 
 def _remove_earlier(destination: Path) -> None:
     # What an earlier checkpoint left here would be loaded in place of or beside the new one.
-    for pattern in ("config.json", WEIGHTS_FILE, "model-?????-of-?????.safetensors", INDEX_FILE, LABEL_FILE):
+    shards = "model-?????-of-?????.safetensors"
+    for pattern in ("config.json", WEIGHTS_FILE, shards, INDEX_FILE, LABEL_FILE, REPORT_FILE):
         for file in destination.glob(pattern):
             file.unlink()
 
