@@ -20,7 +20,8 @@ class GradualConfig:
 
     sparsity            share of each layer's weights (of all layers', with scope global) that is zero in the end
     schedule            cubic: fast at first (Zhu and Gupta 2017); one_shot: all at `start`; none: only what is zero
-                        already stays so
+                        already stays so; or another component, or one with settings of its own, which then stand for
+                        sparsity, start, end and every
     start, end          shares of the run between which weights are removed
     every               steps between two removals
     criterion           what a weight is worth; of what criteria may ask for, training has gradients
@@ -29,7 +30,7 @@ class GradualConfig:
     """
 
     sparsity: float = 0.9
-    schedule: Literal["cubic", "one_shot", "none"] = "cubic"
+    schedule: Annotated[str, Ref("sparsity_schedule")] = "cubic"
     start: float = 0.0
     end: float = 0.75
     every: int = 10
@@ -54,13 +55,16 @@ class Gradual:
         from .schedules import Cubic, CubicConfig, OneShot, OneShotConfig
 
         self._config = config
-        self._schedule: Any = None
-        if config.schedule == "cubic":
+        name, own = str(config.schedule), getattr(config.schedule, "config", None)
+        self._schedule: Any
+        if name == "cubic" and own in (None, CubicConfig()):
             self._schedule = Cubic(
                 CubicConfig(final=config.sparsity, start=config.start, end=config.end, every=config.every)
             )
-        elif config.schedule == "one_shot":
+        elif name == "one_shot" and own in (None, OneShotConfig()):
             self._schedule = OneShot(OneShotConfig(sparsity=config.sparsity, at=config.start))
+        else:
+            self._schedule = component("sparsity_schedule", config.schedule)
         self._pruning: Any = None
 
     def on_start(self, trainer: Any) -> None:
@@ -83,7 +87,7 @@ class Gradual:
                 f"criterion {self._config.criterion!r} needs the Hessian of every layer's inputs, which training does "
                 "not have; use magnitude, first_order or fisher"
             )
-        self._pruning = GradualPruning(parameters, criterion, self._schedule or _Nothing(), scope=self._config.scope)
+        self._pruning = GradualPruning(parameters, criterion, self._schedule, scope=self._config.scope)
         self._pruning.adopt_zeros()
 
     def after_step(self, trainer: Any, step: int) -> None:
@@ -107,10 +111,3 @@ class Gradual:
             state = trainer.optimizer.state.get(parameter, {})
             found[name] = LayerStatistics(gradient=parameter.grad, fisher=state.get("exp_avg_sq"))
         return found
-
-
-class _Nothing:
-    """The schedule that removes nothing."""
-
-    def sparsity(self, step: int, steps: int) -> float:  # noqa: ARG002
-        return 0.0

@@ -83,6 +83,14 @@ class Cubic:
         return config.final + (config.initial - config.final) * (1 - done) ** 3
 
 
+class Nothing:
+    """Never: what is zero when training starts stays zero, and nothing more is removed."""
+
+    def sparsity(self, step: int, steps: int) -> float:  # noqa: ARG002 - the protocol's
+        """Return 0."""
+        return 0.0
+
+
 def _check_shares(**shares: float) -> None:
     for name, value in shares.items():
         if not 0 <= value <= 1:

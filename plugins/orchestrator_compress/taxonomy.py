@@ -38,7 +38,7 @@ def _how(name: str, family: str, attribute: str, doc: str, source: str) -> Part:
     return Part(question="how", family=family, name=name, entry=entry, doc=doc, source=source, kind="pruning_criterion")
 
 
-def _when(name: str, family: str, attribute: str, config: type, doc: str, source: str) -> Part:
+def _when(name: str, family: str, attribute: str, config: type | None, doc: str, source: str) -> Part:
     return Part(
         question="when",
         family=family,
@@ -69,6 +69,7 @@ PARTS: tuple[Part, ...] = (
     _how("fisher", "training-aware", "Fisher", "w^2 E[g^2] / 2: loss to second order at a minimum", "arXiv:1801.05787"),
     _when("one_shot", "once", "OneShot", OneShotConfig, "all at one step of a run", "arXiv:1506.02626"),
     _when("cubic", "gradual", "Cubic", CubicConfig, "fast at first, slower towards the end", "arXiv:1710.01878"),
+    _when("none", "never", "Nothing", None, "only what is zero already stays so", "arXiv:2102.00554"),
 )
 
 

@@ -235,3 +235,33 @@ def test_parameter_efficiency_is_the_ratio_of_two_ratios() -> None:
             parameter_efficiency(*arguments)
     with pytest.raises(ValueError, match="two or more"):
         mean_relative_quality(curve[:1])
+
+
+def test_the_callback_takes_any_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in ones by its own fields, or by theirs; and those of other packages by name."""
+    import sys
+    from types import SimpleNamespace
+
+    from orchestrator import Component
+    from orchestrator.convert import build
+    from orchestrator.plugins import installed
+    from orchestrator_compress.gradual_callback import Gradual, GradualConfig
+
+    class Late:
+        def sparsity(self, step: int, steps: int) -> float:
+            return 0.7 if step == steps else 0.0
+
+    monkeypatch.setitem(sys.modules, "late_schedule", SimpleNamespace(Late=Late))
+    late = Component(kind="sparsity_schedule", name="late", version="1", entry="late_schedule:Late")
+    monkeypatch.setitem(installed().components, ("sparsity_schedule", "late"), late)
+
+    def reached(schedule: object, step: int) -> float:
+        config = build(GradualConfig, {"schedule": schedule, "sparsity": 0.9}, "", installed().components)
+        found: float = Gradual(config)._schedule.sparsity(step, 100)
+        return found
+
+    assert (reached("cubic", 0), reached("cubic", 100)) == (0.0, 0.9)
+    own = {"name": "cubic", "initial": 0.2, "final": 0.6}
+    assert (reached(own, 0), reached(own, 100)) == (pytest.approx(0.2), 0.6)
+    assert (reached("one_shot", 0), reached("none", 100)) == (0.9, 0.0)
+    assert (reached("late", 99), reached("late", 100)) == (0.0, 0.7)
