@@ -191,7 +191,7 @@ def _tables(network: Network, number: np.ndarray) -> dict[str, np.ndarray]:
         if first == last:  # all hosts hang here
             continue
         near = distance[switch] == distance[target[first:last]] + cost[first:last, None]  # costs are whole numbers
-        near &= ~barred[first:last]
+        near &= ~barred[first:last] & np.isfinite(distance[switch])
         words = np.ascontiguousarray(np.packbits(near, axis=0).T)
         _, one_of, which = np.unique(words.view(f"V{words.shape[1]}").ravel(), return_index=True, return_inverse=True)
         entries = np.zeros(len(one_of), np.int32)
