@@ -94,7 +94,7 @@ def test_no_packet_beats_the_bound(hosts, ring, across, rows, balancer):
 @pytest.mark.parametrize("cross_rail", ["nvlink", "spine"])
 def test_packets_cross_rails_as_flows_do(cross_rail, balancer):
     """Over the own server, or over the spine: bytes of no other link, and no flow is sooner than its bound."""
-    topology = RailOptimized(nodes=9, gpus_per_node=4, link_gbps=100, local_gbps=900, cross_rail=cross_rail, radix=8)
+    topology = RailOptimized(nodes=9, gpus_per_node=4, link_gbps=100, local_gbps=900, cross_rail=cross_rail, radix=16)
     load = workloads.flows([(gpu, 4 * node, 2**18, 0) for node in range(1, 9) for gpu in range(4)])
     result = simulate(topology, load, fidelity="packet", load_balancer=balancer)
     assert min(result.flows["slowdown"].to_pylist()) >= 1
@@ -136,7 +136,7 @@ TREE = FatTree(hosts=16, tiers=3, radix=None, link_gbps=100)
 
 
 def test_the_switch_does_not_choose_a_port_that_is_down():
-    """It holds nothing, and is not empty but dead: what adaptive routing loses is what waited there."""
+    """It holds nothing, and is not empty but dead: neither data nor acknowledgements are lost there."""
     load = workloads.permutation(16, bytes=2**20, seed=4)
     down = [(0, "agg0", "core0", 0.0), (3_000_000_000, "agg0", "core0", 1.0)]
     found = {
@@ -144,7 +144,8 @@ def test_the_switch_does_not_choose_a_port_that_is_down():
         for balancer in ("adaptive", "oblivious")
     }
     drops = {name: int(result.links["drops"].to_numpy().sum()) for name, result in found.items()}
-    assert 10 * drops["adaptive"] < drops["oblivious"]
+    assert 20 * drops["adaptive"] < drops["oblivious"]
+    assert found["adaptive"].summary["end_us"] < 1000  # the port comes back at 3000
     assert found["adaptive"].summary["end_us"] < found["oblivious"].summary["end_us"]
 
 
@@ -173,7 +174,8 @@ def test_the_mean_under_fair_sharing_stands_beside_every_run():
     wire = Wire(packet_bytes=FULL, header_bytes=HEADER)
     packet = simulate(TREE, load, fidelity="packet", wire=wire).summary
     flow = simulate(TREE, load, fidelity="flow", wire=wire).summary
-    assert packet["max_min_mean_us"] == flow["max_min_mean_us"] == flow["fct_us"]["mean"]
+    assert packet["max_min_mean_us"] == pytest.approx(flow["max_min_mean_us"])
+    assert flow["max_min_mean_us"] == flow["fct_us"]["mean"]
     assert flow["max_min_mean_us"] == pytest.approx(
         (3 * 100 * FULL * 80 + 5 * FULL * 80 + 12e6 + 6 * HEADER * 80) / 1e6
     )

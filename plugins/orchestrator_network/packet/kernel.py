@@ -103,7 +103,11 @@ def out_port(s: State, node: int, packet: int, now: int) -> int:
         return s.ports[first]
     if s.run[0].adaptive != 0 and is_data(s, packet):
         return emptiest(s, first, count, now)
-    return s.ports[first + ((drawn_of(s, packet, s.salt[switch]) * count) >> 32)]
+    port = s.ports[first + ((drawn_of(s, packet, s.salt[switch]) * count) >> 32)]
+    # Control keeps to the flow's path, which an adaptive switch leaves where its own port is down.
+    if s.run[0].adaptive != 0 and s.links[port].limit < 0:
+        return emptiest(s, first, count, now)
+    return port
 
 
 @inlined
