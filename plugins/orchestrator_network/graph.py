@@ -99,8 +99,8 @@ class Network:
 
     @property
     def one_speed(self) -> bool:
-        """Whether all links have the same capacity."""
-        return bool(np.all(self.capacity_bps == self.capacity_bps[0]))
+        """Whether all links that have any capacity have the same."""
+        return bool(np.all((self.capacity_bps == self.capacity_bps.max()) | (self.capacity_bps == 0)))
 
     def classes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield hosts, bool [hosts], that packets may come to over the same links, and those links, bool [links]."""

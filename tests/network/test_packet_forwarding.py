@@ -14,7 +14,8 @@ from orchestrator_network.packet.catalog import LOAD_BALANCERS, TRANSPORTS, load
 from orchestrator_network.packet.engine import run
 from orchestrator_network.packet.fabric import describe
 from orchestrator_network.packet.options import Options
-from orchestrator_network.packet.routers import MOST_HOSTS, behind_routers, real_links
+from orchestrator_network.packet.routers import behind_routers, real_links
+from orchestrator_network.packet_rules import MOST_FORWARDING_HOSTS
 from tests.network.any_flows import FLOW_ROWS, flows_of
 
 TORUS = Torus(sides=(4, 4))
@@ -193,7 +194,7 @@ def test_links_that_never_drop(topology, channels, lossless):
 
 def test_too_many_hosts_that_forward_are_refused():
     """Before any table is made; trees have no such limit."""
-    with pytest.raises(TopologyError, match=f"4160 hosts forward .* takes {MOST_HOSTS} such hosts"):
+    with pytest.raises(TopologyError, match=f"4160 hosts forward .* takes {MOST_FORWARDING_HOSTS} such hosts"):
         behind_routers(Torus(sides=(65, 64), board=1).network)
     tree = FatTree(hosts=16, tiers=3).network
     assert behind_routers(tree) is tree

@@ -126,10 +126,13 @@ def test_a_permutation_prints_the_best_balancer_of_every_transport(run):
         "stages.fct.each.load_balancer=[reps, ecmp]",
         "stages.fct.each.devices=[128]",
         "stages.fct.flow_bytes=262144",
+        "stages.roce.each.devices=[128]",
+        "stages.roce.flow_bytes=262144",
+        "~stages.roce.each.transport.hpcc",
     )
     titles, rows = rows_of(run("recipe=paper/smartt_reps", NSCC_ALONE, *few))
     assert all(title in titles for title in ("BEST", "BOUND US", "OURS US", "VS BOUND PERCENT", "WORST US"))
-    assert set(rows) == {"nscc,", "smartt_v1,"}
+    assert set(rows) == {"nscc,", "smartt_v1,", "dcqcn,"}
     *_, ours_us, bound_us, percent, best, worst, worst_us = rows["nscc,"]
     assert (best, worst) == ("reps", "ecmp")
     assert float(bound_us) < float(ours_us) < float(worst_us)
