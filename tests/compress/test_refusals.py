@@ -67,7 +67,10 @@ def test_a_config_that_does_not_fit_is_named(dense: Path, calibration: Tensor) -
         (SOLVE | {"format": "sparse"}, "will be codes on a grid, which format 'sparse'"),
         ({"method": "spqr", "format": "gptq"}, "codes with outliers beside them, which format 'gptq'"),
         ({"method": "wanda", "format": "gptq_v2"}, "pruned and not quantized, which format 'gptq_v2'"),
-        (SOLVE | {"overrides": {"re:.*down_proj": {"method": "spqr"}}}, "down_proj will be codes with outliers"),
+        (
+            SOLVE | {"format": "gptq_v2", "overrides": {"re:.*down_proj": {"method": "spqr"}}},
+            "down_proj will be codes with outliers",
+        ),
         (
             SOLVE | {"overrides": {"re:.*q_proj": {"act_order": "dynamic"}}},
             "q_proj will have groups that are no ranges",
