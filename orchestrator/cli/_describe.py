@@ -137,7 +137,7 @@ def _example_ports(spec: StageSpec) -> list[Port]:
     config = spec.config() if spec.config is not None else None
     for port in (one for one in spec.ports.values() if one.optional):
         try:
-            spec.check(config, {one.name: {} for one in wired})
+            spec.check(config, {one.name: {one.name: {}} for one in wired})
         except ValueError:
             wired.append(port)
         else:

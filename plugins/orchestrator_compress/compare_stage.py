@@ -88,7 +88,7 @@ def comparable(config: CompareConfig, wired: Wired) -> None:
     """Refuse axes, a reference, orders and published values that the scores cannot be held against."""
     from orchestrator_compress.coordinates import holds, pairs_of, references_of
 
-    members = wired["scores"]
+    members = wired.get("scores", {})
     known = list(dict.fromkeys(axis for axes in members.values() for axis in axes))
     for setting, axis in (("series", config.series), ("panels", config.panels)):
         # Without an axis called as the default says, everything is one series.
@@ -98,10 +98,14 @@ def comparable(config: CompareConfig, wired: Wired) -> None:
     for order in config.orders:
         pairs_of(members, order.better, order.worse)
     for table in config.published:
-        if not any(holds(row.where, config.reference) for row in table.rows):
+        dense = next((row for row in table.rows if holds(row.where, config.reference)), None)
+        if dense is None:
             raise ValueError(
                 f"published values of {table.source} have no row of the reference {dict(config.reference)}; add it"
             )
+        lacking = sorted({model for row in table.rows for model in row.perplexity} - dense.perplexity.keys())
+        if lacking:
+            raise ValueError(f"published values of {table.source}: {lacking[0]} has no row of the reference; add it")
 
 
 @stage("compress.compare", version="1", check=comparable)

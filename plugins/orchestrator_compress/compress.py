@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +81,11 @@ def compress_checkpoint(
     report = write_report(
         Path(source), Path(destination), compression, chosen, form, calibration=fingerprint(calibration)
     )
-    report.notes.extend(_notes(chosen, settings, calibration, heldout))
+    report.notes.extend(_notes(chosen, settings, calibration))
     return report
 
 
-def _notes(
-    chosen: Settings, given: dict[str, Any], calibration: Tensor | Calibration | None, heldout: Tensor | None
-) -> list[str]:
+def _notes(chosen: Settings, given: dict[str, Any], calibration: Tensor | Calibration | None) -> list[str]:
     """Say which of the given settings changed nothing."""
     unused = chosen.unused(given)
     notes = []
@@ -95,7 +94,7 @@ def _notes(
         unused = [name for name in unused if name not in PASSES]
         if over:
             notes.append(f"a calibration made before needs no passes: {', '.join(over)} changed nothing")
-    elif calibration is not None or heldout is not None:  # what measures objectives makes passes, whatever solves
+    elif calibration is not None:  # what measures objectives makes passes, whatever solves
         unused = [name for name in unused if name not in PASSES]
     if unused:
         notes.append(f"method {chosen.method!r} does not use {', '.join(unused)}")
@@ -110,9 +109,9 @@ def fitted(settings: Settings, form: str | None) -> tuple[Settings, str]:
     if form in ("gptq", "gptq_v2") and settings.scale_dtype is None:
         # GPTQ's formats store scales in float16: codes have to be chosen on the scales that are served.
         settings = replace(settings, scale_dtype="float16")
-    if settings.act_order == "dynamic" and settings.method == "gptq" and form == "compressed-tensors":
+    if settings.act_order == "dynamic" and settings.method == "gptq" and form in ("compressed-tensors", "mixed"):
         raise CompressionError(
-            "act_order='dynamic' gives every input a group index, which compressed-tensors is not written with; use "
+            f"act_order='dynamic' gives every input a group index, which {form} is not written with; use "
             "act_order 'static' or 'group', or format 'gptq_v2'"
         )
     return settings, form
@@ -166,6 +165,8 @@ def natural_format(settings: Settings) -> str:
         settings.method,
         *(str(changes.get("method", settings.method)) for changes in settings.overrides.values()),
     }
+    if methods <= set(PRUNING):
+        return "dense"
     if methods & {"spqr", *PRUNING} and len(methods) > 1:
         return "mixed"
     if settings.method == "spqr":
@@ -181,10 +182,12 @@ def write_report(
     form: str,
     *,
     calibration: str | None = None,
+    said: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write the compressed checkpoint in a format, with its report as a file, and gather the report.
 
-    Bits are those of the files. `calibration` is a digest of what was calibrated on.
+    Bits are those of the files. `calibration` is a digest of what was calibrated on, `said` what the report has in the place of
+    `settings`.
     """
     ordered = settings.method == "gptq" and settings.act_order == "static"
     size = write_checkpoint(
@@ -200,7 +203,7 @@ def write_report(
         replace(row, bits_per_weight=8 * size.layers[row.layer] / (row.rows * row.columns))
         for row in compression.records
     ]
-    write_report_file(destination, form, settings, records, compression.weights, calibration)
+    write_report_file(destination, form, said or asdict(settings), records, compression.weights, calibration)
     metrics = summarize(records) | {
         "bits_per_parameter": size.bits_per_parameter,
         "stored_bytes": float(size.stored_bytes),

@@ -20,8 +20,7 @@ class GradualConfig:
 
     sparsity            share of each layer's weights (of all layers', with scope global) that is zero in the end
     schedule            cubic: fast at first (Zhu and Gupta 2017); one_shot: all at `start`; none: only what is zero
-                        already stays so; or another component, or one with settings of its own, which then stand for
-                        sparsity, start, end and every
+                        already stays so; or another component; settings of its own come before those here
     start, end          shares of the run between which weights are removed
     every               steps between two removals
     criterion           what a weight is worth; of what criteria may ask for, training has gradients
@@ -57,12 +56,13 @@ class Gradual:
         self._config = config
         name, own = str(config.schedule), getattr(config.schedule, "config", None)
         self._schedule: Any
-        if name == "cubic" and own in (None, CubicConfig()):
-            self._schedule = Cubic(
-                CubicConfig(final=config.sparsity, start=config.start, end=config.end, every=config.every)
+        if name == "cubic":
+            said = (own or CubicConfig()).filled(
+                final=config.sparsity, start=config.start, end=config.end, every=config.every
             )
-        elif name == "one_shot" and own in (None, OneShotConfig()):
-            self._schedule = OneShot(OneShotConfig(sparsity=config.sparsity, at=config.start))
+            self._schedule = Cubic(said)
+        elif name == "one_shot":
+            self._schedule = OneShot((own or OneShotConfig()).filled(sparsity=config.sparsity, at=config.start))
         else:
             self._schedule = component("sparsity_schedule", config.schedule)
         self._pruning: Any = None

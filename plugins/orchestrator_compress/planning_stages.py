@@ -62,7 +62,7 @@ def tokens_to_measure(config: PlanConfig, wired: Wired) -> None:
         )
 
 
-@stage("compress.plan", version="2", cites=["arXiv:2210.17323"], check=tokens_to_measure)
+@stage("compress.plan", version="3", cites=["arXiv:2210.17323"], check=tokens_to_measure)
 def plan(
     ctx: Context, config: PlanConfig, model: Model, hessians: Tensors, calibration: Tokens | None = None
 ) -> Planned:

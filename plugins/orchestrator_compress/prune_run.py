@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from .linears import LinearView, transposed_names
 from .methods import Solved, kept_values
 from .prune import Criterion, prune_state
 from .records import LayerRecord, record
+from .report_file import fingerprint
 from .selection import NM
 from .settings import Settings, parse_pattern, selected
 from .sources import Inputs, solved_on
@@ -156,7 +157,16 @@ def prune_stage(
         )
         check_fallbacks(compression.records, config.max_fallbacks)
         result = ctx.new(Model, "result", format=config.format)
-        report = write_report(model.path, result.path, compression, Settings(method="magnitude"), config.format)
+        told = fingerprint(windows) if hessians is None else hessians.digest
+        report = write_report(
+            model.path,
+            result.path,
+            compression,
+            Settings(method="magnitude"),
+            config.format,
+            calibration=told,
+            said=asdict(config) | {"criterion": name},
+        )
     publish(
         ctx, report, f"{name}, {config.pattern or f'{config.sparsity:.0%} removed'}", time.perf_counter() - started_s
     )

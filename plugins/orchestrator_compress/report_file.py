@@ -22,28 +22,29 @@ from .formats.files import write_json
 from .formats.write import REPORT_FILE
 from .grid import QuantizedWeight
 from .records import LayerRecord
-from .settings import Settings
 from .spqr_weight import SpQRWeight
 from .weights import LayerWeight, SparseWeight
 
 VERSION = 1
 
 
-def fingerprint(calibration: Tensor | Calibration | str | None) -> str | None:
-    """Return a SHA-256 of token ids, or of what a calibration made before says of itself (or of that); None for none."""
+def fingerprint(calibration: Tensor | Calibration | None) -> str | None:
+    """Return a SHA-256 of token ids, or of a calibration made before: its index and the diagonals of its H; None for none."""
     if calibration is None:
         return None
-    said = calibration.index() if isinstance(calibration, Calibration) else calibration
-    if isinstance(said, str):
-        return hashlib.sha256(said.encode()).hexdigest()
-    tokens = said.to(device="cpu", dtype=torch.int64).contiguous()
+    if isinstance(calibration, Calibration):
+        digest = hashlib.sha256(calibration.index().encode())
+        for one in calibration.inputs:
+            digest.update(one.hessian.diagonal().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+    tokens = calibration.to(device="cpu", dtype=torch.int64).contiguous()
     return hashlib.sha256(repr(tuple(tokens.shape)).encode() + tokens.numpy().tobytes()).hexdigest()
 
 
 def write_report_file(
     destination: Path,
     form: str,
-    settings: Settings,
+    settings: Mapping[str, Any],
     records: Sequence[LayerRecord],
     weights: Mapping[str, LayerWeight],
     calibration: str | None,
@@ -57,7 +58,7 @@ def write_report_file(
     report = {
         "version": VERSION,
         "format": form,
-        "settings": {name: _plain(value) for name, value in asdict(settings).items()},
+        "settings": {name: _plain(value) for name, value in settings.items()},
         "calibration_sha256": calibration,
         "layers": layers,
     }

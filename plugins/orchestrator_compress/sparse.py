@@ -64,8 +64,9 @@ class SparseGPT:
         if position % self._pattern.width == 0:
             stop = min(position + self._pattern.width, len(self._removed))
             costs = self._columns.current(position, stop).div_(self._columns.pivots[position:stop, None]).square_()
-            # What calibration never saw costs nothing: inputs without energy stand in H with a pivot that means nothing.
-            costs[self._dead[position:stop]] = 0
+            # What calibration never saw goes before all else, the small weights of it first: a stand-in's pivot means nothing.
+            dead = self._dead[position:stop]
+            costs[dead] = -1 / (costs[dead] + torch.finfo(costs.dtype).tiny)
             self._removed[position:stop] = self._pattern.choose(costs, position, self._layers)
         kept = values.masked_fill(self._removed[position], 0)
         # Zero is a point of every grid, so that a removed weight gets the code of zero.

@@ -109,7 +109,8 @@ def compress(
     started_s = time.perf_counter()
     with user_errors():
         compression = _run(ctx, job)
-        told = fingerprint(job.windows("train") if job.hessians is None else job.hessians[1])
+        # Of a calibration made before, what the artifact's own digest says.
+        told = fingerprint(job.windows("train")) if hessians is None else hessians.digest
         report = write_report(model.path, result.path, compression, settings, form, calibration=told)
     # What an earlier, killed attempt spent on layers counts too: the greater of the two is the cost of the result.
     elapsed_s = max(time.perf_counter() - started_s, report.seconds)

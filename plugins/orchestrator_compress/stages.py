@@ -123,9 +123,9 @@ class GPTQConfig(SolverConfig):
         SolverConfig.__post_init__(self)
         check_grid(self.group_size, self.symmetric, self.format)
         check_damp(self.damp)
-        if self.act_order == "dynamic" and self.format == "compressed-tensors":
+        if self.act_order == "dynamic" and self.format in ("compressed-tensors", "mixed"):
             raise ValueError(
-                "act_order 'dynamic' gives every input a group index, which compressed-tensors is not written with; "
+                f"act_order 'dynamic' gives every input a group index, which {self.format} is not written with; "
                 "use act_order 'static' or 'group', or format 'gptq_v2'"
             )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
 from orchestrator_network.errors import TopologyError
@@ -73,6 +73,7 @@ class RailOptimizedConfig:
     radix             ports of a switch
     """
 
+    forwarding: ClassVar[bool] = True
     gpus_per_node: int = 8
     local_gbps: float = 3600.0
     oversubscription: float | None = 1.0

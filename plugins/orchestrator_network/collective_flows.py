@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator_network.collectives import Algorithm, lower
 from orchestrator_network.errors import WorkloadError
-from orchestrator_network.step_flows import expand
+from orchestrator_network.step_flows import MOST_FLOWS, expand, flow_count
 from orchestrator_network.topology import Topology
 from orchestrator_network.tuning import Tuning
 from orchestrator_network.workloads import Workload
@@ -35,6 +35,12 @@ def collective(
         )
     chosen = np.arange(topology.hosts) if ranks is None else np.asarray(ranks, np.int64)
     chains = lower(name, size_bytes, chosen, topology, algorithm, tuning)
+    count = flow_count(chains)
+    if count > MOST_FLOWS:
+        raise WorkloadError(
+            f"{name} over {len(chosen)} ranks by {algorithm} is {count} flows, and the most are {MOST_FLOWS}; use fewer ranks, or "
+            "halving_doubling or torus2d"
+        )
     if not chains:
         raise WorkloadError(f"{name} of {size_bytes} bytes over {len(chosen)} ranks sends nothing")
     made = expand(chains, 1)

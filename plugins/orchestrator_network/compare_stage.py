@@ -41,7 +41,7 @@ class CompareConfig:
 
 def comparable(config: CompareConfig, wired: Wired) -> None:
     """Refuse axes that no result has, and published values of none or beside others."""
-    members = wired["results"]
+    members = wired.get("results", {})
     known = list(dict.fromkeys(axis for axes in members.values() for axis in axes))
     named = [] if config.variants == CompareConfig.variants else [("variants", axis) for axis in config.variants]
     if config.best_of is not None:

@@ -103,13 +103,12 @@ class Network:
         return bool(np.all((self.capacity_bps == self.capacity_bps.max()) | (self.capacity_bps == 0)))
 
     def classes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield hosts, bool [hosts], that packets may come to over the same links, and those links, bool [links]."""
-        alive = np.ones(self.links, bool) if self.route_weight is None else self.route_weight > 0
+        """Yield hosts, bool [hosts], that packets may come to over the same links, and those links, bool [links]; failed ones among them."""
         if self.barred is None:
-            yield np.ones(self.hosts, bool), alive
+            yield np.ones(self.hosts, bool), np.ones(self.links, bool)
             return
         for number, barred in enumerate(self.barred.links):
-            yield self.barred.of == number, alive & ~barred
+            yield self.barred.of == number, ~barred
 
     def adjacency(self) -> csr_array:
         """Return how many links lead from node to node, [nodes, nodes]."""

@@ -76,7 +76,7 @@ class CostSavingConfig:
 
 def axes_told(config: CostSavingConfig, wired: Wired) -> None:
     """Refuse steps whose coordinates do not tell the workload and the machine."""
-    for label, coordinates in wired["steps"].items():
+    for label, coordinates in wired.get("steps", {}).items():
         for axis in (config.workload_axis, config.machine_axis):
             if axis not in coordinates:
                 raise ValueError(

@@ -83,14 +83,14 @@ def _thresholds(
     queue: int | None,
 ) -> dict[str, int]:
     """Return when links without losses stop and go on, as `Options` takes it; nothing where nothing is said."""
-    if stop_packets is None and go_packets is None:
+    if stop_packets is None and go_packets is None and (lossless == "none" or queue is None):
         return {}
     from orchestrator_network.packet.fabric import describe, queue_packets
     from orchestrator_network.packet.options import Options
     from orchestrator_network.packet.routers import behind_routers
 
     check_thresholds(lossless, stop_packets, go_packets)
-    stop = Options.stop_packets if stop_packets is None else stop_packets
+    stop = min(Options.stop_packets, queue or Options.stop_packets) if stop_packets is None else stop_packets
     network = behind_routers(topology.network)
     fabric = describe(network, packet_bytes=wire.packet_bytes, header_bytes=wire.header_bytes, trimming=False)
     most = queue_packets(replace(fabric, queue=queue))

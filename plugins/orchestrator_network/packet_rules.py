@@ -5,6 +5,8 @@ Loads nothing, so that a recipe is refused when it is planned. Every function ra
 
 from __future__ import annotations
 
+import math
+
 DELIVERIES = ("rud", "rod", "rudi", "uud")
 LOSSLESS_LINKS = ("none", "pfc", "credit")
 TRIMMING_MODES = ("htsim", "spec")
@@ -54,7 +56,7 @@ def check_queues(queue_packets: int | None, ecn_percent: tuple[float, float]) ->
     if queue_packets is not None and not 1 <= queue_packets <= MOST_QUEUE_PACKETS:
         raise ValueError(f"queue_packets is {queue_packets}, it must be 1 to {MOST_QUEUE_PACKETS}")
     low, high = ecn_percent
-    if not 0 <= low <= high:
+    if not 0 <= low <= high < math.inf:
         raise ValueError(
             f"ecn_percent is {low:g} and {high:g}; marks begin at 0 or more, and end no sooner than they begin"
         )

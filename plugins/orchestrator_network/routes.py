@@ -39,6 +39,16 @@ class Routes:
     stored_ps: np.ndarray | None = None
     paced_ps: np.ndarray | None = None
 
+    def of(self, flows: np.ndarray) -> Routes:
+        """Return the routes of these flows, by number and in this order."""
+        return Routes(
+            share=self.share[flows],
+            latency_ps=self.latency_ps[flows],
+            hops=self.hops[flows],
+            stored_ps=None if self.stored_ps is None else self.stored_ps[flows],
+            paced_ps=None if self.paced_ps is None else self.paced_ps[flows],
+        )
+
 
 def check_pairs(hosts: int, sources: np.ndarray, targets: np.ndarray) -> None:
     """Refuse flows from or to hosts that do not exist, and flows from a host to itself."""

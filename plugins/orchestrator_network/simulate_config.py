@@ -188,7 +188,19 @@ class SimulateConfig:
         else:
             self._check_workload(str(self.workload))
 
+    def check_files(self) -> None:
+        """Refuse files that are not there, when the recipe is planned."""
+        for chosen in (self.topology, self.workload):
+            there = getattr(getattr(chosen, "config", None), "check_file", None)
+            if callable(there):
+                there()
+
     def _check_link(self) -> None:
+        if getattr(getattr(self.topology, "config", None), "depth", None) is not None and self.link_gbps is None:
+            raise ValueError(
+                "depth is set: a torus of three dimensions has six ports, which 16 links a device do not fill evenly; set link_gbps "
+                "(and planes) of a workload, training steps take two dimensions"
+            )
         if self.hardware is None and self.injection_gbps is None and self.link_gbps is None:
             raise ValueError("hardware is null, so set injection_gbps: what a device can send, in Gb/s")
         for name in ("injection_gbps", "link_gbps"):
@@ -206,11 +218,7 @@ class SimulateConfig:
             raise ValueError(f"link_latency_ns is {self.link_latency_ns}, it cannot be negative")
 
     def _check_topology(self) -> None:
-        """Refuse what no number of devices mends: a file that is not there, and a routing by queues where there are none."""
-        for chosen in (self.topology, self.workload):
-            there = getattr(getattr(chosen, "config", None), "check_file", None)
-            if callable(there):
-                there()
+        """Refuse a routing by queues where there are none."""
         routing = getattr(getattr(self.topology, "config", None), "routing", None)
         if routing in _BY_QUEUES and self.fidelity != "packet":
             raise ValueError(
@@ -224,11 +232,12 @@ class SimulateConfig:
             raise ValueError(f"slow_links is {self.slow_links}, it must be at least 0")
         settings = getattr(self.topology, "config", None)
         counted = getattr(settings, "links_from_top", None)
-        if callable(counted) and self.slow_links > counted(devices):
+        if self.slow_links and callable(counted) and self.slow_links > counted(devices):
             raise ValueError(
                 f"slow_links is {self.slow_links}; this tree has {counted(devices)} links from its top tier down"
             )
-        if self.slow_links and counted is None and type(settings).__module__.startswith(__package__ or ""):
+        ours = type(settings).__module__.partition(".")[0] == __name__.partition(".")[0]
+        if self.slow_links and counted is None and ours:
             raise ValueError(
                 f"slow_links counts links below the top of a fat tree, and topology {self.topology} is none; use link_changes for "
                 "links by name"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.transports.base import Transport
 
 Fidelity = Literal["packet", "flow", "analytic"]
-MOST_SHARED = 20_000  # flows whose fair shares are worked out beside a packet run
+MOST_SHARED = 5_000  # flows whose fair shares are worked out beside a packet run
 _LONGEST_S = 2**62 / PS_PER_S  # half of what an int64 of picoseconds holds: 53 days
 
 
@@ -126,7 +126,7 @@ def simulate(
         "security_bytes": security_bytes,
         "replay_window": replay_window,
         "queue_packets": queue_packets,
-        "ecn_percent": ecn_percent,
+        "ecn_percent": tuple(ecn_percent),
     }
     if fidelity == "packet":
         wire = replace(wire, header_bytes=wire.header_bytes + security_bytes)
@@ -195,7 +195,11 @@ def _packets(
     trace = engine.run(behind_routers(network), one_plane, transport, balancer, options, progress, sampler)
     flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
     if options.delivery == "uud":
-        flows = flows.append_column("lost", pa.array(tables.lost_packets(trace, planes)))
+        lost = np.asarray(tables.lost_packets(trace, planes))
+        if lost.any():  # what is lost need not arrive: certain is that all of it was sent
+            least = sending_bounds(network, one_plane, wire)
+            flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
+        flows = flows.append_column("lost", pa.array(lost))
     summary = {"fidelity": "packet", "seed": options.seed} | summarize(flows, least.end_ps) | tables.totals(trace)
     links = named_links(network, tables.link_columns(trace), int(trace.state.run["clock"][0]))
     cost = cost_of(began)
@@ -218,6 +222,23 @@ def max_min_mean_us(topology: Topology, workload: Workload, wire: Wire, *, answe
     trace = run(lowered.program, topology.network.trunk_bps, sharing="max_min")
     back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps) if answered else 0
     return float((trace.finish_ps + back_ps - trace.start_ps).mean() / 1e6)
+
+
+def sending_bounds(network: Network, workload: Workload, wire: Wire) -> Bounds:
+    """Return what it takes at least to send every flow, and all of every source, over all links of its source at once."""
+    from orchestrator_network.packet.bounds import Bounds
+
+    sent_bps = np.bincount(network.source, network.capacity_bps, network.nodes)
+    took_ps = wire.bits(workload.size_bytes) / sent_bps[workload.source] * PS_PER_S
+    first_ps = np.full(network.nodes, np.iinfo(np.int64).max)
+    np.minimum.at(first_ps, workload.source, workload.start_ps)
+    busy = np.unique(workload.source)
+    ends_ps = first_ps[busy] + np.bincount(workload.source, took_ps, network.nodes)[busy]
+    # A packet takes a whole number of ps.
+    packets = wire.packets(workload.size_bytes)
+    alone_ps = np.maximum(np.floor(took_ps - packets), 1).astype(np.int64)
+    back_ps = np.zeros(len(workload), np.int64)
+    return Bounds(alone_ps=alone_ps, back_ps=back_ps, end_ps=max(int(ends_ps.max() - packets.sum()), 1))
 
 
 def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answered: bool = True) -> Bounds:

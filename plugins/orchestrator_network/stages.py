@@ -32,7 +32,8 @@ class SimulateOutputs(NamedTuple):
 
 
 def one_to_carry(config: SimulateConfig, wired: Wired) -> None:
-    """Refuse a simulation of nothing, and of a training step and a workload at once."""
+    """Refuse a simulation of nothing, of a training step and a workload at once, and of files that are not there."""
+    config.check_files()
     if "traffic" not in wired and config.workload is None:
         raise ValueError(
             "there is nothing to carry: the input traffic is not wired and no workload is named; wire inputs.traffic, or set "

@@ -138,6 +138,16 @@ class FlowLowering:
         )
         return workload, np.repeat([operation for operation, _ in parts], sizes), points - hosts
 
+    def _count(self, chains: list[Chain]) -> int:
+        """Return how many flows concurrent chains are."""
+        planes, reductions = (
+            self._topology.planes,
+            [part for chain in chains for part in chain if isinstance(part, Reduction)],
+        )
+        return flow_count(chains) + sum(
+            2 * len(part.up) * chunk_sizes(part, self._wire, planes)[2] for part in reductions
+        )
+
     def _chains(self, name: str, size_bytes: int, ranks: np.ndarray) -> list[Chain]:
         key = (name, size_bytes, ranks.tobytes())
         if key not in self._known:
@@ -145,19 +155,18 @@ class FlowLowering:
             self._known[key] = lower(name, size_bytes, ranks, self._topology, algorithm, self._tuning)
         return self._known[key]
 
-    def _count(self, chains: list[Chain]) -> int:
-        """Return how many flows concurrent chains are."""
-        count = 0
-        for part in (part for chain in chains for part in chain):
-            if isinstance(part, Phase):
-                count += len(part.source) * part.steps
-            elif isinstance(part, DoubleTree):
-                count += len(part)
-            elif isinstance(part, Reduction):
-                count += 2 * len(part.up) * chunk_sizes(part, self._wire, self._topology.planes)[2]
-            else:
-                count += len(part.ranks) * (len(part.ranks) - 1)
-        return count
+
+def flow_count(chains: list[Chain]) -> int:
+    """Return how many flows concurrent chains without reductions in switches are."""
+    count = 0
+    for part in (part for chain in chains for part in chain):
+        if isinstance(part, Phase):
+            count += len(part.source) * part.steps
+        elif isinstance(part, DoubleTree):
+            count += len(part)
+        elif isinstance(part, Uniform):
+            count += len(part.ranks) * (len(part.ranks) - 1)
+    return count
 
 
 def expand(chains: list[Chain], planes: int) -> _Flows:

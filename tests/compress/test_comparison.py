@@ -297,6 +297,20 @@ def test_layers_that_lost_nothing_are_drawn_without_a_logarithm() -> None:
             {"published": [{"source": "a table", "rows": [{"where": {"method": "rtn"}, "perplexity": {"m": 1.0}}]}]},
             "published values of a table have no row of the reference",
         ),
+        (
+            {
+                "published": [
+                    {
+                        "source": "a table",
+                        "rows": [
+                            {"where": {"method": "dense"}, "perplexity": {"m": 1.0}},
+                            {"where": {"method": "rtn"}, "perplexity": {"n": 1.0}},
+                        ],
+                    }
+                ]
+            },
+            "published values of a table: n has no row of the reference",
+        ),
     ],
 )
 def test_what_the_scores_cannot_be_held_against_stops_the_plan(

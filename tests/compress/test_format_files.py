@@ -296,7 +296,7 @@ def test_bad_requests_are_refused_before_anything_is_written(dense: Path, tmp_pa
         write(dense, tmp_path / "out", weights, "gptq", max_shard_bytes=0)
     assert contents(dense) == before
     assert not (tmp_path / "out").exists()
-    assert set(CODECS) == {"compressed-tensors", "gptq", "gptq_v2", "spqr", "sparse", "dense"}
+    assert set(CODECS) == {"compressed-tensors", "gptq", "gptq_v2", "spqr", "sparse", "mixed", "dense"}
 
 
 def test_formats_of_other_packages_are_resolved_at_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_one_shot_is_one_step() -> None:
 def test_schedules_that_cannot_be_are_refused(config: type, fields: dict[str, float]) -> None:
     """The field is named when the recipe is read."""
     with pytest.raises(ValueError, match=next(iter(fields))):
-        config(**fields)
+        config(**fields).filled()
 
 
 def regression(seed: int = 0) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
@@ -264,4 +264,6 @@ def test_the_callback_takes_any_schedule(monkeypatch: pytest.MonkeyPatch) -> Non
     own = {"name": "cubic", "initial": 0.2, "final": 0.6}
     assert (reached(own, 0), reached(own, 100)) == (pytest.approx(0.2), 0.6)
     assert (reached("one_shot", 0), reached("none", 100)) == (0.9, 0.0)
+    assert reached({"name": "one_shot", "sparsity": 0.5}, 0) == 0.5
+    assert reached({"name": "cubic", "initial": 0.1}, 100) == 0.9
     assert (reached("late", 99), reached("late", 100)) == (0.0, 0.7)

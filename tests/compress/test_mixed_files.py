@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from orchestrator_compress.formats.doctor import diagnose
 from orchestrator_compress.formats.read import load_compressed, read_checkpoint
 from orchestrator_compress.grid import QuantizedWeight
 from orchestrator_compress.planning.candidates import parse
+from orchestrator_compress.planning.outcome import outcome
 from orchestrator_compress.spqr_weight import SpQRWeight
 from orchestrator_compress.weights import SparseWeight
 
@@ -48,8 +50,6 @@ def planned(
         row.update({name: getattr(made, name) for name in SETTINGS} | {"candidate": made.name})
         row.update({name: point[name] for name in ("bytes", "objective")})
     path = tmp_path_factory.mktemp("table")
-    import pyarrow as pa
-
     storage.Table.write(path, pa.Table.from_pylist(rows, schema=chosen.schema))
     return {
         "rows": {row["layer"]: row for row in rows},
@@ -126,3 +126,21 @@ def test_a_label_that_was_edited_is_refused(
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(copy)
+
+
+def test_plans_by_hand_and_ignored_layers_are_carried_out(planned: dict[str, Any]) -> None:
+    """What a plan does not say, or nobody compressed, is not compared with anything."""
+    rows = planned["rows"]
+    table = pa.Table.from_pylist(list(rows.values()))
+    sizes = {layer: row["bytes"] for layer, row in rows.items() if row["method"] != "dense"}
+    objectives = {layer: 2 * row["objective"] for layer, row in rows.items()}
+    metrics, comparison = outcome(table, objectives, sizes)
+    assert metrics["written_over_planned"] == 1
+    assert comparison is not None
+    assert comparison.ratio == pytest.approx(2)
+    first, *rest = sizes
+    fewer, _ = outcome(table, objectives, {layer: sizes[layer] for layer in rest})
+    assert fewer["planned_bytes"] == metrics["planned_bytes"] - sizes[first]
+    assert outcome(table, objectives, {}) == ({}, None)
+    assert outcome(table.drop_columns(["bytes"]), objectives, sizes) == ({}, None)
+    assert outcome(table, objectives | {first: float("nan")}, sizes)[1] is None

@@ -195,3 +195,41 @@ def test_reps_does_not_freeze_where_full_ports_drop():
         assert row[TRIMMED] == trimming
         learn_reps(row, 3, TIMED_OUT, 10**6)
         assert row[FROZEN] == trimming
+
+
+def test_speeds_that_a_packet_rounds_stay_above_the_bound():
+    """A byte takes 1.1111 ps at 7,200 Gb/s, and the kernel counts in 256ths."""
+    topology = RailOptimized(nodes=2, gpus_per_node=2, local_gbps=7200)
+    for size in (PAYLOAD, 2**26):
+        result = simulate(topology, workloads.flows([(0, 1, size, 0)]), fidelity="packet", transport="constant")
+        assert result.flows["slowdown"][0].as_py() >= 1
+        assert result.summary["end_us"] >= result.summary["bound_us"]
+
+
+def test_datagrams_that_are_lost_are_no_sooner_than_they_are_sent():
+    """They need not arrive, so the bound counts what leaves the sources."""
+    load = workloads.incast(range(4, 12), 0, 2_000_000)
+    result = simulate(TREE, load, fidelity="packet", delivery="uud")
+    assert result.flows["lost"].to_numpy().sum() > 0
+    assert min(result.flows["slowdown"].to_pylist()) >= 1
+    assert result.summary["end_us"] >= result.summary["bound_us"] > 100
+
+
+def test_the_round_trip_is_that_of_the_ways_that_packets_take():
+    """A slow direct cable is the shortest route, however quick two others are."""
+    from orchestrator_network.packet.fabric import describe
+
+    cables = [Cable(first=0, second=2), Cable(first=1, second=3), Cable(first=2, second=3, gbps=1.0)]
+    cables += [Cable(first=2, second=4), Cable(first=4, second=3)]
+    topology = GraphTopology(host_names=("a", "b"), switch_names=("s", "t", "u"), cables=tuple(cables), link_gbps=100)
+    fabric = describe(topology.network, packet_bytes=FULL, header_bytes=HEADER, trimming=True)
+    assert fabric.rtt_ps == 6_000_000 + (FULL + HEADER) * (80 + 8000 + 80)
+    assert fabric.hops == 3
+
+
+@pytest.mark.parametrize("queue_packets", [1, 2])
+def test_a_slow_port_of_one_packet_still_takes_packets(queue_packets):
+    """A quarter of a packet would be none at all."""
+    load = workloads.permutation(16, bytes=100_000, seed=1)
+    result = simulate(TREE, load, fidelity="packet", slow_links=16, queue_packets=queue_packets)
+    assert result.summary["end_us"] >= result.summary["bound_us"]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .attribution import Comparison, compare_choices
-from .errors import PlanningError
 from .plan import Choice
 from .tables import choices_from_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_PLANNED = ("rows", "columns", "bytes", "objective", "factor")
+
 
 def planned_choices(table: pa.Table) -> tuple[Choice, ...]:
-    """Return the choices of the table of a plan with what each was planned to take and spoil; PlanningError without these."""
-    lacking = {"rows", "columns", "bytes", "objective"} - set(table.column_names)
-    if lacking:
-        raise PlanningError(f"the table of a plan lacks {', '.join(sorted(lacking))}, what a layer was planned to take")
+    """Return the choices of the table of a plan with what each was planned to take and spoil."""
     candidates = choices_from_table(table)
     return tuple(
         Choice(
@@ -28,7 +27,7 @@ def planned_choices(table: pa.Table) -> tuple[Choice, ...]:
             columns=row["columns"],
             bytes=row["bytes"],
             objective=row["objective"],
-            factor=row.get("factor", 1.0),
+            factor=row["factor"],
         )
         for row in table.to_pylist()
     )
@@ -39,17 +38,20 @@ def outcome(
 ) -> tuple[dict[str, float], Comparison | None]:
     """Return the metrics of a plan that was carried out, and how objectives compare, None where they were not measured.
 
-    `objectives` by compressed layer, `written` the bytes of each layer in the files. Layers that a plan leaves dense count
-    as planned.
+    `objectives` by compressed layer, `written` the bytes of each layer in the files. Layers that stayed dense do not count.
+    Nothing is returned where the table says nothing of what to expect.
     """
-    choices = planned_choices(table)
-    compressed = [choice for choice in choices if choice.candidate.method != "dense"]
+    if any(name not in table.column_names or table[name].null_count for name in _PLANNED):
+        return {}, None  # a plan by hand says what to do, and not what to expect
+    compressed = [choice for choice in planned_choices(table) if choice.layer in written]
+    if not compressed:
+        return {}, None
     planned = sum(choice.bytes for choice in compressed)
     taken = sum(written[choice.layer] for choice in compressed)
     metrics = {"planned_bytes": float(planned), "written_bytes": float(taken), "written_over_planned": taken / planned}
     measured = {choice.layer: objectives.get(choice.layer) for choice in compressed}
-    known = {layer: value for layer, value in measured.items() if value is not None}
-    if not compressed or len(known) < len(measured):
+    known = {layer: value for layer, value in measured.items() if value is not None and math.isfinite(value)}
+    if len(known) < len(measured) or not all(math.isfinite(choice.objective) for choice in compressed):
         return metrics, None
     comparison = compare_choices(compressed, known)
     metrics |= {

@@ -27,12 +27,10 @@ import numpy as np
 from scipy.sparse.csgraph import dijkstra
 
 from orchestrator_network.graph import Network
-from orchestrator_network.packet.fabric import lightest
+from orchestrator_network.packet.fabric import COST, lightest
 from orchestrator_network.routes import Routes
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
-
-_COST = 2.0**40  # beyond any latency of a path, and exact in float64 up to a cost of 8192
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +105,7 @@ def forwarding_bounds(
         start_ps.min() + total @ hops / (1 / each).sum() + back_ps.min(),
     ]
     if network.route_weight is None and not detours:
-        ends.append(_through_shared(network, routes, total, start_ps, back_ps))
+        ends.append(_through_shared(network, routes, total, start_ps, back_ps, each))
     return Bounds(
         alone_ps=alone_ps, back_ps=np.ceil(back_ps).astype(np.int64), end_ps=int(np.floor(max(ends) - np.sum(rounded)))
     )
@@ -120,12 +118,13 @@ def _least_stored(
     if network.one_speed:
         return np.asarray(np.floor(routes.hops + 1e-6) * each[0])
     if network.barred is not None:
-        assert routes.stored_ps is not None, "where packets are kept from links, routes say what theirs take"
-        return routes.stored_ps
+        of_trunk = np.zeros(len(network.trunk_bps))
+        of_trunk[network.trunk] = each  # the links of a trunk are alike
+        return np.asarray(routes.share @ of_trunk)
     ends, at = np.unique(source, return_inverse=True)
     # In units of 1/256 ps, so that sums are whole numbers.
-    distance = dijkstra(lightest(network, network.route_cost * _COST + each * 256), indices=ends)
-    return np.asarray(distance[at, target] % _COST / 256)
+    distance = dijkstra(lightest(network, network.route_cost * COST + each * 256), indices=ends)
+    return np.asarray(distance[at, target] % COST / 256)
 
 
 def _slowest_shared(network: Network, routes: Routes, each: np.ndarray) -> np.ndarray:
@@ -150,13 +149,13 @@ def _ways(network: Network, source: np.ndarray, target: np.ndarray) -> tuple[np.
     Every link has its reverse of the same cost, so a distance is that of the way back.
     """
     ends, place = np.unique(np.concatenate([source, target]), return_inverse=True)
-    weight = network.route_cost * _COST + network.latency_ps
+    weight = network.route_cost * COST + network.latency_ps
     distance = dijkstra(lightest(network, weight), indices=ends)
-    cost, at_source, at_target = distance // _COST, place[: len(source)], place[len(source) :]
+    cost, at_source, at_target = distance // COST, place[: len(source)], place[len(source) :]
     ports = _ports(network)
     first = _near(network, ports, cost, source, at_target)
     last = _near(network, ports, cost, target, at_source)
-    return first, last, distance[at_target, source] % _COST
+    return first, last, distance[at_target, source] % COST
 
 
 def _ports(network: Network) -> np.ndarray:
@@ -207,7 +206,12 @@ def _ends(
 
 
 def _through_shared(
-    network: Network, routes: Routes, total: np.ndarray, start_ps: np.ndarray, back_ps: np.ndarray
+    network: Network,
+    routes: Routes,
+    total: np.ndarray,
+    start_ps: np.ndarray,
+    back_ps: np.ndarray,
+    each: np.ndarray,
 ) -> float:
     """Return when the flows are over of which all paths cross the busiest trunk."""
     share = routes.share.tocoo()
@@ -220,4 +224,5 @@ def _through_shared(
     np.minimum.at(least[1], trunk, back_ps[flow])
     carried = np.bincount(trunk, total[flow], len(network.trunk_bps))
     used = carried > 0
-    return float((least.sum(axis=0)[used] + carried[used] * 8 / network.trunk_bps[used] * PS_PER_S).max())
+    together = 1 / np.bincount(network.trunk, 1 / each)  # of the links of a trunk, as the kernel counts them
+    return float((least.sum(axis=0)[used] + carried[used] * together[used]).max())

@@ -211,7 +211,9 @@ def prepare(
     run["pause_at"] = FOREVER
     run["full_bytes"] = options.packet_bytes
     run["header_bytes"] = options.header_bytes
-    queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / fabric.rate_bps * PS_PER_S
+    # Queues of a size that was asked for take longest at the slowest link.
+    drained_bps = fabric.rate_bps if fabric.queue is None else float(network.capacity_bps[: real_links(network)].min())
+    queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / drained_bps * PS_PER_S
     # Data may wait long behind a link that was told to stop, and is not lost.
     run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps) if options.lossless == "none" else RTO_LOSSLESS_PS
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes

@@ -23,6 +23,7 @@ from orchestrator_network.wire import PS_PER_S
 
 _SOURCES = 512  # of paths that are looked at together
 _MOST_COLUMNS = 65_535  # that a packet can name
+COST = 2.0**40  # beyond any latency of a path, and exact in float64 up to a route cost of 8192
 _UNSEEN = 1e-9  # hops of a link that no result shows; 0 would be no link.
 
 
@@ -54,25 +55,18 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
     inner = np.arange(network.links) >= real
     per_link_ps = (packet_bytes + header_bytes) * 8 / network.capacity_bps * PS_PER_S
     weight = 2 * network.latency_ps + per_link_ps
-    counted = lightest(network, np.where(inner, _UNSEEN, 1.0))
     # Hosts on one switch are alike, so the longest path is that between the first hosts of two switches.
     tor = np.full(network.hosts, -1)
     up = network.source < network.hosts
     tor[network.source[up]] = network.target[up]
     _, first = np.unique(tor, return_index=True)
     second = np.setdiff1d(np.arange(network.hosts), first)
-    some = np.concatenate([first, second[:1]])
-    longest_ps = hops = more_ps = more_hops = 0.0
-    for to, taken in network.classes():
-        weights = lightest(network, np.where(taken, weight, np.inf))
-        steps = lightest(network, np.where(taken, np.where(inner, _UNSEEN, 1.0), np.inf))
-        for begin in range(0, len(some), _SOURCES):
-            part = some[begin : begin + _SOURCES]
-            longest_ps = max(longest_ps, dijkstra(weights, indices=part)[:, : network.hosts][:, to].max())
-            hops = max(hops, dijkstra(steps, indices=part)[:, : network.hosts][:, to].max())
+    more_ps = more_hops = 0.0
+    longest_ps, hops = _longest(network, np.concatenate([first, second[:1]]), weight, inner)
     if network.detours is not None:
         sent_ps = packet_bytes * 8 / np.where(inner, np.inf, network.capacity_bps) * PS_PER_S
         out = lightest(network, network.latency_ps + sent_ps)
+        counted = lightest(network, np.where(inner, _UNSEEN, 1.0))
         homes = np.unique(tor)
         for begin in range(0, len(homes), _SOURCES):
             part = homes[begin : begin + _SOURCES]
@@ -88,6 +82,29 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
         trimming=trimming,
         hops=int(hops),
     )
+
+
+def _longest(network: Network, some: np.ndarray, weight: np.ndarray, inner: np.ndarray) -> tuple[float, float]:
+    """Return the greatest time and number of links of a shortest path between hosts, one end among ``some`` that stand for all.
+
+    On links of one speed the quickest path is one of the fewest links; elsewhere it is that of the least route cost.
+    """
+    hosts, longest_ps, hops = network.hosts, 0.0, 0.0
+    counted = np.where(inner, _UNSEEN, 1.0)
+    if network.one_speed and network.barred is None:
+        graphs = [(some, lightest(network, weight), lightest(network, counted))]
+    else:
+        graphs = []
+        for to, allowed in network.classes():
+            cost = np.where(allowed, network.route_cost * COST, np.inf)
+            ways = [lightest(network, cost + part).T.tocsr() for part in (weight, np.where(inner, 0.0, 1.0))]
+            graphs.append((some[to[some]], *ways))
+    for ends, times, steps in graphs:
+        for begin in range(0, len(ends), _SOURCES):
+            part = ends[begin : begin + _SOURCES]
+            longest_ps = max(longest_ps, (dijkstra(times, indices=part)[:, :hosts] % COST).max())
+            hops = max(hops, (dijkstra(steps, indices=part)[:, :hosts] % COST).max())
+    return longest_ps, hops
 
 
 def lightest(network: Network, weight: np.ndarray) -> csr_array:
@@ -139,8 +156,10 @@ def wire_up(
     links["latency"] = network.latency_ps[order]
     to_host = network.target[order] < hosts
     links["limit"] = queue * fabric.packet_bytes * share * np.where(to_host, last_hop, 1.0)
-    links["mark_from"] = np.ceil(queue * fabric.ecn[0]) * fabric.packet_bytes * share
-    links["mark_all"] = np.ceil(queue * fabric.ecn[1]) * fabric.packet_bytes * share
+    if fabric.queue:  # a slow port of few packets holds one still
+        links["limit"] = np.maximum(links["limit"], fabric.packet_bytes)
+    for name, part in zip(("mark_from", "mark_all"), fabric.ecn, strict=True):
+        links[name] = np.minimum(np.ceil(queue * part) * fabric.packet_bytes * share, 2**31 - 1)
     if fabric.credited:  # what the last port does is the receiver's business, who knows without a mark
         links["mark_from"][to_host] = 2**31 - 1
     links["to"] = network.target[order]
@@ -166,22 +185,24 @@ def _tables(network: Network, number: np.ndarray) -> dict[str, np.ndarray]:
     homes, group = np.unique(home, return_inverse=True)
     alive = np.ones(network.links, bool) if network.route_weight is None else network.route_weight > 0
     between = np.flatnonzero((network.source >= hosts) & (network.target >= hosts) & alive)
-    barred = np.zeros((len(between), len(homes)), bool)
+    barred = None if network.barred is None else np.zeros((len(between), len(homes)), bool)
     source, target = network.source[between] - hosts, network.target[between] - hosts
     cost = network.route_cost[between].astype(float)
     distance = np.empty((switches, len(homes)))  # from every switch to all homes
-    for to, taken in network.classes():
-        own = np.unique(group[to])
+    for to, allowed in network.classes():
+        own, taken = np.unique(group[to]), allowed & alive
         reverse = lightest(network, np.where(taken, network.route_cost, np.inf)).T.tocsr()[hosts:, hosts:]
         distance[:, own] = dijkstra(reverse, indices=homes[own]).T
-        barred[np.ix_(~taken[between], own)] = True
+        if barred is not None:
+            barred[np.ix_(~taken[between], own)] = True
     area, home_area, inside = _areas(network, homes)
     nearest = [distance[:, home_area == one].min(axis=1) for one in range(inside.shape[1])]
     distance = np.column_stack([distance, *nearest])
     here = np.column_stack([homes == np.arange(switches)[:, None], inside])
     by_source = np.lexsort((number[between], source))
     source, target, cost, links = source[by_source], target[by_source], cost[by_source], number[between][by_source]
-    barred = np.column_stack([barred[by_source], np.zeros((len(between), len(nearest)), bool)])
+    if barred is not None:
+        barred = np.column_stack([barred[by_source], np.zeros((len(between), len(nearest)), bool)])
     routes = np.zeros(here.shape, np.int32)
     ports: list[int] = []
     bounds = np.searchsorted(source, np.arange(switches + 1))
@@ -191,7 +212,8 @@ def _tables(network: Network, number: np.ndarray) -> dict[str, np.ndarray]:
         if first == last:  # all hosts hang here
             continue
         near = distance[switch] == distance[target[first:last]] + cost[first:last, None]  # costs are whole numbers
-        near &= ~barred[first:last] & np.isfinite(distance[switch])
+        if barred is not None:
+            near &= ~barred[first:last] & np.isfinite(distance[switch])
         words = np.ascontiguousarray(np.packbits(near, axis=0).T)
         _, one_of, which = np.unique(words.view(f"V{words.shape[1]}").ravel(), return_index=True, return_inverse=True)
         entries = np.zeros(len(one_of), np.int32)

@@ -16,7 +16,6 @@ from scipy.sparse import csr_array
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.program import Program
 from orchestrator_network.readers.goal import CALC, RECV, SEND, Goal
-from orchestrator_network.routes import Routes
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import Wire
 
@@ -58,7 +57,7 @@ def lower_goal(goal: Goal, topology: Topology, wire: Wire) -> LoweredGoal:
         pairs, of_send = np.unique(np.stack([rank[away], peer[away]]), axis=1, return_inverse=True)
         routes = topology.routes(pairs[0], pairs[1])
         loads, of_send = routes.share, of_send.ravel()
-        each = Routes(share=loads[of_send], latency_ps=routes.latency_ps[of_send], hops=routes.hops[of_send])
+        each = routes.of(of_send)
         transfer = first[away] + 1
         bits[transfer] = wire.bits(np.ceil(amount[away] / topology.planes))
         row[transfer] = of_send
