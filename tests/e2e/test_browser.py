@@ -175,12 +175,26 @@ def test_the_artifacts_of_a_run_open_in_the_mlflow_ui(tab: Any, mlflow_ui: str, 
     tab.get_by_text(re.compile("expert_iteration")).first.wait_for()
 
     nested = _nested(mlflow_ui, experiment, smoke["mlflow_run_id"], "ledger")
+    tab.goto("about:blank")  # the page of the other run must be gone, or it takes the clicks
     tab.goto(f"{mlflow_ui}/#/experiments/{experiment}/runs/{nested}/artifacts")
     tab.get_by_text("outputs", exact=True).first.click()
     tab.get_by_text("result", exact=True).first.click()
-    tab.get_by_text("table.json", exact=True).first.click()
-    tab.get_by_text("View as table", exact=True).first.wait_for()
+    for _ in range(2):  # a click while the tree still loads is lost
+        tab.get_by_text("table.json", exact=True).first.click()
+        if _appears(tab.get_by_text("View as table", exact=True).first, 40_000):
+            break
     tab.get_by_role("columnheader", name="variant").first.wait_for()
+
+
+def _appears(locator: Any, patience_ms: float) -> bool:
+    """Tell whether something becomes visible in so many milliseconds."""
+    from playwright.sync_api import TimeoutError as NotThere
+
+    try:
+        locator.wait_for(timeout=patience_ms)
+    except NotThere:
+        return False
+    return True
 
 
 def _get(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
