@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.balancing.base import Balancer
     from orchestrator_network.packet.options import Options
     from orchestrator_network.packet.transports.base import Transport
-
-Delivery = Literal["rud", "rod", "rudi", "uud"]
-Lossless = Literal["none", "pfc", "credit"]
-TrimmingMode = Literal["htsim", "spec"]
 
 
 def packet_parts(

@@ -6,10 +6,14 @@ Loads nothing, so that a recipe is refused when it is planned. Every function ra
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
-DELIVERIES = ("rud", "rod", "rudi", "uud")
-LOSSLESS_LINKS = ("none", "pfc", "credit")
-TRIMMING_MODES = ("htsim", "spec")
+Delivery = Literal["rud", "rod", "rudi", "uud"]
+Lossless = Literal["none", "pfc", "credit"]
+TrimmingMode = Literal["htsim", "spec"]
+DELIVERIES: tuple[str, ...] = get_args(Delivery)
+LOSSLESS_LINKS: tuple[str, ...] = get_args(Lossless)
+TRIMMING_MODES: tuple[str, ...] = get_args(TrimmingMode)
 WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
 MOST_BIT_ERRORS = 1e-4  # above, no packet of usual size gets through
 STOP_PACKETS = 15  # above which a switch says stop, where nothing is said

@@ -20,6 +20,11 @@ from orchestrator_network.packet_rules import (
 from orchestrator_network.tuning import Tuning
 from orchestrator_network.workload_components import SIZED, UNSIZED
 
+#: Fields that `simulate` takes as they are at fidelity packet.
+PACKET_SETTINGS = (
+    *("entropies", "trimming", "delivery", "lossless", "stop_packets", "go_packets", "trimming_mode", "bit_error_rate"),
+    *("link_retry", "security_bytes", "replay_window", "queue_packets", "ecn_percent"),
+)
 #: Fields that say something of a workload, and nothing of a training step.
 _OF_WORKLOADS = (
     "devices",
@@ -29,18 +34,7 @@ _OF_WORKLOADS = (
     "seeds",
     "slow_links",
     "link_changes",
-    "entropies",
-    "delivery",
-    "lossless",
-    "stop_packets",
-    "go_packets",
-    "trimming_mode",
-    "bit_error_rate",
-    "link_retry",
-    "security_bytes",
-    "replay_window",
-    "queue_packets",
-    "ecn_percent",
+    *(name for name in PACKET_SETTINGS if name != "trimming"),
     "sample_us",
     "trace_flows",
 )

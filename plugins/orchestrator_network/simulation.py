@@ -19,14 +19,12 @@ from orchestrator_network.fairness import alone_rates
 from orchestrator_network.graph import Network
 from orchestrator_network.lowering import LoweredFlows, lower_flows
 from orchestrator_network.packet_parts import (
-    Delivery,
-    Lossless,
-    TrimmingMode,
     check_no_packets,
     check_no_queues,
     packet_parts,
     without_failed,
 )
+from orchestrator_network.packet_rules import Delivery, Lossless, TrimmingMode
 from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import PS_PER_S, Wire

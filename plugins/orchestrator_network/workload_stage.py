@@ -13,7 +13,7 @@ from orchestrator_network.cost import topology_cost
 from orchestrator_network.flow_tables import median_of, quantiles_us, result_row, result_table, with_seed
 from orchestrator_network.samples import QUEUES, WINDOWS
 from orchestrator_network.seed_runs import SeedRun, run_seeds
-from orchestrator_network.simulate_config import SimulateConfig
+from orchestrator_network.simulate_config import PACKET_SETTINGS, SimulateConfig
 from orchestrator_network.simulation import Result, simulate
 from orchestrator_network.tables import cost_table
 from orchestrator_network.topology import Topology
@@ -23,18 +23,6 @@ from orchestrator_network.workload_components import Asked
 _TIMES = (
     *("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us"),
     *("over_bound", "goodput_share", "max_min_mean_us"),
-)
-_OF_PACKETS = (
-    *("entropies", "trimming", "delivery", "lossless", "stop_packets", "go_packets"),
-    *(
-        "trimming_mode",
-        "bit_error_rate",
-        "link_retry",
-        "security_bytes",
-        "replay_window",
-        "queue_packets",
-        "ecn_percent",
-    ),
 )
 _COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts")
 
@@ -155,7 +143,7 @@ def packet_settings(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
     parts = {
         kind: ctx.component(kind, ref) for kind in ("transport", "load_balancer") if (ref := getattr(config, kind))
     }
-    said = {name: getattr(config, name) for name in _OF_PACKETS}
+    said = {name: getattr(config, name) for name in PACKET_SETTINGS}
     return parts | said
 
 

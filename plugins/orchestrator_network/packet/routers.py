@@ -41,6 +41,7 @@ def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
     Host ``network.hosts + i`` is that of ``links[i]`` and has its rate, so that it never fills the port; what it receives
     comes at the rate of all links of the switch. Its two own links have no latency, come last, and no result shows them.
     """
+    assert network.barred is None, "hosts with several links, which are kept from some, take no reductions"
     hosts, count = network.hosts, len(links)
     rate_bps = np.bincount(network.source, network.capacity_bps, network.nodes)[network.source[links]]
     point, at = hosts + np.arange(count), network.source[links] + count
@@ -64,7 +65,6 @@ def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
         route_weight=None if weight is None else joined(weight, ones, ones),
         detours=_with_hosts(network, count),
         channel_order=_with_links(network, 2 * count),
-        barred=_barred(network, 2 * count, hosts_more=count),
         real_links=network.links,
     )
 
@@ -109,14 +109,12 @@ def behind_routers(network: Network) -> Network:
     )
 
 
-def _barred(network: Network, links_more: int, *, hosts_more: int = 0) -> Barred | None:
-    """Return what is barred in a network with so many links more, which nobody is kept from, and hosts of no class."""
+def _barred(network: Network, links_more: int) -> Barred | None:
+    """Return what is barred in a network with so many links more, which nobody is kept from."""
     if network.barred is None:
         return None
-    classes = len(network.barred.links) + (hosts_more > 0)
-    links = np.zeros((classes, network.links + links_more), bool)
-    links[: len(network.barred.links), : network.links] = network.barred.links
-    return Barred(of=np.concatenate([network.barred.of, np.full(hosts_more, classes - 1)]), links=links)
+    free = np.zeros((len(network.barred.links), links_more), bool)
+    return replace(network.barred, links=np.concatenate([network.barred.links, free], axis=1))
 
 
 def _with_hosts(network: Network, count: int) -> Detours | None:
