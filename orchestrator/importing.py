@@ -14,6 +14,8 @@ from orchestrator.stage import Inspection, stage
 
 #: Files that lie in checkpoints but are not part of them.
 IGNORED = (".git", ".gitattributes", ".cache", "__pycache__", ".DS_Store")
+# What quant_methods begin with that name a model_loader of this project.
+_OURS = "orchestrator-"
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")
 
 
@@ -25,8 +27,8 @@ class ImportConfig:
     path    a file or a folder; what a folder holds of .git, .cache, __pycache__ and the like is left out
     mode    copy; link: hard-link, or copy to another file system; reference: leave the files where they are and check
             their digest on every use; a Table made of Parquet or text files is written anew in every mode
-    format  of a Model: the model_loader that reads it; empty: the quant_method of its config.json, dense where there is
-            none; of no use to other types
+    format  of a Model: the model_loader that reads it; empty: the quant_method of its config.json (of `orchestrator-sparse`
+            sparse, and so on), gptq with a quantize_config.json, dense where there is neither; of no use to other types
     """
 
     type: str
@@ -60,7 +62,7 @@ def _files(source: Path) -> Iterator[Path]:
             yield path
 
 
-@stage("artifact.import", version="1", inspect=inspect_source)
+@stage("artifact.import", version="2", inspect=inspect_source)
 def import_artifact(ctx: Context, config: ImportConfig) -> storage.Artifact:
     """Import a Hugging Face checkpoint, Parquet or text: ``{type: Model, path: ./my-llama, mode: copy|link|reference}``.
 
@@ -94,13 +96,21 @@ def _meta(type_: type[storage.Artifact], config: ImportConfig, source: Path) -> 
         return {}
     if config.format:
         return {"format": config.format}
+    return {"format": declared_format(source)}
+
+
+def declared_format(source: Path) -> str:
+    """Return the model_loader that a checkpoint directory asks for in its config.json; StageError where there is none."""
     import json
 
     try:
         settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StageError(f"{config.path!r} is not a checkpoint directory: config.json: {error}") from error
-    return {"format": settings.get("quantization_config", {}).get("quant_method", "dense")}
+        raise StageError(f"{str(source)!r} is not a checkpoint directory: config.json: {error}") from error
+    label = settings.get("quantization_config") or {}
+    # Files that were written before config.json said it keep GPTQ's label on its own.
+    usual = "gptq" if not label and (source / "quantize_config.json").is_file() else "dense"
+    return str(label.get("quant_method", usual)).removeprefix(_OURS)
 
 
 def _import_table(artifact: storage.Artifact, source: Path) -> None:

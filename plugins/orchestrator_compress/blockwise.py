@@ -141,6 +141,10 @@ def _compress_block(block: nn.Module, index: int, views: Mapping[str, LinearView
         source.leave(block, index)
 
 
+# Raised where results of the same settings change, so that no layers of both are mixed: 2, H of rounded inputs.
+_ARITHMETIC = 2
+
+
 def _owner(
     model: nn.Module,
     settings: Settings,
@@ -150,7 +154,7 @@ def _owner(
 ) -> str:
     """Return a digest of what finished layers depend on; of weights, which may be in their files, of their shapes only."""
     digest = hashlib.sha256(
-        repr((settings, [(name, tuple(one.shape)) for name, one in model.named_parameters()])).encode()
+        repr((_ARITHMETIC, settings, [(name, tuple(one.shape)) for name, one in model.named_parameters()])).encode()
     )
     for tensor in (heldout, mask, calibration if isinstance(calibration, Tensor) else None):
         digest.update(b"-" if tensor is None else repr(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())

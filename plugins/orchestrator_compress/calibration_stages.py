@@ -33,7 +33,7 @@ class CalibrateConfig:
         )
 
 
-@stage("compress.calibrate", version="2", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
+@stage("compress.calibrate", version="3", workers_allowed=True, workers="execution", cites=["arXiv:2210.17323"])
 def calibrate(ctx: Context, config: CalibrateConfig, model: Model, calibration: Tokens) -> Tensors:
     """Measure the second moments of what every layer reads in the dense model, once for each distinct input.
 

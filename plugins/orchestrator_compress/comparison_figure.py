@@ -7,7 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from .comparison import Variant, shown, word_of
 from .comparison_tables import quantities
@@ -23,6 +25,15 @@ _TITLES = {
     "fewer_macs": "times fewer multiply-accumulates",
     "decode_ms": "one token, ms",
 }
+# Where a name may stand: points to the right and up of its point, and which of its edges is there.
+_SIDES = tuple(
+    (right * far, up * far, horizontal, vertical)
+    for far in (1, 2.5)
+    for right, up, horizontal, vertical in (
+        *((4, 3, "left", "bottom"), (4, -3, "left", "top"), (-4, 3, "right", "bottom"), (-4, -3, "right", "top")),
+        *((0, 5, "center", "bottom"), (0, -5, "center", "top"), (6, 0, "left", "center"), (-6, 0, "right", "center")),
+    )
+)
 _MOST_NAMED = 40  # points that can still be told apart by a word beside each
 
 
@@ -48,13 +59,18 @@ def draw_comparison(
     figure = Figure(figsize=(0.4 + 5.1 * columns, 0.5 + 3.7 * len(groups)), layout="constrained")
     grid = figure.add_gridspec(len(groups), columns)
     colours = _assigned([str(one.member.axes.get(series, "")) for one in variants if not one.is_reference])
+    to_name: list[tuple[Axes, list[tuple[float, Variant]]]] = []
     for row, (name, members) in enumerate(groups.items()):
         for column, quantity in enumerate(against):
             axes = figure.add_subplot(grid[row, column])
-            _draw_panel(axes, [*everywhere, *members], quantity, series, colours, dense_bits)
+            points = _draw_panel(axes, [*everywhere, *members], quantity, series, colours, dense_bits)
+            to_name += [(axes, points)] if len(points) <= _MOST_NAMED else []
             axes.set_title(name, fontsize=10, loc="left", fontweight="bold", color=_INK)
     if beside:
         _draw_published(figure.add_subplot(grid[0, -1]), variants, beside)
+    figure.draw_without_rendering()  # from here on it is known where names meet
+    for axes, points in to_name:
+        _name_points(axes, points, series)
     return figure
 
 
@@ -81,7 +97,8 @@ def _draw_panel(
     series: str,
     colours: Mapping[str, tuple[str, str]],
     dense_bits: int,
-) -> None:
+) -> list[tuple[float, Variant]]:
+    """Draw one quantity, and return the points that are shown: places and variants."""
     lines: dict[tuple[str, str], list[tuple[float, Variant]]] = {}
     for one in members:
         place = quantities(one, dense_bits)[quantity]
@@ -107,9 +124,6 @@ def _draw_panel(
             label=group if group not in named else None,
         )
         named.add(group)
-    shown_points = [point for points in lines.values() for point in points]
-    if len(shown_points) <= _MOST_NAMED:
-        _name_points(axes, shown_points, series)
     axes.axhline(1.0, color=_MUTED, linewidth=1.0, linestyle="--", zorder=0)
     for one in members:
         if quantity == "decode_ms" and one.is_reference and one.member.decode_ms is not None:
@@ -124,6 +138,7 @@ def _draw_panel(
     axes.margins(x=0.09, y=0.1)
     _quiet(axes)
     axes.legend(frameon=False, fontsize=8)
+    return [point for points in lines.values() for point in points]
 
 
 def _line(one: Variant, series: str) -> tuple[str, str]:
@@ -156,14 +171,46 @@ def _spread_ms(variants: Sequence[Variant]) -> list[list[float]]:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, Variant]], series: str) -> None:
-    for place, one in points:
+    """Name the points beside them, each on the side where its name covers least of other names and points."""
+    marks = [
+        Bbox.from_extents(*(at - 3), *(at + 3))
+        for at in axes.transData.transform([(place, one.ratio.value) for place, one in points])
+    ]
+    taken: list[Bbox] = []
+    for number, (place, one) in enumerate(points):
         rest = [axis for axis in one.member.axes if axis != series]
         if not rest:
             continue
         word = word_of(rest[-1], one.member.axes[rest[-1]])
-        axes.annotate(
-            word, (place, one.ratio.value), xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=_MUTED
+        others = [*taken, *marks[:number], *marks[number + 1 :]]
+        label = axes.annotate(
+            word, (place, one.ratio.value), xytext=(0, 0), textcoords="offset points", fontsize=6.5, color=_MUTED
         )
+        label.set_in_layout(False)
+        best, box = min(
+            ((side, _box(label, side)) for side in _SIDES), key=lambda choice: _covered(choice[1], others, axes.bbox)
+        )
+        _put(label, best)
+        taken.append(box)
+
+
+def _put(label: Annotation, side: tuple[float, float, str, str]) -> None:
+    right, up, horizontal, vertical = side
+    label.xyann = (right, up)
+    label.set(ha=horizontal, va=vertical)
+
+
+def _box(label: Annotation, side: tuple[float, float, str, str]) -> Bbox:
+    _put(label, side)
+    return label.get_window_extent()
+
+
+def _covered(box: Bbox, others: Sequence[Bbox], inside: Bbox) -> float:
+    """Return how much of a name lies on other things or outside of the panel, in pixels squared."""
+    met = [Bbox.intersection(box, other) for other in others]
+    within = Bbox.intersection(box, inside)
+    outside = box.width * box.height - (0.0 if within is None else within.width * within.height)
+    return outside + sum(0.0 if one is None else one.width * one.height for one in met)
 
 
 def _draw_published(axes: Axes, variants: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> None:

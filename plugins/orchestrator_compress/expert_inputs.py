@@ -28,6 +28,7 @@ from .errors import CalibrationError
 from .experts import UnfusedExperts
 from .linears import LinearView
 from .moments import Collected, Moments
+from .precision import as_read, products_in
 from .settings import DATA_DRIVEN, Settings
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def every_token(
             for experts, states in _entered(list(sources.values()), run):
                 for source, place in sources.items():
                     if place.experts is experts:
-                        sums[source].add(shard, _read(place, _real(states, real)))
+                        sums[source].add(shard, _read(place, _real(states, real), stream.calls.dtype))
     totals = {source: one.total() for source, one in sums.items()}
     return {number: totals[place.source] for number, place in wanted.items()}
 
@@ -131,12 +132,13 @@ def every_token(
 class EnteredExperts:
     """Keep what experts are given in the passes of a block, one a batch: for a pass that cannot be run again.
 
-    `runs` are those passes in their order, of `shards` shards that a team shares. Use as a context manager.
+    `runs` are those passes in their order, of `shards` shards that a team shares, `dtype` the type of their products. Use
+    as a context manager.
     """
 
-    def __init__(self, block: nn.Module, runs: Sequence[Run], shards: int, team: Team):
+    def __init__(self, block: nn.Module, runs: Sequence[Run], shards: int, team: Team, dtype: torch.dtype):
         self._modules = [one for one in block.modules() if isinstance(one, UnfusedExperts)]
-        self._runs, self._shards, self._team = runs, shards, team
+        self._runs, self._shards, self._team, self._dtype = runs, shards, team, dtype
         self._states: dict[int, list[Tensor]] = {id(one): [] for one in self._modules}
         self._sums: dict[tuple[int, int], Moments] = {}
         self._stack = ExitStack()
@@ -154,7 +156,7 @@ class EnteredExperts:
         if place.source not in self._sums:
             sums = self._team.sums(place.columns, self._shards, place.device)
             for states, run in zip(self._states[id(place.experts)], self._runs, strict=True):
-                sums.add(run.shard, _read(place, _real(states, run.real)))
+                sums.add(run.shard, _read(place, _real(states, run.real), self._dtype))
             self._sums[place.source] = sums.total()
         return self._sums[place.source]
 
@@ -257,9 +259,10 @@ def _on_entry(module: UnfusedExperts, note: Callable[[UnfusedExperts, Tensor], N
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
 
 
-def _read(place: ExpertPlace, states: Tensor) -> Tensor:
-    with torch.no_grad():
-        return place.experts.inner(place.index, states) if place.inner else states
+def _read(place: ExpertPlace, states: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what the layer at a place would multiply, in the pass's type of products."""
+    with torch.no_grad(), products_in(dtype, states.device):
+        return as_read(place.experts.inner(place.index, states) if place.inner else states)
 
 
 def _real(states: Tensor, real: Tensor | None) -> Tensor:

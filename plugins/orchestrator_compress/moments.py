@@ -11,6 +11,7 @@ from torch import Tensor
 from .errors import CalibrationError
 from .experts import token_places
 from .linears import LinearView
+from .moment_kernel import GROUP, moment_kernel
 from .precision import as_given
 
 # Rows of H computed in one product: few enough to leave out most of the half below the diagonal, enough for a product
@@ -44,15 +45,25 @@ class Moments:
         ]
 
     def add(self, inputs: Tensor) -> None:
-        """Add a batch of inputs; half-precision inputs are widened first, because their squares overflow."""
-        rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(torch.float32)
+        """Add a batch of inputs; products of half-precision inputs are those of the widened ones, as their squares overflow.
+
+        Raises ValueError for inputs of another width.
+        """
+        rows = inputs.detach().reshape(-1, inputs.shape[-1])
+        if rows.shape[1] != self._columns:
+            raise ValueError(f"inputs of {rows.shape[1]} columns for moments of {self._columns}")
         if self._recent_tokens >= _SPAN:
             self._settle()
         if self._recent is None:
             self._recent = self._empty(torch.float32)
-        with as_given(rows.device):
-            for start, recent in zip(range(0, self._columns, _PANEL), self._recent, strict=True):
-                recent.addmm_(rows[:, start : start + _PANEL].T, rows[:, start:])
+        kernel = moment_kernel() if _for_kernel(rows, self._recent[0]) else None
+        if kernel is not None:
+            kernel.add(rows, self._recent, _PANEL)
+        else:
+            wide = rows.to(torch.float32)
+            with as_given(rows.device):
+                for start, recent in zip(range(0, self._columns, _PANEL), self._recent, strict=True):
+                    recent.addmm_(wide[:, start : start + _PANEL].T, wide[:, start:])
         self.tokens += len(rows)
         self._recent_tokens += len(rows)
 
@@ -97,6 +108,11 @@ class Moments:
             corner = panel[:, : len(panel)]
             whole[start:stop, start:stop] = torch.triu(corner) + torch.triu(corner, 1).T
         return whole.div_(max(1, self.tokens))
+
+
+def _for_kernel(rows: Tensor, sums: Tensor) -> bool:
+    here = rows.device.type == sums.device.type == "cpu"
+    return here and rows.dtype == torch.bfloat16 and rows.shape[1] % GROUP == 0
 
 
 def shared_inputs(linears: Mapping[str, LinearView], run: Callable[[], object]) -> list[list[str]]:

@@ -1,8 +1,9 @@
 """The type in which the products of forward passes are computed: float32, or bfloat16 where a processor is faster at it.
 
 In bfloat16 only products (linear layers, attention) take rounded factors, and give rounded results that were summed in
-float32; hidden states between blocks, norms, H and all solving stay in float32 and float64. Rounding a factor to 8 bits of
-mantissa perturbs what a layer reads by some thousandths at random, and H by their square.
+float32; hidden states between blocks, norms, the sums of H and all solving stay in float32 and float64. Rounding a factor to 8 bits of
+mantissa perturbs what a layer reads by some thousandths at random, and H by their square. H is that of the inputs as the
+layer's own product reads them, rounded; its products of two of them are exact, and summed in float32 as any others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from .errors import CompressionError
 
@@ -32,6 +34,15 @@ def products_in(dtype: torch.dtype, device: torch.device) -> AbstractContextMana
         return as_given(device)
     # Weights change between calls, so that none may be kept in the other type.
     return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
+
+
+def as_read(inputs: Tensor) -> Tensor:
+    """Return what a linear layer called now multiplies: the inputs, in the type of products of this thread."""
+    device = inputs.device.type
+    # float64 is left alone by autocast, too.
+    if not torch.is_autocast_enabled(device) or inputs.dtype == torch.float64:
+        return inputs
+    return inputs.to(torch.get_autocast_dtype(device))
 
 
 def as_given(device: torch.device) -> AbstractContextManager[object]:

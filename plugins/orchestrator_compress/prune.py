@@ -11,6 +11,7 @@ from torch import Tensor
 from .criteria import LayerStatistics
 from .elements import WEIGHT, Element, Scope, masks_of, nm_mask
 from .errors import PruningError
+from .heads import Heads, head_masks
 from .selection import NM
 
 
@@ -42,8 +43,11 @@ def prune_state(
     element: Element = WEIGHT,
     scope: Scope = "layer",
     floor: float = 0.01,
+    heads: Mapping[str, Heads] | None = None,
 ) -> Pruned:
     """Remove the least salient elements of the named matrices; other tensors are passed on as they are.
+
+    With `heads`, as `heads.attention_heads` returns them, those are what goes, out of all their matrices together.
 
     `sparsity` is a share of the weights or an N:M pattern. Magnitude "global" is one threshold for the model, Wanda
     is meant for scope "row". Raises PruningError for names or settings that do not fit, WeightError for weights that
@@ -57,7 +61,11 @@ def prune_state(
     known = statistics or {}
     saliencies = {name: criterion.saliency(state[name], known.get(name)) for name in names}
     if isinstance(sparsity, NM):
+        if heads is not None:
+            raise PruningError("N:M is a pattern of single weights, not of heads; give a share")
         masks = {name: nm_mask(saliency, sparsity) for name, saliency in saliencies.items()}
+    elif heads is not None:
+        masks = head_masks(saliencies, heads, sparsity, scope=scope, floor=floor)
     else:
         masks = masks_of(saliencies, sparsity, element=element, scope=scope, floor=floor)
     removed = {name: int(mask.sum()) for name, mask in masks.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,12 @@ from .blockwise import Compression, check_fallbacks
 from .calibration import Calibration, calibrate, token_windows
 from .compress import stored_dtype, write_report
 from .criteria import STATISTICS, LayerStatistics
-from .elements import INPUT, NEURON, WEIGHT, Element, Scope
+from .elements import INPUT, LAYER, NEURON, WEIGHT, Element, Scope
 from .errors import CompressionError
 from .expert_layers import dense_layers
 from .experts import on_unfused, warn_of_fused
 from .gradients import loss_gradients
+from .heads import attention_heads
 from .linears import LinearView, transposed_names
 from .methods import Solved, kept_values
 from .prune import Criterion, prune_state
@@ -38,7 +39,7 @@ from .weights import SparseWeight
 if TYPE_CHECKING:
     from .pruning_stages import PruneConfig
 
-_ELEMENTS = {"weight": WEIGHT, "neuron": NEURON, "input": INPUT}
+_ELEMENTS = {"weight": WEIGHT, "neuron": NEURON, "input": INPUT, "layer": LAYER}
 
 
 @on_unfused
@@ -51,13 +52,14 @@ def prune_model(
     tokens: Tensor | None = None,
     calibration: Calibration | None = None,
     ignore: tuple[str, ...] = (),
-    element: Element = WEIGHT,
+    element: Element | Literal["head"] = WEIGHT,
     scope: Scope = "layer",
     floor: float = 0.01,
     stored: torch.dtype = torch.float32,
 ) -> Compression:
     """Remove the least salient elements of a decoder's linear layers in place and return what is left.
 
+    Of `element` "head" (see `heads`), only the projections of attention take part, and all else stays as it is.
     `tokens` [N, T] give gradients to criteria that need them, and `calibration` the H of every layer, also for the
     objectives that records tell. `name` is the criterion's. Raises CompressionError (see `errors`).
     """
@@ -66,10 +68,22 @@ def prune_model(
     views = {layer: view for lead, block in blocks for layer, view in block_linears(lead, block).items()}
     chosen = {layer: views[layer] for layer in selected(views, ignore)}
     warn_of_fused(model)
+    heads = None
+    if element == "head":
+        heads = attention_heads(model.config, {layer: view.shape for layer, view in chosen.items()})
+        chosen = {layer: view for layer, view in chosen.items() if any(layer in own.shares for own in heads.values())}
     statistics = _statistics(model, chosen, criterion, tokens, calibration)
     weights = {layer: view.weight.to(torch.float32) for layer, view in chosen.items()}
     pruned = prune_state(
-        weights, list(weights), criterion, sparsity, statistics=statistics, element=element, scope=scope, floor=floor
+        weights,
+        list(weights),
+        criterion,
+        sparsity,
+        statistics=statistics,
+        element=WEIGHT if isinstance(element, str) else element,
+        scope=scope,
+        floor=floor,
+        heads=heads,
     )
     settings = Settings(method="magnitude", measure="own")
     index_of = {layer: index for index, (lead, block) in enumerate(blocks) for layer in block_linears(lead, block)}
@@ -150,7 +164,7 @@ def prune_stage(
             tokens=windows,
             calibration=_calibration(ctx, config, loaded, windows, tokens, hessians),
             ignore=config.ignore,
-            element=_ELEMENTS.get(config.element) or Element(rows=config.block_rows, columns=config.block_columns),
+            element=_element(config),
             scope=config.scope,
             floor=config.floor,
             stored=stored_dtype(model.path),
@@ -171,6 +185,12 @@ def prune_stage(
         ctx, report, f"{name}, {config.pattern or f'{config.sparsity:.0%} removed'}", time.perf_counter() - started_s
     )
     return result, ctx.table(report.layers, "layers")
+
+
+def _element(config: PruneConfig) -> Element | Literal["head"]:
+    if config.element == "head":
+        return "head"
+    return _ELEMENTS.get(config.element) or Element(rows=config.block_rows, columns=config.block_columns)
 
 
 def _calibration(

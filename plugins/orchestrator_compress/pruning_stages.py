@@ -83,9 +83,11 @@ class PruneConfig(LayersConfig):
                gradients take `calibration`
     sparsity   share of weights that are removed
     pattern    N:M, such as "2:4": N of every M inputs stay; null: by `sparsity`
-    element    what is removed: single weights, neurons (output rows), inputs (columns), or blocks of rows x columns
+    element    what is removed: single weights, neurons (output rows), inputs (columns), blocks of rows x columns, attention
+               heads (out of all projections together; other layers stay), or whole layers
     block_rows, block_columns  of a block, where element is block
-    scope      among which elements the least salient are sought: of an output row, of a layer, or of all layers
+    scope      among which elements the least salient are sought: of an output row, of a layer (of heads: of an attention), or
+               of all layers
     floor      share that every layer keeps where the scope is global
     max_fallbacks  layers whose inputs had to be made up (experts that too few tokens reach) before the stage fails; null: any number
     format     dense, with its zeros, or sparse, which stores what is left
@@ -94,7 +96,7 @@ class PruneConfig(LayersConfig):
     criterion: Annotated[str, Ref("pruning_criterion")] = "magnitude"
     sparsity: float = 0.5
     pattern: str | None = None
-    element: Literal["weight", "neuron", "input", "block"] = "weight"
+    element: Literal["weight", "neuron", "input", "block", "head", "layer"] = "weight"
     block_rows: int = 1
     block_columns: int = 1
     scope: Literal["row", "layer", "global"] = "layer"
@@ -112,6 +114,13 @@ class PruneConfig(LayersConfig):
             raise ValueError(f"blocks of {self.block_rows} x {self.block_columns} weights; both are at least 1")
         if (self.block_rows, self.block_columns) != (1, 1) and self.element != "block":
             raise ValueError(f"block_rows and block_columns say what a block is; element is {self.element!r}")
+        if self.element == "head" and self.scope == "row":
+            raise ValueError("scope is row, and a head has many; set scope: layer, heads of an attention, or global")
+        if self.element == "layer" and (self.scope != "global" or self.floor):
+            raise ValueError(
+                f"element is layer, of which scope {self.scope} holds one and floor {self.floor:g} keeps every one; set scope: global "
+                "and floor: 0"
+            )
         if self.pattern is not None and self.element != "weight":
             raise ValueError(f"pattern {self.pattern} is about single weights; element is {self.element!r}")
 
@@ -129,7 +138,7 @@ def check_removal(sparsity: float, pattern: str | None) -> None:
 
 @stage(
     "compress.sparsegpt",
-    version="3",
+    version="4",
     workers_allowed=True,
     workers="execution",
     cites=["arXiv:2301.00774"],

@@ -228,7 +228,7 @@ class Propagated:
         ]
         experts = expert_places(block, views)
         with (
-            EnteredExperts(block, runs, stream.count, team) as entered,
+            EnteredExperts(block, runs, stream.count, team, stream.calls.dtype) as entered,
             StagedPass(views, groups, runs, sums) as staged,
         ):
             for place, names in enumerate(groups):

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .linears import LinearView
 from .moments import without_padding
-from .precision import as_given, kept
+from .precision import as_given, as_read, kept
 from .sums import Sums
 
 
@@ -108,9 +108,9 @@ class StagedPass:
             self.late += inputs.numel() // inputs.shape[-1]
             return
         run = self._runs[getcurrent()]
+        self._sums[place].add(run.shard, as_read(inputs if run.real is None else without_padding(inputs, run.real)))
         # Who goes on meanwhile, in the same thread, must not find this pass's type of products.
         with as_given(inputs.device):
-            self._sums[place].add(run.shard, inputs if run.real is None else without_padding(inputs, run.real))
             self._waiting[getcurrent()] = place
             self._caller.switch()
 

@@ -49,7 +49,7 @@ class SolverConfig(LayersConfig):
     true_sequential  with quantized: each layer of a block on what the compressed layers before it give, in one pass;
                    false: all on what the dense layers of the block give, in two
     forward_dtype  type of the products of forward passes: float32, or bfloat16, about twice as fast where the
-                   processor multiplies it and as good within the noise of rounding; hidden states, H and solving stay wider
+                   processor multiplies it and as good within the noise of rounding; hidden states, sums and solving stay wider
     strict         fail where damping would have to grow or a layer go uncompensated, instead of recording it
     max_fallbacks  layers that may fall back before the stage fails; null: any number
     expert_fallback  what experts are solved on that too few tokens reach: pool (the missing ones made up from all
@@ -221,7 +221,7 @@ def rtn(
 
 @stage(
     "compress.gptq",
-    version="5",
+    version="6",
     workers_allowed=True,
     workers="execution",
     cites=["arXiv:2210.17323"],
@@ -247,7 +247,7 @@ def gptq(
 
 @stage(
     "compress.spqr",
-    version="3",
+    version="4",
     workers_allowed=True,
     workers="execution",
     cites=["arXiv:2306.03078"],

@@ -19,6 +19,7 @@ from .errors import CalibrationError
 from .expert_inputs import expert_groups
 from .linears import LinearView
 from .moments import Moments, collect, shared_inputs, without_padding
+from .precision import as_read
 from .sums import Team
 
 #: Calibration is divided among at most as many workers.
@@ -71,7 +72,7 @@ class Stream:
             for batch, real in zip(batches, self.real[shard], strict=True):
 
                 def add(place: int, inputs: Tensor, shard: int = shard, real: Tensor | None = real) -> None:
-                    sums[place].add(shard, inputs if real is None else without_padding(inputs, real))
+                    sums[place].add(shard, as_read(inputs if real is None else without_padding(inputs, real)))
 
                 run = partial(self.calls.run_one, block, index, batch)
                 moved = collect(views, groups, run, add, stop=not advance)

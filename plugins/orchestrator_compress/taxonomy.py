@@ -57,9 +57,7 @@ PARTS: tuple[Part, ...] = (
     _what("block", "structured", "elements:Element", "blocks of outputs by inputs"),
     _what("neuron", "structured", "elements:NEURON", "output rows"),
     _what("input", "structured", "elements:INPUT", "input columns"),
-    _what(
-        "head", "structured", "elements:head_outputs", "attention heads, coupled over q, k, v and o", "arXiv:1905.10650"
-    ),
+    _what("head", "structured", "heads:Heads", "attention heads, coupled over q, k, v and o", "arXiv:1905.10650"),
     _what("layer", "structured", "elements:LAYER", "whole matrices"),
     _how("magnitude", "data-free", "Magnitude", "|w|", "arXiv:1506.02626"),
     _how("wanda", "data-driven", "Wanda", "|w| times the norm of its input", "arXiv:2306.11695"),

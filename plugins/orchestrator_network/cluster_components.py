@@ -6,16 +6,14 @@ states its own links and planes.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import log
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
 from orchestrator_network.errors import TopologyError
+from orchestrator_network.file_config import FileConfig
 
 if TYPE_CHECKING:
     from orchestrator_network.dragonfly import Dragonfly
@@ -100,24 +98,14 @@ class RailOptimizedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphConfig:
+class GraphConfig(FileConfig):
     """A network from a file.
 
-    path    of a JSON or TOML file in the format of `GraphTopology.from_file`
-    sha256  of its content, by which results are kept: 64 hexadecimal digits, as `sha256sum` prints them
+    path  of a JSON or TOML file in the format of `GraphTopology.from_file`
     """
 
-    path: str = field(metadata={"identity": False})  # the content enters the key by its digest
-    sha256: str
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"sha256 is `{self.sha256}`, it must be 64 hexadecimal digits; `sha256sum` prints them")
-
-    def check_file(self) -> None:
-        """Refuse a file that is not there, when the recipe is planned; raises TopologyError."""
-        if not Path(self.path).is_file():
-            raise TopologyError(f"path is {self.path}, where no file is; give that of a network in JSON or TOML")
+    file: ClassVar[str] = "a network in JSON or TOML"
+    error: ClassVar[type[ValueError]] = TopologyError
 
 
 class DragonflyBuilder:
@@ -211,11 +199,8 @@ class GraphBuilder:
         """
         from orchestrator_network.graph_topology import GraphTopology
 
-        path = Path(self.config.path)
+        path = self.config.verified()
         built = GraphTopology.from_file(path, link_gbps=link_gbps)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest != self.config.sha256:
-            raise TopologyError(f"{path}: its sha256 is {digest}, the recipe names another; write this one there")
         if built.hosts != devices:
             raise TopologyError(
                 f"{path}: hosts: the file has {built.hosts}, asked for are {devices} devices; they must agree"

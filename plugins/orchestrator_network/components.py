@@ -106,7 +106,7 @@ class TorusConfig:
 
     rows   of accelerators; null: as square as the devices allow
     board  accelerators a side of a board, whose links are free; 1 for none
-    depth  accelerators of the third dimension, for workloads with link_gbps, as 16 links a device do not fill six ports evenly;
+    depth  accelerators of the third dimension, with link_gbps, as 16 links a device do not fill six ports evenly;
            null: two dimensions
     """
 

@@ -24,22 +24,9 @@ from orchestrator_network.dnn_facts import (
     ResNetFacts,
 )
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.traffic import OPERATIONS, groups_table
 
 _PS_PER_US = 1_000_000
-_COLUMNS = (
-    "id",
-    "rank",
-    "kind",
-    "collective",
-    "group",
-    "peer",
-    "bytes",
-    "tag",
-    "duration_ps",
-    "requires",
-    "irequires",
-    "stage",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +52,9 @@ class _Step:
         return len(self.groups) - 1
 
     def tables(self, devices: int, **about: Any) -> StepTables:
-        columns = dict(zip(_COLUMNS, zip(*self.rows, strict=True), strict=True))
-        numbers = {name: pa.int32() for name in ("rank", "group", "peer")}
-        numbers |= {name: pa.int64() for name in ("id", "bytes", "tag", "duration_ps")}
-        numbers |= {name: pa.list_(pa.int64()) for name in ("requires", "irequires")}
-        operations = pa.table({name: pa.array(columns[name], numbers.get(name, pa.string())) for name in _COLUMNS})
-        groups = pa.table(
-            {
-                "group": pa.array(range(len(self.groups)), pa.int32()),
-                "ranks": pa.array(self.groups, pa.list_(pa.int32())),
-            }
-        )
+        columns = dict(zip(OPERATIONS.names, zip(*self.rows, strict=True), strict=True))
+        operations = pa.Table.from_pydict(columns, schema=OPERATIONS)
+        groups = groups_table(self.groups)
         return StepTables(operations=operations, groups=groups, devices=devices, about=about | {"source": SOURCE})
 
 

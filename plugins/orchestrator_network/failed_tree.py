@@ -21,8 +21,10 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from orchestrator_network.cost import Bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.fat_tree import FatTree
+from orchestrator_network.fat_tree_ports import Ports
 from orchestrator_network.graph import Network
 from orchestrator_network.routes import Routes, minimal_loads, minimal_routes
 
@@ -41,12 +43,13 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedTree(FatTree):
-    """A fat tree without the cables of ``failures``; raises TopologyError for those that it does not have.
+    """The tree ``whole`` without the cables of ``failures``; raises TopologyError for those that it does not have.
 
     ``network`` keeps the links that failed, so that links have the numbers of the whole tree; no route takes them.
     """
 
     failures: tuple[Failure, ...] = ()
+    whole: FatTree
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,9 +65,17 @@ class FailedTree(FatTree):
             )
 
     @cached_property
-    def whole(self) -> FatTree:
-        """The tree with all of its cables."""
-        return FatTree(**{one.name: getattr(self, one.name) for one in fields(FatTree)})
+    def ports(self) -> Ports:
+        """Port counts of every tier, those of the whole tree."""
+        return self.whole.ports
+
+    def with_latency(self, latency_ps: int) -> FailedTree:
+        """Return the same tree with another latency a link."""
+        return replace(self, latency_ps=latency_ps, whole=self.whole.with_latency(latency_ps))
+
+    def bill(self) -> Bill:
+        """Return switches and cables of all planes: what has failed was bought."""
+        return self.whole.bill()
 
     @cached_property
     def alive(self) -> np.ndarray:
@@ -151,7 +162,7 @@ def without(tree: FatTree, failures: Iterable[Failure]) -> FatTree:
     failed = tuple(failures)
     if not failed:
         return tree
-    return FailedTree(**{one.name: getattr(tree, one.name) for one in fields(FatTree)}, failures=failed)
+    return FailedTree(**{one.name: getattr(tree, one.name) for one in fields(FatTree)}, failures=failed, whole=tree)
 
 
 def _of(failure: Failure) -> str:

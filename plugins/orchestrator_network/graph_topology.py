@@ -23,6 +23,7 @@ from orchestrator_network.routes import Routes, minimal_loads, minimal_routes
 # Distances are counted in 16 bits, and no path visits a node twice.
 MOST_NODES = 32_000
 MOST_LINKS = 1_000_000
+_END_COST = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ class GraphTopology:
     """A network of named hosts, named switches and cables; raises TopologyError for one that no flow could use.
 
     ``link_gbps`` and ``latency_ps`` are those of cables that state none. ``planes`` disjoint copies carry 1/planes of
-    every message each and are alike, so one is simulated.
+    every message each and are alike, so one is simulated. ``hosts_forward``: hosts with several links pass packets on;
+    False: they are ends only.
     """
 
     host_names: tuple[str, ...]
@@ -56,6 +58,7 @@ class GraphTopology:
     link_gbps: float = 400.0
     planes: int = 1
     latency_ps: int = 1_000_000
+    hosts_forward: bool = True
 
     def __post_init__(self) -> None:
         nodes, links = len(self.host_names) + len(self.switch_names), sum(cable.count for cable in self.cables)
@@ -76,7 +79,31 @@ class GraphTopology:
         if len(stray):
             name = (self.host_names + self.switch_names)[stray[0]]
             raise TopologyError(f"`{name}` is not joined to `{self.host_names[0]}`; add a link or leave it out")
+        if not self.hosts_forward:
+            self._check_ends()
         _ = self.network
+
+    def _check_ends(self) -> None:
+        """Refuse hosts that reach each other over hosts alone."""
+        nodes = self.hosts + len(self.switch_names)
+        first, second = (np.array(ends) for ends in zip(*((one.first, one.second) for one in self.cables), strict=True))
+        between = (first >= self.hosts) & (second >= self.hosts)
+        joined = csr_array((np.ones(between.sum()), (first[between], second[between])), shape=(nodes, nodes))
+        _, part = connected_components(joined, directed=False)
+        host, other = np.minimum(first, second), np.maximum(first, second)
+        up = (host < self.hosts) & (other >= self.hosts)
+        touches = csr_array((np.ones(up.sum()), (host[up], part[other[up]])), shape=(self.hosts, part.max() + 1))
+        if np.any((touches > 0).sum(0) == self.hosts):
+            return
+        direct = (other < self.hosts) & (host < self.hosts)
+        near = csr_array((np.ones(direct.sum()), (host[direct], other[direct])), shape=(self.hosts, self.hosts))
+        reached = (touches @ touches.T + near + near.T).toarray() > 0
+        np.fill_diagonal(reached, True)
+        if not reached.all():
+            one, another = (self.host_names[place] for place in np.argwhere(~reached)[0])
+            raise TopologyError(
+                f"`{one}` reaches `{another}` only through other hosts, which are ends here; join switches"
+            )
 
     @classmethod
     def from_file(cls, path: str | Path, *, link_gbps: float = 400.0, latency_ps: int = 1_000_000) -> GraphTopology:
@@ -135,7 +162,12 @@ class GraphTopology:
             latency_ps=np.array(delays, np.int64)[number],
             link_bps=np.array(speeds, float)[number] * 1e9,
         )
-        return wiring.network(self.hosts, self.host_names + self.switch_names, self.link_gbps * 1e9)
+        network = wiring.network(self.hosts, self.host_names + self.switch_names, self.link_gbps * 1e9)
+        if self.hosts_forward:
+            return network
+        # A way through a host has two links of hosts more than any that goes round it.
+        at_host = (network.source < self.hosts) | (network.target < self.hosts)
+        return replace(network, route_cost=np.where(at_host, _END_COST, 1).astype(np.int8))
 
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
         """Split every flow evenly over its minimal paths; WorkloadError for impossible pairs."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator import Component, hookimpl
-from orchestrator_network import transport_components, workload_components
+from orchestrator_network import file_components, transport_components, workload_components
 from orchestrator_network.cluster_components import DragonflyConfig, GraphConfig, RailOptimizedConfig
 from orchestrator_network.components import FatTreeConfig, Hx2MeshConfig, Hx4MeshConfig, HyperXConfig, TorusConfig
 
@@ -16,7 +16,7 @@ orchestrator_api = "1"
 @hookimpl
 def orchestrator_stages() -> list[Callable[..., Any]]:
     """Offer the stages."""
-    from orchestrator_network import bandwidth_stage, compare_stage, machine_stages, model_stages, stages
+    from orchestrator_network import bandwidth_stage, compare_stage, machine_stages, model_stages, stages, trace_stage
 
     return [
         stages.simulate,
@@ -25,6 +25,7 @@ def orchestrator_stages() -> list[Callable[..., Any]]:
         machine_stages.allocate,
         bandwidth_stage.bandwidth,
         model_stages.workload_traffic,
+        trace_stage.trace,
         model_stages.cost_saving,
     ]
 
@@ -41,6 +42,7 @@ def orchestrator_components() -> list[Component]:
     return [
         *workload_components.components(),
         *transport_components.components(),
+        *file_components.components(),
         Component(
             kind="topology",
             name="fat_tree",

@@ -26,25 +26,11 @@ PACKET_SETTINGS = (
     *("link_retry", "security_bytes", "replay_window", "queue_packets", "ecn_percent"),
 )
 #: Fields that say something of a workload, and nothing of a training step.
-_OF_WORKLOADS = (
-    "devices",
-    "flow_bytes",
-    "link_gbps",
-    "planes",
-    "seeds",
-    "slow_links",
-    "link_changes",
-    *(name for name in PACKET_SETTINGS if name != "trimming"),
-    "sample_us",
-    "trace_flows",
-)
+_OF_WORKLOADS = ("flow_bytes", "seeds", "sample_us", "trace_flows")
 #: Those that need single links and packets.
 _OF_SINGLE_LINKS = (
-    *("transport", "load_balancer", "trimming", "entropies", "slow_links", "link_changes"),
-    *_OF_WORKLOADS[_OF_WORKLOADS.index("delivery") :],
+    *("transport", "load_balancer", "slow_links", "link_changes", *PACKET_SETTINGS, "sample_us", "trace_flows"),
 )
-#: Those of them that say something of a training step, too, at fidelity packet.
-_OF_PACKETS = ("entropies", "delivery", "lossless", "stop_packets", "go_packets")
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
 #: Routings of topologies that look at queues.
@@ -85,8 +71,8 @@ class SimulateConfig:
     fidelity           packet: every packet; flow: links shared max-min fairly; analytic: every transfer as if alone
     hardware           what a device injects, over 16 equal links
     injection_gbps     the same as a number, Gb/s
-    link_gbps          of one link a device in each of `planes`, of a workload; instead of the two above
-    planes             disjoint copies of the network; null beside link_gbps: 1, or what the file says
+    link_gbps          of one link a device in each of `planes`; instead of the two above
+    planes             disjoint copies of the network; null beside link_gbps: 1, or what the file of a graph says
     link_latency_ns    of every link
     allreduce          of a step; auto: of those up to halving_doubling the one that is quickest when alone
     per_server         consecutive devices of a server, for hierarchical; null: what the topology says
@@ -95,7 +81,7 @@ class SimulateConfig:
     collectives        those of one group run in_order, or concurrent
     packet_bytes, header_bytes  on the wire
     prices             of switches and cables
-    devices            hosts of a workload
+    devices            hosts of a workload; of a step null (as many as it has ranks), or more
     flow_bytes         of each flow; of the buffer, for all-reduces
     transport          congestion control and all that goes with it; at fidelity packet, as are all below but seeds
     load_balancer      how packets choose their paths; null: what the transport is meant for
@@ -182,20 +168,28 @@ class SimulateConfig:
         else:
             self._check_workload(str(self.workload))
 
+    @property
+    def states_links(self) -> bool:
+        """Whether the topology comes from a file that states the speed of every link."""
+        return bool(getattr(getattr(self.topology, "config", None), "states_links", False))
+
     def check_files(self) -> None:
         """Refuse files that are not there, when the recipe is planned."""
         for chosen in (self.topology, self.workload):
-            there = getattr(getattr(chosen, "config", None), "check_file", None)
+            settings = getattr(chosen, "config", None)
+            there, hosts = (getattr(settings, name, None) for name in ("check_file", "check_hosts"))
             if callable(there):
                 there()
+            if callable(hosts) and self.devices is not None:
+                hosts(self.devices)
 
     def _check_link(self) -> None:
         if getattr(getattr(self.topology, "config", None), "depth", None) is not None and self.link_gbps is None:
             raise ValueError(
                 "depth is set: a torus of three dimensions has six ports, which 16 links a device do not fill evenly; set link_gbps "
-                "(and planes) of a workload, training steps take two dimensions"
+                "(and planes)"
             )
-        if self.hardware is None and self.injection_gbps is None and self.link_gbps is None:
+        if self.hardware is None and self.injection_gbps is None and self.link_gbps is None and not self.states_links:
             raise ValueError("hardware is null, so set injection_gbps: what a device can send, in Gb/s")
         for name in ("injection_gbps", "link_gbps"):
             value = getattr(self, name)
@@ -206,7 +200,13 @@ class SimulateConfig:
                 f"injection_gbps is {self.injection_gbps:g} and link_gbps {self.link_gbps:g}; set one: what a device "
                 "sends over 16 links, or what one link carries"
             )
-        if self.planes is not None and (self.planes < 1 or self.link_gbps is None):
+        said = _changed(self, ("link_gbps", "injection_gbps", "link_latency_ns")) if self.states_links else []
+        if said:
+            raise ValueError(
+                f"{said[0]} is {getattr(self, said[0]):g}, but the file of topology {self.topology} states speed and latency of "
+                "every link; leave it out"
+            )
+        if self.planes is not None and (self.planes < 1 or (self.link_gbps is None and not self.states_links)):
             raise ValueError(f"planes is {self.planes}; it must be at least 1, and needs link_gbps beside it")
         if self.link_latency_ns < 0:
             raise ValueError(f"link_latency_ns is {self.link_latency_ns}, it cannot be negative")
@@ -220,18 +220,21 @@ class SimulateConfig:
                 "fidelity: packet, or routing: minimal or valiant"
             )
 
-    def _check_slow_links(self, devices: int) -> None:
-        """Refuse slow links where none are counted; topologies of other packages are asked when they are built."""
+    def _check_slow_links(self, devices: int | None) -> None:
+        """Refuse slow links where none are counted; topologies of other packages are asked when they are built.
+
+        ``devices`` of a training step are those of its traffic, which a plan does not know: None.
+        """
         if self.slow_links < 0:
             raise ValueError(f"slow_links is {self.slow_links}, it must be at least 0")
         settings = getattr(self.topology, "config", None)
         counted = getattr(settings, "links_from_top", None)
-        if self.slow_links and callable(counted) and self.slow_links > counted(devices):
+        if self.slow_links and devices and callable(counted) and self.slow_links > counted(devices):
             raise ValueError(
                 f"slow_links is {self.slow_links}; this tree has {counted(devices)} links from its top tier down"
             )
         ours = type(settings).__module__.partition(".")[0] == __name__.partition(".")[0]
-        if self.slow_links and counted is None and ours:
+        if self.slow_links and counted is None and ours and not getattr(settings, "is_tree", False):
             raise ValueError(
                 f"slow_links counts links below the top of a fat tree, and topology {self.topology} is none; use link_changes for "
                 "links by name"
@@ -248,7 +251,7 @@ class SimulateConfig:
 
     def _check_step(self) -> None:
         """Refuse what a training step cannot be asked; that it is a step is known because no workload is named."""
-        said = [name for name in _changed(self, _OF_WORKLOADS) if name not in _OF_PACKETS]
+        said = _changed(self, _OF_WORKLOADS)
         if said:
             raise ValueError(
                 f"{said[0]} is set, but no workload is named; set workload, for example workload: permutation, or leave "
@@ -265,6 +268,7 @@ class SimulateConfig:
                 "receives over many; use a transport without receiver credit, nscc for example"
             )
         Tuning(per_server=self.per_server, chunk_bytes=self.chunk_bytes, chunks_in_flight=self.chunks_in_flight)
+        self._check_slow_links(None)
         if self.delivery == "uud":
             raise ValueError("delivery is uud, which loses data that a training step waits for; use rud, rod or rudi")
         self._check_links()

@@ -47,7 +47,7 @@ def one_to_carry(config: SimulateConfig, wired: Wired) -> None:
 
 @stage(
     "network.simulate",
-    version="6",
+    version="7",
     cites=["arXiv:2209.01346", "arXiv:2404.01630"],
     seeded=True,
     check=one_to_carry,
@@ -74,17 +74,21 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
     from orchestrator_network.topology_figure import draw_topology
     from orchestrator_network.tuning import Tuning
     from orchestrator_network.wire import Wire
+    from orchestrator_network.workload_stage import carriers
 
     began_s = time.perf_counter()
-    hardware, link_gbps, _ = _links(ctx, config)
+    hardware, link_gbps, planes = _links(ctx, config)
     operations, groups = traffic.ops(), traffic.groups()
-    devices = int(traffic.meta.get("devices") or _devices(operations))
+    ranks = int(traffic.meta.get("devices") or _devices(operations))
+    devices = ranks if config.devices is None else config.devices
+    if devices < ranks:
+        raise StageError(f"network.simulate: devices is {devices}, and the step has {ranks} ranks; use as many or more")
 
     def progress(done: int, total: int) -> None:
         ctx.check_cancelled()
         ctx.progress(done, total, "operations")
 
-    topology = _topology(ctx, config, devices, link_gbps, None)
+    topology = _topology(ctx, config, devices, link_gbps, planes)
     try:
         step = simulate_step(
             topology,
@@ -106,7 +110,9 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
         raise StageError(f"network.simulate on {config.topology}: {error}") from error
     simulated_s = time.perf_counter() - began_s
     cost = topology_cost(topology, config.prices, link_gbps=link_gbps)
-    described = {"fidelity": config.fidelity, "allreduce": config.allreduce, "hardware": hardware}
+    described = {"fidelity": config.fidelity, "allreduce": config.allreduce, "hardware": hardware} | carriers(
+        ctx, config
+    )
     row = step_row(topology, step, cost, described | traffic.meta)
     _report(ctx, config, row, hardware)
     ctx.log_metrics({"step_bound_ms": step.bound_ps / 1e9})
@@ -131,15 +137,18 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
 def _packets(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
     if config.fidelity != "packet":
         return {}
-    from orchestrator_network.workload_stage import packet_settings
+    from orchestrator_network.workload_stage import changes_of, packet_settings
 
-    return packet_settings(ctx, config) | {"seed": ctx.seed}
+    single = {"seed": ctx.seed, "slow_links": config.slow_links, "link_changes": changes_of(config)}
+    return packet_settings(ctx, config) | single
 
 
 def _links(ctx: Context, config: SimulateConfig) -> tuple[str, float, int | None]:
     """Return the name of the hardware, the speed of one link in Gb/s, and the planes (None: as 16 links a device make)."""
+    if config.states_links:
+        return "", 0.0, config.planes  # its builder is given no speed
     if config.link_gbps is not None:
-        # A network from a file says itself how many planes there are.
+        # A graph from a file says itself how many planes there are.
         return "", config.link_gbps, config.planes or (None if str(config.topology) == "graph" else 1)
     if config.injection_gbps is not None:
         return "", config.injection_gbps / LINKS_PER_DEVICE, None
@@ -160,7 +169,7 @@ def _topology(ctx: Context, config: SimulateConfig, devices: int, link_gbps: flo
         topology = builder.build(devices, link_gbps, **chosen)
     except ValueError as error:
         raise StageError(f"network.simulate on {config.topology}: {error}") from error
-    return topology.with_latency(round(config.link_latency_ns * 1000))
+    return topology if config.states_links else topology.with_latency(round(config.link_latency_ns * 1000))
 
 
 def _devices(operations: Any) -> int:

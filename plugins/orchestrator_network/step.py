@@ -44,7 +44,8 @@ class StepResult:
     """The time of a step, in picoseconds.
 
     ``step_ps`` with this network, ``step_ps_infinite`` with infinite bandwidth and zero latency;
-    ``exposed_communication_ps`` is their difference; ``communication_ps`` is the step with no computation;
+    ``exposed_communication_ps`` is their difference; ``communication_ps`` is the step with no computation and no link that
+    changes in its course;
     ``compute_ps`` is that of the busiest rank, whose ``timeline`` is kept. ``bound_ps``: no step is shorter, whatever
     order it is carried in: the longest chain of computations, the busiest rank, and the bytes of the fullest trunk (at
     fidelity packet, of the busiest host); only fidelity analytic, where nothing shares a link, may say less. ``links`` as in `simulate`, utilization over the step. ``messages``: a row a send in order of ids, from the first bit to its arrival, and what it takes alone.
@@ -169,7 +170,8 @@ def lower_traffic(
     first = np.full(len(traffic.id), -1)
     streams: dict[tuple[str, int], int] = defaultdict(builder.stream)
     for row in traffic.of_kind("compute").tolist():
-        stream = streams["rank", int(traffic.rank[row])]
+        # What takes no time waits for no turn: it joins other operations.
+        stream = streams["rank", int(traffic.rank[row])] if traffic.duration_ps[row] else -1
         first[row] = builder.add(delay_ps=int(traffic.duration_ps[row]), acquire=stream, release=stream)
     last = first.copy()
     arrival, alone_ps = np.full(len(traffic.id), -1), np.full(len(traffic.id), -1)

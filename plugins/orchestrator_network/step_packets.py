@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ def simulate_packet_step(
     **packets: Any,
 ) -> StepResult:
     """Simulate a step at fidelity packet; ``packets`` as `packet_parts` takes them. WorkloadError for too many flows."""
+    wire = replace(wire, header_bytes=wire.header_bytes + packets.get("security_bytes", 0))
     transport, balancer, options = packet_parts(topology, wire, **packets)
     answer_every_bytes = options.ack_every_bytes or transport.ack_every_bytes
     lowering = FlowLowering(topology, wire, allreduce, tuning, answer_every_bytes)
@@ -86,7 +87,9 @@ def simulate_packet_step(
     for number, variant in enumerate(variants):
         report = None if progress is None else part_of(progress, number, len(variants))
         carried = Carried(program=variant, flows=sent, owner=step.owner)
-        trace, moved = run_operations(network, carried, transport, balancer, options, report)
+        # Without computation other messages would meet what happens to links in the course of the step.
+        told = options if number == 0 else replace(options, changes=())
+        trace, moved = run_operations(network, carried, transport, balancer, told, report)
         traces.append(trace)
         links = links or named_links(topology.network, tables.link_columns(moved), trace.end_ps)
     infinite = run(program, np.zeros(0), sharing="infinite")
@@ -117,7 +120,8 @@ def _lower(traffic: StepTraffic, topology: Topology, lowering: FlowLowering, in_
     first = np.full(len(traffic.id), -1)
     streams: dict[tuple[str, int], int] = defaultdict(builder.stream)
     for row in traffic.of_kind("compute").tolist():
-        stream = streams["rank", int(traffic.rank[row])]
+        # What takes no time waits for no turn: it joins other operations.
+        stream = streams["rank", int(traffic.rank[row])] if traffic.duration_ps[row] else -1
         first[row] = builder.add(delay_ps=int(traffic.duration_ps[row]), acquire=stream, release=stream)
     last = first.copy()
     arrival = np.full(len(traffic.id), -1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator_network.cost import LINKS_PER_DEVICE, PUBLISHED_LINK_GBPS, Bill, Prices, published_shapes
+from orchestrator_network.cost import PUBLISHED_LINK_GBPS, Bill, Prices, published_shapes
 from orchestrator_network.step import StepResult
 from orchestrator_network.topology import Topology
 
@@ -26,6 +26,8 @@ STEP = pa.schema(
         *((name, pa.float64()) for name in ("switches", "dac_cables", "aoc_cables", "cables")),
         *((name, pa.float64()) for name in ("network_capex_usd", "network_capex_400g_usd")),
         *((name, pa.int64()) for name in ("parameters", "gradient_bytes", "tokens_per_step", "flop_per_step")),
+        *((name, pa.string()) for name in ("transport", "load_balancer")),
+        *((name, pa.int64()) for name in ("slow_links", "link_changes")),
     ]
 )
 
@@ -50,7 +52,7 @@ def step_row(
         "topology": topology.name,
         "devices": topology.hosts,
         "link_gbps": topology.link_bps / 1e9,
-        "links_per_device": LINKS_PER_DEVICE,
+        "links_per_device": _links_outside(topology),
         "planes": topology.planes,
         "diameter": topology.network.diameter() if topology.hosts <= DIAMETER_HOSTS else None,
         "step_ps": step.step_ps,
@@ -69,6 +71,12 @@ def step_row(
         "network_capex_400g_usd": cost["published_usd"],
     }
     return {name: row.get(name, described.get(name)) for name in STEP.names}
+
+
+def _links_outside(topology: Topology) -> int:
+    """Return the links of the first host in all planes; a GPU's link into its own server is none of them."""
+    inside = 1 if getattr(topology, "local_gbps", 0) else 0
+    return (int(topology.network.degree()[0]) - inside) * topology.planes
 
 
 def step_table(row: Mapping[str, Any]) -> pa.Table:

@@ -9,6 +9,7 @@ k-th send from a to b with a tag meets the k-th receive of b from a with that ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,26 @@ from orchestrator_network.collectives import collective_name
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.folding import fold_ranks
 
+#: What the tables of a step hold, in this order.
+OPERATIONS = pa.schema(
+    [
+        pa.field("id", pa.int64()),
+        pa.field("rank", pa.int32()),
+        pa.field("kind", pa.string()),
+        pa.field("collective", pa.string()),
+        pa.field("group", pa.int32()),
+        pa.field("peer", pa.int32()),
+        pa.field("bytes", pa.int64()),
+        pa.field("tag", pa.int64()),
+        pa.field("duration_ps", pa.int64()),
+        pa.field("requires", pa.list_(pa.int64())),
+        pa.field("irequires", pa.list_(pa.int64())),
+        pa.field("stage", pa.string()),
+    ]
+)
+GROUPS = pa.schema([pa.field("group", pa.int32()), pa.field("ranks", pa.list_(pa.int32()))])
+_MOST_BYTES = 2**50
+_LONGEST_PS = 10**18
 _KINDS = ("send", "recv", "compute", "collective")
 
 
@@ -89,6 +110,7 @@ def read_traffic(operations: pa.Table, groups: pa.Table) -> StepTraffic:
     for name, values in (("rank", rank), ("bytes", size_bytes), ("duration_ps", duration_ps)):
         if values.min() < 0:
             raise WorkloadError(f"operation {ids[values.argmin()]} has {name} {values.min()}; the least is 0")
+    _check_amounts(ids, rank, size_bytes, duration_ps)
     return StepTraffic(
         ranks=ranks,
         id=ids,
@@ -103,6 +125,24 @@ def read_traffic(operations: pa.Table, groups: pa.Table) -> StepTraffic:
         start_edges=_edges(ids, column["irequires"]),
         collectives=_collectives(ids, kind, rank, column, groups, alike),
     )
+
+
+def _check_amounts(ids: np.ndarray, rank: np.ndarray, size_bytes: np.ndarray, duration_ps: np.ndarray) -> None:
+    """Refuse what the picoseconds of an int64 do not hold."""
+    if size_bytes.max() > _MOST_BYTES:
+        row = int(size_bytes.argmax())
+        raise WorkloadError(f"operation {ids[row]} has {size_bytes[row]} bytes; the most are {_MOST_BYTES}, 2^50")
+    busy = np.bincount(rank, duration_ps.astype(float))
+    if busy.max() > _LONGEST_PS:
+        raise WorkloadError(
+            f"rank {busy.argmax()} computes for {busy.max() / 1e12:.3g} s; times are counted up to {_LONGEST_PS / 1e12:.3g} s"
+        )
+
+
+def groups_table(members: Sequence[Sequence[int]]) -> pa.Table:
+    """Return the table of groups, numbered in this order."""
+    columns = {"group": range(len(members)), "ranks": [list(ranks) for ranks in members]}
+    return pa.Table.from_pydict(columns, schema=GROUPS)
 
 
 def _integers(column: pa.ChunkedArray, missing: int) -> np.ndarray:

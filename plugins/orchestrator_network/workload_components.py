@@ -1,37 +1,40 @@
 """The workloads that a recipe chooses by name: who sends how much to whom, on hosts 0 to n - 1.
 
 Kind ``workload``. What they have in common is the stage's: the hosts, the bytes of a flow (of the buffer, for
-all-reduces), the speed of a link and the seed. `poisson` draws sizes and `cm` reads them, so neither takes bytes.
+all-reduces), the speed of a link and the seed. `poisson` draws sizes, `cm` and `hpcc_flows` read them, so
+they take no bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from orchestrator import Component
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.file_config import FileConfig
 
 if TYPE_CHECKING:
     from orchestrator_network.workloads import Workload
 
 _HOME = "orchestrator_network.workload_components"
 #: Workloads that know the sizes of their flows.
-UNSIZED = ("poisson", "cm")
+UNSIZED = ("poisson", "cm", "hpcc_flows")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a stage asks of a workload: ``hosts``, ``flow_bytes`` (0: none given), ``link_gbps`` of a host, ``seed``."""
+    """What a stage asks of a workload: ``hosts``, ``flow_bytes`` (0: none given), ``link_gbps`` of a host, ``seed``.
+
+    ``names`` of the hosts, where the network has any.
+    """
 
     hosts: int
     flow_bytes: int
     link_gbps: float
     seed: int
+    names: tuple[str, ...] = ()
 
 
 class WorkloadBuilder(Protocol):
@@ -185,24 +188,23 @@ class HierarchicalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CmConfig:
+class CmConfig(FileConfig):
     """Flows from a file.
 
-    path    of an htsim connection matrix
-    sha256  of its content, by which results are kept: 64 hexadecimal digits, as `sha256sum` prints them
+    path  of an htsim connection matrix
     """
 
-    path: str = field(metadata={"identity": False})  # the content enters the key by its digest
-    sha256: str
+    file: ClassVar[str] = "an htsim connection matrix"
 
-    def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"sha256 is `{self.sha256}`, it must be 64 hexadecimal digits; `sha256sum` prints them")
 
-    def check_file(self) -> None:
-        """Refuse a file that is not there, when the recipe is planned; raises WorkloadError."""
-        if not Path(self.path).is_file():
-            raise WorkloadError(f"path is {self.path}, where no file is; give that of an htsim connection matrix")
+@dataclass(frozen=True, kw_only=True)
+class HpccFlowsConfig(FileConfig):
+    """Flows from a file, between the hosts that it numbers: `host7` of a network that has names, as all of this package.
+
+    path  of a flow file of HPCC or SimAI
+    """
+
+    file: ClassVar[str] = "a flow file of HPCC or SimAI"
 
 
 def _at_least(config: Any, least: int, name: str) -> None:
@@ -332,17 +334,25 @@ def cm(config: CmConfig) -> Pattern:
 
 
 def _cm(config: CmConfig, asked: Asked) -> Workload:
-    from orchestrator_network.errors import WorkloadError
     from orchestrator_network.readers.cm import read_cm
 
-    path = Path(config.path)
+    path = config.verified()
     matrix = read_cm(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != config.sha256:
-        raise WorkloadError(f"{path}: its sha256 is {digest}, the recipe names another; write this one there")
     if matrix.nodes > asked.hosts:
         raise WorkloadError(f"{path}: Nodes: the file has {matrix.nodes}, the recipe {asked.hosts} devices; use more")
     return matrix.workload
+
+
+def hpcc_flows(config: HpccFlowsConfig) -> Pattern:
+    """Return the flows of a file of HPCC or SimAI."""
+    return Pattern(lambda asked: _hpcc_flows(config, asked))
+
+
+def _hpcc_flows(config: HpccFlowsConfig, asked: Asked) -> Workload:
+    from orchestrator_network.readers.hpcc import read_hpcc_flows
+
+    path = config.verified()
+    return read_hpcc_flows(path, asked.names or tuple(f"host{number}" for number in range(asked.hosts)))
 
 
 _OFFERED: tuple[tuple[str, type | None, str], ...] = (
@@ -358,6 +368,7 @@ _OFFERED: tuple[tuple[str, type | None, str], ...] = (
     ("double_binary_tree_allreduce", TreeConfig, "All-reduce over two binary trees, message by message."),
     ("hierarchical_allreduce", HierarchicalConfig, "All-reduce within servers and between them, by messages."),
     ("cm", CmConfig, "An htsim connection matrix."),
+    ("hpcc_flows", HpccFlowsConfig, "A flow file of the simulators of HPCC and SimAI."),
 )
 #: Built-in workloads whose flows have the bytes that the stage says.
 SIZED = tuple(name for name, _, _ in _OFFERED if name not in UNSIZED)

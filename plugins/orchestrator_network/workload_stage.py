@@ -36,15 +36,16 @@ def carry_workload(
     workload and topology, for what cannot be carried.
     """
     carry = _carrier(ctx, config, topology)
-    if config.fidelity == "packet" and config.load_balancer is None:  # from here on it is shown only
-        config = replace(config, load_balancer=ctx.component("transport", config.transport).load_balancer)
+    config = replace(config, load_balancer=carriers(ctx, config)["load_balancer"])  # from here on it is shown only
 
     def progress(done: int, total: int) -> None:
         ctx.check_cancelled()
         ctx.progress(done, total, "flows")
 
     cost = topology_cost(topology, config.prices, link_gbps=link_gbps)
-    described = _described(config) | {"network_capex_usd": cost["network_capex_usd"]}
+    described = (
+        {"workload": str(config.workload)} | carriers(ctx, config) | {"network_capex_usd": cost["network_capex_usd"]}
+    )
     runs, rows = [], []
     try:
         for number, run in enumerate(
@@ -104,7 +105,7 @@ def _carrier(
     builder = ctx.component("workload", config.workload)
     wire = Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes)
     parts = packet_settings(ctx, config)
-    changes = [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in config.link_changes]
+    changes = changes_of(config)
 
     def carry(seed: int, progress: Callable[[int, int], None]) -> Result:
         asked = Asked(
@@ -112,6 +113,7 @@ def _carrier(
             flow_bytes=config.flow_bytes or 0,
             link_gbps=_outside_gbps(topology),
             seed=seed,
+            names=topology.network.names[: topology.hosts],
         )
         return simulate(
             topology,
@@ -147,12 +149,20 @@ def packet_settings(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
     return parts | said
 
 
-def _described(config: SimulateConfig) -> dict[str, Any]:
+def changes_of(config: SimulateConfig) -> list[tuple[int, str, str, float]]:
+    """Return the changes of links as `simulate` takes them."""
+    return [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in config.link_changes]
+
+
+def carriers(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
+    """Return what a row says of what carried it; transport and load balancer are None where there are no packets."""
     packet = config.fidelity == "packet"
+    balancer = config.load_balancer
+    if packet and balancer is None:
+        balancer = ctx.component("transport", config.transport).load_balancer
     return {
-        "workload": str(config.workload),
         "transport": str(config.transport) if packet else None,
-        "load_balancer": str(config.load_balancer) if packet else None,
+        "load_balancer": str(balancer) if packet else None,
         "slow_links": config.slow_links,
         "link_changes": len(config.link_changes),
     }

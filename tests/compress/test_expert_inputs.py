@@ -285,3 +285,17 @@ def test_pooling_loses_least_of_what_was_not_calibrated_on() -> None:
         assert sum(bool(row.fallback) for row in experts) > len(experts) / 2
         lost[mode] = sum(row.objective_heldout or 0.0 for row in experts)
     assert min(lost, key=lambda mode: lost[mode]) == "pool", lost
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_tokens_are_read_as_an_expert_reads_its_own(dtype: Any) -> None:
+    """Where every token is routed to every expert, both moments are of the same inputs, in either type of products."""
+    model = mixture("qwen3_moe", num_experts_per_tok=4)
+    found = by_name(calibrate(model, TOKENS, expert_tokens=10_000, forward_dtype=dtype))
+    layers = expert_layers("qwen3_moe", 0)
+    assert layers
+    for name in layers:
+        one = found[name]
+        assert one.everyone is not None
+        assert one.tokens == TOKENS.numel()
+        assert float((one.everyone - one.hessian).norm() / one.hessian.norm()) < 1e-5, name

@@ -34,11 +34,19 @@ def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def test_only_what_products_gave_is_rounded(trained: Path, calibration: Tensor) -> None:
-    """Before any product H is the same to the bit; after them it differs as rounding factors to 8 bits makes it."""
+def test_only_what_products_read_and_gave_is_rounded(trained: Path, calibration: Tensor) -> None:
+    """The first H is that of its rounded inputs; those after products differ as rounding factors to 8 bits makes them."""
     wide = calibrate(load(trained), calibration)
     narrow = calibrate(load(trained), calibration, forward_dtype="bfloat16")
-    assert torch.equal(narrow.inputs[0].hessian, wide.inputs[0].hessian)
+    model, read = load(trained), []
+    model.model.layers[0].self_attn.q_proj.register_forward_pre_hook(lambda _module, args: read.append(args[0]))
+    with torch.no_grad():
+        model(calibration)
+    rounded = read[0].flatten(0, 1).bfloat16().double()
+    expected = (rounded.T @ rounded / len(rounded)).to(narrow.inputs[0].hessian.dtype)
+    assert (
+        relative(narrow.inputs[0].hessian, expected) < 1e-6 < relative(narrow.inputs[0].hessian, wide.inputs[0].hessian)
+    )
     for one, other in zip(narrow.inputs[1:], wide.inputs[1:], strict=True):
         assert one.names == other.names
         assert torch.equal(one.hessian, one.hessian.T)

@@ -14,6 +14,7 @@ import pytest
 from orchestrator import api
 from orchestrator.errors import RecipeError
 from orchestrator.fingerprint import fingerprint
+from orchestrator.importing import declared_format
 from orchestrator.runs import open_run
 
 
@@ -121,3 +122,23 @@ def test_fingerprints_ignore_where_files_lie(tmp_path: Path, home: Path) -> None
     (tmp_path / "two" / "a.txt").write_text("y")
     os.utime(tmp_path / "two" / "a.txt", (1, 1))
     assert fingerprint([tmp_path / "two" / "a.txt"], tmp_path / "two") != first
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (None, "dense"),
+        ({}, "dense"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ({"quant_method": "orchestrator-sparse"}, "sparse"),
+        ({"quant_method": "orchestrator-mixed"}, "mixed"),
+    ],
+)
+def test_a_model_is_of_the_format_that_its_files_declare(label: Any, expected: str, tmp_path: Path) -> None:
+    """By the label in config.json; of our own containers, without the project's name before it."""
+    (tmp_path / "config.json").write_text(json.dumps({} if label is None else {"quantization_config": label}))
+    assert declared_format(tmp_path) == expected
+    if not label:
+        (tmp_path / "quantize_config.json").write_text("{}")
+        assert declared_format(tmp_path) == "gptq"

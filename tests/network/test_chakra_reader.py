@@ -86,7 +86,7 @@ def test_one_operation_of_a_kind_at_a_time(tmp_path):
     assert finish == [3, 7, 17, 1, 0]
     for speeds, message_ in (
         ({}, "trace.0.et:3: the node has num_ops 8000000"),
-        ({"ops_per_s": 1.0}, "give memory_bytes_per_s"),
+        ({"ops_per_s": 1e3}, "give memory_bytes_per_s"),
     ):
         with pytest.raises(WorkloadError, match=message_):
             times(chakra, **speeds)

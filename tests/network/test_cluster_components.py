@@ -139,7 +139,7 @@ def test_the_stage_carries_and_prices_a_new_topology(tmp_path):
     [
         ({"name": "torus", "board": 0}, "board is 0"),
         ({"name": "torus", "rows": 3}, "multiple of board"),
-        ({"name": "torus", "depth": 4}, "training steps take two dimensions"),
+        ({"name": "torus", "depth": 4}, "set link_gbps \\(and planes\\)"),
         ({"name": "hyperx", "rows": 0}, "rows is 0"),
         ({"name": "dragonfly", "global_links": 0}, "global_links is 0"),
         ({"name": "dragonfly", "routing": "ugal"}, "ugal_l or ugal_g"),

@@ -6,6 +6,8 @@
     read_chakra              Chakra execution traces           -> Chakra, which lowers to a Program
     read_hpcc_flows          flow file of HPCC and SimAI       -> Workload
     read_hpcc_topology       topology file of the same         -> Network
+    from_hpcc                the same                          -> GraphTopology
+    goal_step, chakra_step   a schedule, a trace               -> operations and groups of a `Traffic` artifact
 
 Malformed input is a WorkloadError or TopologyError, `file:line: reason`; a file that cannot be opened stays the
 OSError that it is. Counts that a file declares are compared with what it holds before anything is allocated.
@@ -25,6 +27,9 @@ _HOMES = {
     "read_chakra": "chakra",
     "read_hpcc_flows": "hpcc",
     "read_hpcc_topology": "hpcc",
+    "from_hpcc": "hpcc",
+    "goal_step": "steps",
+    "chakra_step": "steps",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names are strings, gathered from the table

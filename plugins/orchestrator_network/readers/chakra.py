@@ -125,7 +125,7 @@ def read_chakra(prefix: Path | str, groups: Path | str | None = None) -> Chakra:
     """
     from orchestrator_network.readers.chakra_traffic import meet
 
-    files = _files(Path(prefix))
+    files = trace_files(Path(prefix))
     members = {} if groups is None else _groups_of_file(Path(groups), len(files))
     ranks = []
     for path in files:
@@ -138,7 +138,7 @@ def read_chakra(prefix: Path | str, groups: Path | str | None = None) -> Chakra:
     return meet(tuple(ranks), members)
 
 
-def _files(prefix: Path) -> list[Path]:
+def trace_files(prefix: Path) -> list[Path]:
     """Return the files of ranks 0 to n - 1."""
     folder, stem = (prefix, None) if prefix.is_dir() else (prefix.parent, prefix.name)
     found: dict[str, dict[int, Path]] = {}

@@ -22,6 +22,8 @@ from orchestrator_network.readers.chakra import COLLECTIVE, COMPUTE, MEM_LOAD, M
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import PS_PER_S, Wire
 
+_LONGEST_S = 10**6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
@@ -54,7 +56,7 @@ def lower_chakra(trace: Chakra, topology: Topology, wire: Wire, allreduce: AllRe
     streams: defaultdict[tuple[str, int | str], int] = defaultdict(builder.stream)
     for rank, (nodes, offset) in enumerate(zip(trace.ranks, trace.offsets.tolist(), strict=False)):
         for row in np.flatnonzero((nodes.type != COLLECTIVE) & (nodes.type != SEND)).tolist():
-            delay_ps = _delay_ps(nodes, row, speeds)
+            delay_ps = node_ps(nodes, row, speeds)
             works = nodes.type[row] in (MEM_LOAD, MEM_STORE, COMPUTE)
             stream = streams["cpu" if nodes.is_cpu_op[row] else "accelerator", rank] if works else -1
             first[offset + row] = builder.add(delay_ps=delay_ps, acquire=stream, release=stream)
@@ -84,7 +86,7 @@ def lower_chakra(trace: Chakra, topology: Topology, wire: Wire, allreduce: AllRe
     return LoweredChakra(program=builder.build(), first=first, last=last)
 
 
-def _delay_ps(nodes: ChakraRank, row: int, speeds: Speeds) -> int:
+def node_ps(nodes: ChakraRank, row: int, speeds: Speeds) -> int:
     """Return the time of a node, as recorded or from its work; receives and metadata take none of their own."""
     kind = int(nodes.type[row])
     if kind not in (MEM_LOAD, MEM_STORE, COMPUTE):
@@ -101,4 +103,10 @@ def _delay_ps(nodes: ChakraRank, row: int, speeds: Speeds) -> int:
     if not speed:
         needed = "ops_per_s" if kind == COMPUTE else "memory_bytes_per_s"
         raise WorkloadError(f"{nodes.place(row)}: the node has {name} {work} and no duration; give {needed}")
-    return round(work / speed * PS_PER_S)
+    takes_s = work / speed
+    if not takes_s < _LONGEST_S:
+        raise WorkloadError(
+            f"{nodes.place(row)}: the node has {name} {work}, {takes_s:.3g} s at {speed:.3g} a second; times are counted up to "
+            f"{_LONGEST_S:.0e} s, give a faster one"
+        )
+    return round(takes_s * PS_PER_S)

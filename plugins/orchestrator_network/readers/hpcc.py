@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.graph import Network
+from orchestrator_network.graph_topology import Cable, GraphTopology
 from orchestrator_network.readers.lines import Lines, show
 from orchestrator_network.workloads import Workload
 
@@ -38,11 +39,12 @@ _PS = {"s": 10**12, "ms": 10**9, "us": 10**6, "ns": 10**3, "ps": 1}
 _Parsed = tuple[int, int, int, int]
 
 
-def read_hpcc_flows(path: Path | str, network: Network | None = None) -> Workload:
+def read_hpcc_flows(path: Path | str, network: Network | Sequence[str] | None = None) -> Workload:
     """Read a flow file: sizes in bytes, starts in seconds, which become picoseconds.
 
-    With the ``network`` of `read_hpcc_topology`, sources and targets must be its hosts and are numbered as it numbers
-    them; without, they stay as they are. Raises WorkloadError, `file:line: reason`.
+    With the ``network`` of `read_hpcc_topology`, or the names of its hosts, sources and targets must be its hosts
+    `hostID` and are numbered as it numbers them; without, they stay as they are. Raises WorkloadError,
+    `file:line: reason`.
     """
     lines = Lines(path, WorkloadError)
     rows = _lines_with_tokens(lines)
@@ -52,7 +54,7 @@ def read_hpcc_flows(path: Path | str, network: Network | None = None) -> Workloa
     if len(tokens) != 1:
         lines.refuse(f"the first line is the number of flows alone, got {len(tokens)} tokens")
     declared = lines.whole(tokens[0], "the number of flows", 1)
-    hosts = None if network is None else {int(name.removeprefix("host")): i for i, name in enumerate(_hosts(network))}
+    hosts = None if network is None else _numbers(_hosts(network) if isinstance(network, Network) else network)
     flows = _declared(lines, rows, declared, "flows", 6, lambda fields: _flow(lines, fields, hosts))
     source, target, size_bytes, start_ps = np.array(flows, np.int64).T.copy()
     return Workload(
@@ -104,6 +106,40 @@ def read_hpcc_topology(path: Path | str) -> Network:
     except TopologyError as wrong:
         lines.refuse(str(wrong), 1)
     return network
+
+
+def from_hpcc(path: Path | str, *, planes: int = 1) -> GraphTopology:
+    """Return the network of `read_hpcc_topology` as a topology that `simulate` takes.
+
+    Every link has the rate and the delay of its line. Routes are minimal, split evenly, and lead through no host, as in
+    that simulator: a server's own switches join its hosts alone. Raises TopologyError.
+    """
+    network = read_hpcc_topology(path)
+    links = len(network.source) // 2  # the second half is the other directions
+    cables = tuple(
+        Cable(first=first, second=second, gbps=rate_bps / 1e9, latency_ps=delay_ps)
+        for first, second, rate_bps, delay_ps in zip(
+            network.source[:links].tolist(),
+            network.target[:links].tolist(),
+            network.capacity_bps[:links].tolist(),
+            network.latency_ps[:links].tolist(),
+            strict=True,
+        )
+    )
+    return GraphTopology(
+        host_names=_hosts(network),
+        switch_names=network.names[network.hosts :],
+        cables=cables,
+        name="hpcc",
+        planes=planes,
+        hosts_forward=False,
+    )
+
+
+def _numbers(names: Sequence[str]) -> dict[int, int]:
+    """Return the place of each host by the number in its name."""
+    numbers = (name.removeprefix("host") for name in names)
+    return {int(number): place for place, number in enumerate(numbers) if number.isascii() and number.isdecimal()}
 
 
 def _hosts(network: Network) -> tuple[str, ...]:

@@ -45,6 +45,11 @@ class GivenTree(FatTree):
     given: Ports
     switches: Ports
 
+    @property
+    def bought_gbps(self) -> float:
+        """The speed of the links that are bought, that of the file."""
+        return self.link_gbps
+
     @cached_property
     def ports(self) -> Ports:
         """The ports of the logical switches."""
