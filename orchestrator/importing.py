@@ -107,10 +107,14 @@ def declared_format(source: Path) -> str:
         settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StageError(f"{str(source)!r} is not a checkpoint directory: config.json: {error}") from error
-    label = settings.get("quantization_config") or {}
-    # Files that were written before config.json said it keep GPTQ's label on its own.
-    usual = "gptq" if not label and (source / "quantize_config.json").is_file() else "dense"
-    return str(label.get("quant_method", usual)).removeprefix(_OURS)
+    label = settings.get("quantization_config") if isinstance(settings, dict) else 0
+    if label is not None and not isinstance(label, dict):
+        raise StageError(f"{str(source)!r}: config.json or its quantization_config is no JSON object; set format")
+    if label and label.get("quant_method"):
+        return str(label["quant_method"]).removeprefix(_OURS)
+    # GPTQ's label without its name, and on its own in files that were written before config.json had one.
+    gptq = "bits" in label if label else (source / "quantize_config.json").is_file()
+    return "gptq" if gptq else "dense"
 
 
 def _import_table(artifact: storage.Artifact, source: Path) -> None:

@@ -21,7 +21,26 @@ _SEPARATE = {"q_proj", "k_proj", "v_proj"}
 _OUTPUT = ("o_proj", "out_proj")
 # Fused projections by the place of a head's outputs: all queries, then all keys, all values; or head by head.
 _FUSED = {"c_attn": ("c_proj", False), "query_key_value": ("dense", True)}
-_HEAD_BY_HEAD = ("bloom", "gpt_neox")
+# Names of layers do not say where heads lie, nor whether norms over all heads make one depend on the others.
+_KNOWN = {
+    "c_attn": ("gpt2",),
+    "query_key_value": ("bloom", "gpt_neox"),
+    "q_proj": (
+        *(
+            "llama",
+            "mistral",
+            "mixtral",
+            "qwen2",
+            "qwen2_moe",
+            "qwen3",
+            "qwen3_moe",
+            "gemma",
+            "gemma2",
+            "opt",
+            "starcoder2",
+        ),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +53,11 @@ class Share:
     def worth(self, saliency: Tensor, units: int) -> Tensor:
         """Return the summed saliency of each unit [units]."""
         along = saliency.sum(1 if self.outputs else 0)
-        return along.new_zeros(units).index_add_(0, self.unit, along)
+        return along.new_zeros(units).index_add_(0, self.unit.to(along.device), along)
 
     def mask(self, gone: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the mask [R, C] of weights whose unit is `gone` [units]."""
-        marks = gone[self.unit]
+        marks = gone[self.unit.to(gone.device)]
         return (marks[:, None] if self.outputs else marks[None, :]).expand(*shape).clone()
 
 
@@ -53,8 +72,8 @@ class Heads:
 def attention_heads(config: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Heads]:
     """Return the heads of each attention module by its name, given the shapes [R, C] of a model's linear layers.
 
-    Raises PruningError where no attention is known (q_proj, k_proj, v_proj and o_proj or out_proj; GPT-2's c_attn;
-    query_key_value of BLOOM and GPT-NeoX), or a part of one is missing.
+    Raises PruningError for types of models whose heads are not known (`_KNOWN`), and where a part of an attention is
+    missing.
     """
     modules: dict[str, dict[str, str]] = {}
     for name in shapes:
@@ -65,6 +84,12 @@ def attention_heads(config: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[
         fused = next((name for name in _FUSED if name in own), None)
         if fused is None and not _SEPARATE & own.keys():
             continue
+        known = _KNOWN[fused or "q_proj"]
+        if config.model_type not in known:
+            raise PruningError(
+                f"{module}: where the heads of a model of type {config.model_type!r} lie in {fused or 'q_proj'} is not known; known "
+                f"are {', '.join(known)}; remove another element"
+            )
         output = next((name for name in (_FUSED[fused][:1] if fused else _OUTPUT) if name in own), None)
         lacking = sorted(_SEPARATE - own.keys()) if fused is None else []
         if output is None or lacking:
@@ -84,6 +109,12 @@ def attention_heads(config: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[
 def _separate(config: Any, own: Mapping[str, str], output: str, shapes: Mapping[str, tuple[int, int]]) -> Heads:
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    queries, keys, values, read = (shapes[own[part]][part == output] for part in ("q_proj", "k_proj", "v_proj", output))
+    if queries != read or keys != values or queries * groups != keys * heads:
+        raise PruningError(
+            f"{own['q_proj']}: {queries} queries, {keys} keys, {values} values and {read} inputs of {output} are not {heads} heads on "
+            f"{groups} keys"
+        )
     shares = {}
     for part in (*sorted(_SEPARATE), output):
         extent = shapes[own[part]][part == output]
@@ -95,12 +126,9 @@ def _fused(
     config: Any, own: Mapping[str, str], fused: str, output: str, shapes: Mapping[str, tuple[int, int]]
 ) -> Heads:
     heads, head_by_head = int(config.num_attention_heads), _FUSED[fused][1]
-    if head_by_head and config.model_type not in _HEAD_BY_HEAD:
-        raise PruningError(
-            f"{own[fused]}: where heads lie in the {fused} of a model of type {config.model_type!r} is not known; known are "
-            f"{' and '.join(_HEAD_BY_HEAD)}"
-        )
     outputs, inputs = shapes[own[fused]][0], shapes[own[output]][1]
+    if outputs != 3 * inputs:
+        raise PruningError(f"{own[fused]}: {outputs} outputs are not three times the {inputs} inputs of {output}")
     unit = _runs(own[fused], outputs, heads) if head_by_head else _runs(own[fused], outputs // 3, heads).repeat(3)
     return Heads(
         units=heads,

@@ -285,7 +285,7 @@ def _check(rows: Tensor, panels: Sequence[Tensor], height: int) -> None:
             f"inputs of {rows.dtype} {list(rows.shape)} on {rows.device}; they are bfloat16 [K, C] on the CPU"
         )
     columns = rows.shape[1]
-    if columns % GROUP or height % GROUP or height < 1:
+    if columns % GROUP or height % GROUP or min(columns, height) < 1:
         raise ValueError(f"{columns} columns in panels of {height} rows; both are multiples of {GROUP}")
     shapes = [(min(height, columns - start), columns - start) for start in range(0, columns, height)]
     found = [tuple(panel.shape) for panel in panels]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .calibration import Calibration, calibrate, token_windows
 from .compress import stored_dtype, write_report
 from .criteria import STATISTICS, LayerStatistics
 from .elements import INPUT, LAYER, NEURON, WEIGHT, Element, Scope
-from .errors import CompressionError
+from .errors import CompressionError, PruningError
 from .expert_layers import dense_layers
 from .experts import on_unfused, warn_of_fused
 from .gradients import loss_gradients
@@ -52,14 +52,15 @@ def prune_model(
     tokens: Tensor | None = None,
     calibration: Calibration | None = None,
     ignore: tuple[str, ...] = (),
-    element: Element | Literal["head"] = WEIGHT,
+    element: Element | str = WEIGHT,
     scope: Scope = "layer",
     floor: float = 0.01,
     stored: torch.dtype = torch.float32,
 ) -> Compression:
     """Remove the least salient elements of a decoder's linear layers in place and return what is left.
 
-    Of `element` "head" (see `heads`), only the projections of attention take part, and all else stays as it is.
+    `element` may be "weight", "neuron", "input", "layer" or "head" (see `heads`), of which only the projections of attention
+    take part, and all else stays as it is.
     `tokens` [N, T] give gradients to criteria that need them, and `calibration` the H of every layer, also for the
     objectives that records tell. `name` is the criterion's. Raises CompressionError (see `errors`).
     """
@@ -68,7 +69,11 @@ def prune_model(
     views = {layer: view for lead, block in blocks for layer, view in block_linears(lead, block).items()}
     chosen = {layer: views[layer] for layer in selected(views, ignore)}
     warn_of_fused(model)
-    heads = None
+    heads, kind = None, element if isinstance(element, Element) else _ELEMENTS.get(element)
+    if kind is None and element != "head":
+        raise PruningError(
+            f"element={element!r}; it is one of {', '.join(map(repr, (*_ELEMENTS, 'head')))}, or an Element"
+        )
     if element == "head":
         heads = attention_heads(model.config, {layer: view.shape for layer, view in chosen.items()})
         chosen = {layer: view for layer, view in chosen.items() if any(layer in own.shares for own in heads.values())}
@@ -80,7 +85,7 @@ def prune_model(
         criterion,
         sparsity,
         statistics=statistics,
-        element=WEIGHT if isinstance(element, str) else element,
+        element=kind or WEIGHT,
         scope=scope,
         floor=floor,
         heads=heads,
@@ -164,7 +169,9 @@ def prune_stage(
             tokens=windows,
             calibration=_calibration(ctx, config, loaded, windows, tokens, hessians),
             ignore=config.ignore,
-            element=_element(config),
+            element=Element(rows=config.block_rows, columns=config.block_columns)
+            if config.element == "block"
+            else config.element,
             scope=config.scope,
             floor=config.floor,
             stored=stored_dtype(model.path),
@@ -185,12 +192,6 @@ def prune_stage(
         ctx, report, f"{name}, {config.pattern or f'{config.sparsity:.0%} removed'}", time.perf_counter() - started_s
     )
     return result, ctx.table(report.layers, "layers")
-
-
-def _element(config: PruneConfig) -> Element | Literal["head"]:
-    if config.element == "head":
-        return "head"
-    return _ELEMENTS.get(config.element) or Element(rows=config.block_rows, columns=config.block_columns)
 
 
 def _calibration(

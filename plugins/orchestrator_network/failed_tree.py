@@ -162,6 +162,13 @@ def without(tree: FatTree, failures: Iterable[Failure]) -> FatTree:
     failed = tuple(failures)
     if not failed:
         return tree
+    if isinstance(tree, FailedTree):
+        return without(tree.whole, (*tree.failures, *failed))
+    if getattr(tree, "switches", tree.ports) != tree.ports:
+        raise TopologyError(
+            f"{_of(failed[0])}the tree bundles links, several of one cable's ends count as switches of their own here, and a failure "
+            "names a whole switch; use a tree without bundles"
+        )
     return FailedTree(**{one.name: getattr(tree, one.name) for one in fields(FatTree)}, failures=failed, whole=tree)
 
 

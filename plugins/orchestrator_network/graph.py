@@ -61,7 +61,7 @@ class Network:
     ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
     weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it. ``detours``: packets may leave minimal
     routes. ``channel_order``: what keeps virtual channels few, None for one that fits any network. ``barred``: links that
-    packets to some hosts do not take.
+    packets to some hosts do not take. ``ends_only``: no route leads through a host, whatever its links; costs see to it.
     """
 
     hosts: int
@@ -76,6 +76,7 @@ class Network:
     detours: Detours | None = None
     channel_order: ChannelOrder | None = None
     barred: Barred | None = None
+    ends_only: bool = False
 
     @property
     def nodes(self) -> int:
@@ -121,8 +122,15 @@ class Network:
 
     def diameter(self) -> int:
         """Return the largest number of links on a shortest path between two hosts, by breadth-first search."""
-        distance = shortest_path(self.adjacency(), unweighted=True, indices=np.arange(self.hosts))
-        return int(distance[:, : self.hosts].max())
+        # Where hosts are ends only, links leave copies of them, which no link leads to.
+        shift = self.nodes if self.ends_only else 0
+        source = np.where(self.source < self.hosts, self.source + shift, self.source)
+        size = self.nodes + (self.hosts if shift else 0)
+        adjacency = csr_array((np.ones(self.links), (source, self.target)), shape=(size, size))
+        origins = np.arange(self.hosts) + shift
+        distance = shortest_path(adjacency, unweighted=True, indices=origins)[:, : self.hosts]
+        np.fill_diagonal(distance, 0)
+        return int(distance.max())
 
     def check(self) -> None:
         """Refuse a network that no flow could use, with the reason."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, shortest_path
 
 from orchestrator_network.cost import Bill
 from orchestrator_network.errors import TopologyError
@@ -23,7 +23,10 @@ from orchestrator_network.routes import Routes, minimal_loads, minimal_routes
 # Distances are counted in 16 bits, and no path visits a node twice.
 MOST_NODES = 32_000
 MOST_LINKS = 1_000_000
-_END_COST = 120
+# What a link between a host and a switch, and one between two hosts, cost where hosts are ends only: a way through a host
+# costs some 2 x _END_COST more than one past it, unless that is longer.
+_END_COST, _DIRECT_COST = 60, 119
+_LONGEST_WAY = 2 * (_END_COST - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,15 @@ class GraphTopology:
         first, second = (np.array(ends) for ends in zip(*((one.first, one.second) for one in self.cables), strict=True))
         between = (first >= self.hosts) & (second >= self.hosts)
         joined = csr_array((np.ones(between.sum()), (first[between], second[between])), shape=(nodes, nodes))
-        _, part = connected_components(joined, directed=False)
+        parts, part = connected_components(joined, directed=False)
+        if parts < nodes - _LONGEST_WAY:  # only then may a way between switches be that long
+            reach = shortest_path(
+                joined, directed=False, unweighted=True, indices=np.unique(part, return_index=True)[1]
+            )
+            if 2 * reach[np.isfinite(reach)].max() >= _LONGEST_WAY:
+                raise TopologyError(
+                    f"ways of {_LONGEST_WAY} links from switch to switch are too long where hosts are ends; join switches more closely"
+                )
         host, other = np.minimum(first, second), np.maximum(first, second)
         up = (host < self.hosts) & (other >= self.hosts)
         touches = csr_array((np.ones(up.sum()), (host[up], part[other[up]])), shape=(self.hosts, part.max() + 1))
@@ -165,9 +176,9 @@ class GraphTopology:
         network = wiring.network(self.hosts, self.host_names + self.switch_names, self.link_gbps * 1e9)
         if self.hosts_forward:
             return network
-        # A way through a host has two links of hosts more than any that goes round it.
-        at_host = (network.source < self.hosts) | (network.target < self.hosts)
-        return replace(network, route_cost=np.where(at_host, _END_COST, 1).astype(np.int8))
+        hosts_of_link = (network.source < self.hosts).astype(int) + (network.target < self.hosts)
+        cost = np.array([1, _END_COST, _DIRECT_COST], np.int8)[hosts_of_link]
+        return replace(network, route_cost=cost, ends_only=True)
 
     def routes(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
         """Split every flow evenly over its minimal paths; WorkloadError for impossible pairs."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Fidelity = Literal["packet", "flow", "analytic"]
 MOST_SHARED = 5_000  # flows whose fair shares are worked out beside a packet run
-_LONGEST_S = 2**62 / PS_PER_S  # half of what an int64 of picoseconds holds: 53 days
+LONGEST_S = 2**62 / PS_PER_S  # half of what an int64 of picoseconds holds: 53 days
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -326,10 +326,10 @@ def _check_time(topology: Topology, workload: Workload, wire: Wire) -> None:
     if not 0 < slowest_bps < np.inf:
         raise TopologyError(f"a link of {topology.name} has {slowest_bps:g} bit/s; it must be above 0 and finite")
     seconds = float(wire.bits(workload.size_bytes).sum()) / slowest_bps + float(workload.start_ps.max()) / PS_PER_S
-    if seconds > _LONGEST_S:
+    if seconds > LONGEST_S:
         raise WorkloadError(
             f"{float(workload.size_bytes.sum()):.3g} bytes over links of {slowest_bps / 1e9:g} Gb/s may take {seconds:.3g} s, and "
-            f"times are counted up to {_LONGEST_S:.3g} s; use smaller flows, earlier starts or faster links"
+            f"times are counted up to {LONGEST_S:.3g} s; use smaller flows, earlier starts or faster links"
         )
 
 

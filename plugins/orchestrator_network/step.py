@@ -22,7 +22,7 @@ from orchestrator_network.errors import WorkloadError
 from orchestrator_network.lowering import CollectiveLowering
 from orchestrator_network.packet_parts import check_no_queues
 from orchestrator_network.program import Program, ProgramBuilder
-from orchestrator_network.simulation import Fidelity, link_table
+from orchestrator_network.simulation import LONGEST_S, Fidelity, link_table
 from orchestrator_network.topology import Topology
 from orchestrator_network.traffic import StepTraffic, read_traffic
 from orchestrator_network.tuning import Tuning
@@ -91,6 +91,7 @@ def simulate_step(
     traffic = read_traffic(operations, groups)
     if traffic.ranks > topology.hosts:
         raise WorkloadError(f"the traffic has {traffic.ranks} ranks, {topology.name} has {topology.hosts} hosts")
+    check_span(traffic, 8 * float(traffic.size_bytes.sum()), 0.0, topology)  # and once it is known what is sent for that
     if fidelity == "packet":
         from orchestrator_network.step_packets import simulate_packet_step
 
@@ -109,6 +110,7 @@ def simulate_step(
     check_no_queues(topology)
     lowered = lower_traffic(traffic, topology, allreduce=allreduce, tuning=tuning, in_order=in_order, wire=wire)
     program, capacity = lowered.program, topology.network.trunk_bps
+    check_span(traffic, float(program.bits.sum()), float(program.delay_ps.sum()), topology)
     sharing: Sharing = "max_min" if fidelity == "flow" else "alone"
     traces = []
     runs: tuple[tuple[Program, Sharing], ...] = (
@@ -132,6 +134,18 @@ def simulate_step(
         messages=message_table(traffic, lowered, traces[0]),
         timeline=timeline_of(traffic, lowered, traces[0]),
     )
+
+
+def check_span(traffic: StepTraffic, bits: float, delay_ps: float, topology: Topology) -> None:
+    """Refuse what takes longer than the picoseconds of an int64, were it done one after the other on the slowest link."""
+    seconds = (
+        bits / float(topology.network.capacity_bps.min()) + (delay_ps + float(traffic.compute_ps.sum())) / PS_PER_S
+    )
+    if seconds > LONGEST_S:
+        raise WorkloadError(
+            f"a step of {bits / 8:.3g} bytes and {float(traffic.compute_ps.sum()) / PS_PER_S:.3g} s of computation may take {seconds:.3g} "
+            f"s on {topology.name}, and times are counted up to {LONGEST_S:.3g} s; use a smaller step or faster links"
+        )
 
 
 def shortest_ps(traffic: StepTraffic, program: Program) -> int:

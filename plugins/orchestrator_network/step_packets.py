@@ -23,6 +23,7 @@ from orchestrator_network.simulation import link_table, named_links, packet_boun
 from orchestrator_network.step import (
     LoweredStep,
     StepResult,
+    check_span,
     meet,
     message_table,
     part_of,
@@ -69,6 +70,7 @@ def simulate_packet_step(
     lowering = FlowLowering(topology, wire, allreduce, tuning, answer_every_bytes)
     step = _lower(traffic, topology, lowering, in_order, wire)
     program, sent = step.lowered.program, step.flows
+    check_span(traffic, 0.0 if sent is None else float(wire.bits(sent.size_bytes).sum()), 0.0, topology)
     if sent is None:  # ranks that only compute
         trace = run(program, np.zeros(0), sharing="infinite", progress=progress)
         nothing = link_table(topology.network, np.zeros(len(topology.network.trunk_bps)), trace.end_ps)

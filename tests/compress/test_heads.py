@@ -92,21 +92,46 @@ def test_the_least_salient_units_go() -> None:
 
 def test_what_has_no_heads_is_refused() -> None:
     """An unknown attention, a part that is ignored, patterns of weights, rows, and fused layouts that are not known."""
-    config = SimpleNamespace(num_attention_heads=2, model_type="mystery", num_key_value_heads=None)
-    with pytest.raises(PruningError, match="'mystery' has no attention with projections named"):
+    config = SimpleNamespace(num_attention_heads=2, model_type="llama", num_key_value_heads=None)
+    with pytest.raises(PruningError, match="'llama' has no attention with projections named"):
         attention_heads(config, {"a.up": (4, 4)})
+    for unknown in (
+        SimpleNamespace(num_attention_heads=4, model_type=name) for name in ("gpt_bigcode", "olmo2", "falcon")
+    ):
+        for shapes in (
+            {"a.c_attn": (48, 32), "a.c_proj": (32, 32)},
+            {f"a.{part}": (4, 4) for part in ("q_proj", "k_proj", "v_proj", "o_proj")},
+            {"a.query_key_value": (12, 4), "a.dense": (4, 4)},
+        ):
+            with pytest.raises(PruningError, match=rf"'{unknown.model_type}' lie in .* is not known; known are"):
+                attention_heads(unknown, shapes)
+    gpt2 = SimpleNamespace(num_attention_heads=4, model_type="gpt2")
+    with pytest.raises(PruningError, match="48 outputs are not three times the 32 inputs of c_proj"):
+        attention_heads(gpt2, {"a.c_attn": (48, 32), "a.c_proj": (32, 32)})
+    with pytest.raises(
+        PruningError, match="4 queries, 2 keys, 2 values and 4 inputs of o_proj are not 2 heads on 2 keys"
+    ):
+        attention_heads(config, {"a.q_proj": (4, 4), "a.k_proj": (2, 4), "a.v_proj": (2, 4), "a.o_proj": (4, 4)})
     with pytest.raises(PruningError, match="v_proj is not among the layers; do not ignore it"):
         attention_heads(config, {f"a.{part}": (4, 4) for part in ("q_proj", "k_proj", "o_proj")})
     with pytest.raises(PruningError, match="the output projection is not among the layers"):
         attention_heads(config, {f"a.{part}": (4, 4) for part in ("q_proj", "k_proj", "v_proj")})
-    with pytest.raises(PruningError, match="'mystery' is not known; known are bloom and gpt_neox"):
-        attention_heads(config, {"a.query_key_value": (12, 4), "a.dense": (4, 4)})
     with pytest.raises(PruningError, match="no whole number for each of 2 heads"):
         attention_heads(config, {f"a.{part}": (5, 5) for part in ("q_proj", "k_proj", "v_proj", "o_proj")})
     shapes = {f"a.{part}": (4, 4) for part in ("q_proj", "k_proj", "v_proj", "o_proj")}
     heads, saliencies = attention_heads(config, shapes), {name: torch.ones(4, 4) for name in shapes}
     with pytest.raises(PruningError, match="of which a head has many"):
         head_masks(saliencies, heads, 0.5, scope="row")
+
+
+def test_elements_have_names_in_the_library_too(trained: Path) -> None:
+    """Those of the stage; others are refused, not taken for single weights."""
+    done = prune_model(load(trained), Magnitude(), 0.5, name="magnitude", element="neuron")
+    assert all(bool((form.removed.all(1) == form.removed.any(1)).all()) for form in done.weights.values())
+    with pytest.raises(
+        PruningError, match="element='heads'; it is one of 'weight', 'neuron', 'input', 'layer', 'head'"
+    ):
+        prune_model(load(trained), Magnitude(), 0.5, name="magnitude", element="heads")
 
 
 def test_patterns_are_of_weights(trained: Path) -> None:

@@ -120,6 +120,7 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched(kernel: MomentKer
         (x, empty(64)),
         (x, empty(16)),
         (x.float(), empty(32)),
+        (x[:, :0], []),
         (x[:, :24], empty(32)),
         (x.to("meta"), empty(32)),
         (x, [panel.double() for panel in empty(32)]),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import api
+from orchestrator import StageError, api
 from orchestrator.errors import RecipeError
 from orchestrator.fingerprint import fingerprint
 from orchestrator.importing import declared_format
@@ -133,6 +133,8 @@ def test_fingerprints_ignore_where_files_lie(tmp_path: Path, home: Path) -> None
         ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
         ({"quant_method": "orchestrator-sparse"}, "sparse"),
         ({"quant_method": "orchestrator-mixed"}, "mixed"),
+        ({"bits": 4, "group_size": 128}, "gptq"),
+        ({"quant_method": None, "bits": 4}, "gptq"),
     ],
 )
 def test_a_model_is_of_the_format_that_its_files_declare(label: Any, expected: str, tmp_path: Path) -> None:
@@ -142,3 +144,11 @@ def test_a_model_is_of_the_format_that_its_files_declare(label: Any, expected: s
     if not label:
         (tmp_path / "quantize_config.json").write_text("{}")
         assert declared_format(tmp_path) == "gptq"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"quantization_config": "awq"}', "{"])
+def test_a_config_that_says_nothing_readable_is_refused(text: str, tmp_path: Path) -> None:
+    """By the name of the folder, whatever JSON it is."""
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(StageError, match=tmp_path.name):
+        declared_format(tmp_path)

@@ -16,6 +16,7 @@ from orchestrator_network import stages as network_stages
 from orchestrator_network.engine import run
 from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.failed_tree import Failure, without
+from orchestrator_network.graph_topology import Cable, GraphTopology
 from orchestrator_network.readers import from_hpcc, from_topo, read_chakra, read_goal
 from orchestrator_network.readers.chakra import COLLECTIVE, COMPUTE, MEM_LOAD, METADATA, RECV, SEND
 from orchestrator_network.readers.chakra_program import Speeds, lower_chakra
@@ -388,9 +389,91 @@ def test_no_packet_passes_through_a_host_of_hpcc(tmp_path):
     links_used = simulate(topology, flows, fidelity="packet").links
     over = links_used.filter(links_used["bytes"].to_numpy() > 10**6)
     assert set(over["src"].to_pylist()) == {"host0", "switch6", "switch8", "switch7"}
+    assert network.diameter() == 4
     alone = "5 2 4\n3 4\n0 3 100Gbps 1us 0\n1 3 100Gbps 1us 0\n1 4 100Gbps 1us 0\n2 4 100Gbps 1us 0\n"
     with pytest.raises(TopologyError, match="`host0` reaches `host2` only through other hosts"):
         from_hpcc(written(tmp_path, alone, "chain.txt"))
+
+
+@pytest.mark.parametrize(
+    ("cables", "expected"),
+    [
+        ([(0, 3), (1, 4), (3, 4), (0, 2), (2, 1)], ["host0", "switch3", "switch4"]),
+        ([(0, 3), (1, 3), (0, 2), (2, 1)], ["host0", "switch3"]),
+        (
+            [(0, 3), (3, 4), (4, 5), (5, 6), (6, 1), (2, 3), (2, 6)],
+            ["host0", "switch3", "switch4", "switch5", "switch6"],
+        ),
+        ([(0, 3), (1, 3), (2, 3), (0, 1)], ["host0"]),
+    ],
+)
+def test_hosts_that_are_ends_are_no_way(cables, expected):
+    """Past hosts that are joined directly, past a shorter way over a host; a direct link is a way of its own."""
+    switches = sorted({end for cable in cables for end in cable if end > 2})
+    topology = GraphTopology(
+        host_names=("host0", "host1", "host2"),
+        switch_names=tuple(f"switch{number}" for number in switches),
+        cables=tuple(Cable(first=one, second=two) for one, two in cables),
+        hosts_forward=False,
+    )
+    network = topology.network
+    taken = topology.routes(np.array([0]), np.array([1])).share.toarray()[0]
+    on_the_way = {
+        network.names[network.source[link]] for link in range(network.links) if taken[network.trunk[link]] > 0
+    }
+    assert on_the_way == set(expected)
+    assert network.diameter() >= len(expected)
+    done = simulate(topology, workloads.flows([(0, 1, 10**6, 0)]), fidelity="packet")
+    used = done.links.filter(done.links["bytes"].to_numpy() > 10**6)
+    assert set(used["src"].to_pylist()) == set(expected)
+    assert done.flows["finish_ps"][0].as_py() >= done.summary["bound_us"] * 1e6
+
+
+def test_ways_that_outweigh_a_host_are_refused():
+    """Costs tell a way past a host from one over it up to 118 links from switch to switch."""
+    count = 130
+    chain = [(2 + place, 3 + place) for place in range(count - 1)] + [(0, 2), (1, count + 1)]
+    with pytest.raises(
+        TopologyError, match="ways of 118 links from switch to switch are too long where hosts are ends"
+    ):
+        GraphTopology(
+            host_names=("host0", "host1"),
+            switch_names=tuple(f"switch{number}" for number in range(count)),
+            cables=tuple(Cable(first=one, second=two) for one, two in chain),
+            hosts_forward=False,
+        )
+
+
+def test_failures_add_up_and_bundles_have_none(tmp_path):
+    """Failing more links of a tree that has failed ones keeps those down; half a switch is no switch."""
+    tree = FatTree(hosts=16, tiers=3)
+    once = without(tree, [Failure(tier="TOR", switch=0, link=0)])
+    twice = without(once, [Failure(tier="TOR", switch=1, link=0)])
+    assert int((~twice.alive).sum()) == 4
+    text = "Nodes 16\nTiers 3\nPodsize 8\n"
+    for tier, (down, up, bundle) in enumerate([(4, 4, 1), (4, 4, 2), (2, 0, 1)]):
+        text += (
+            f"\nTier {tier}\nDownlink_speed_Gbps 100\nRadix_Down {down}\nDownlink_Latency_ns 1000\nBundle {bundle}\n"
+        )
+        text += f"Radix_Up {up}\n" if up else ""
+    bundled = from_topo(written(tmp_path, text, "bundled.topo"))
+    with pytest.raises(TopologyError, match="the tree bundles links"):
+        without(bundled, [Failure(tier="AGG", switch=1, link=0)])
+
+
+def test_a_step_longer_than_the_clock_is_refused(tmp_path):
+    """Summed over operations and ranks, as chains may add them up."""
+    big = 2**50
+    text = f"num_ranks 2\nrank 0 {{ a: send {big}b to 1 tag 1\nb: send {big}b to 1 tag 2\nb requires a }}\n"
+    text += f"rank 1 {{ recv {big}b from 0 tag 1\nrecv {big}b from 0 tag 2 }}"
+    operations, groups = goal_step(read_goal(written(tmp_path, text)))
+    for gbps in (1, 0.5):
+        with pytest.raises(WorkloadError, match="times are counted up to"):
+            simulate_step(FatTree(hosts=16, tiers=2, radix=16, link_gbps=gbps), operations, groups)
+    ranks = "\n".join(f"rank {rank} {{ calc {10**15 - rank} }}" for rank in range(10))
+    operations, groups = goal_step(read_goal(written(tmp_path, f"num_ranks 10\n{ranks}")))
+    with pytest.raises(WorkloadError, match="times are counted up to"):
+        simulate_step(FatTree(hosts=16, tiers=2, radix=16, link_gbps=100), operations, groups)
 
 
 def step_of(tmp_path, traffic, **chosen):

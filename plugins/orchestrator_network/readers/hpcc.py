@@ -112,7 +112,8 @@ def from_hpcc(path: Path | str, *, planes: int = 1) -> GraphTopology:
     """Return the network of `read_hpcc_topology` as a topology that `simulate` takes.
 
     Every link has the rate and the delay of its line. Routes are minimal, split evenly, and lead through no host, as in
-    that simulator: a server's own switches join its hosts alone. Raises TopologyError.
+    that simulator: a server's own switches join its hosts alone. Those count as switches and their links as links of a
+    host, in prices and offered loads, too. Raises TopologyError.
     """
     network = read_hpcc_topology(path)
     links = len(network.source) // 2  # the second half is the other directions
