@@ -91,7 +91,8 @@ def simulate_step(
     traffic = read_traffic(operations, groups)
     if traffic.ranks > topology.hosts:
         raise WorkloadError(f"the traffic has {traffic.ranks} ranks, {topology.name} has {topology.hosts} hosts")
-    check_span(traffic, 8 * float(traffic.size_bytes.sum()), 0.0, topology)  # and once it is known what is sent for that
+    # And once more when it is known what is sent for those bytes.
+    check_span(traffic, 8 * traffic.size_bytes.sum(dtype=float), 0.0, topology)
     if fidelity == "packet":
         from orchestrator_network.step_packets import simulate_packet_step
 
@@ -110,7 +111,7 @@ def simulate_step(
     check_no_queues(topology)
     lowered = lower_traffic(traffic, topology, allreduce=allreduce, tuning=tuning, in_order=in_order, wire=wire)
     program, capacity = lowered.program, topology.network.trunk_bps
-    check_span(traffic, float(program.bits.sum()), float(program.delay_ps.sum()), topology)
+    check_span(traffic, float(program.bits.sum()), program.delay_ps.sum(dtype=float), topology)
     sharing: Sharing = "max_min" if fidelity == "flow" else "alone"
     traces = []
     runs: tuple[tuple[Program, Sharing], ...] = (
@@ -138,13 +139,13 @@ def simulate_step(
 
 def check_span(traffic: StepTraffic, bits: float, delay_ps: float, topology: Topology) -> None:
     """Refuse what takes longer than the picoseconds of an int64, were it done one after the other on the slowest link."""
-    seconds = (
-        bits / float(topology.network.capacity_bps.min()) + (delay_ps + float(traffic.compute_ps.sum())) / PS_PER_S
-    )
+    speeds_bps = topology.network.capacity_bps
+    busy_s = traffic.compute_ps.sum(dtype=float) / PS_PER_S
+    seconds = bits / float(speeds_bps[speeds_bps > 0].min()) + delay_ps / PS_PER_S + busy_s
     if seconds > LONGEST_S:
         raise WorkloadError(
-            f"a step of {bits / 8:.3g} bytes and {float(traffic.compute_ps.sum()) / PS_PER_S:.3g} s of computation may take {seconds:.3g} "
-            f"s on {topology.name}, and times are counted up to {LONGEST_S:.3g} s; use a smaller step or faster links"
+            f"a step of {bits / 8:.3g} bytes and {busy_s:.3g} s of computation may take {seconds:.3g} s on {topology.name}, and times "
+            f"are counted up to {LONGEST_S:.3g} s; use a smaller step or faster links"
         )
 
 
