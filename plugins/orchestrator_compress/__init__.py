@@ -10,7 +10,7 @@ _HOMES = {
     "compress_model": "blockwise",
     "compress_sweep": "sweep",
     "load_compressed": "formats.read",
-    "calibrate": "calibration",
+    "calibrate": "calibrating",
     "Calibration": "calibration",
     "column_solve": "solver",
     "Settings": "settings",

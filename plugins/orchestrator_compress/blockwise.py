@@ -10,7 +10,6 @@ output rows are independent.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import block_linears, check_tokens, decoder_blocks
-from .calibration import Calibration, calibrate
+from .calibrating import calibrate
+from .calibration import Calibration
 from .errors import CompressionError, SolveError
 from .expert_inputs import ExpertPolicy
 from .expert_layers import dense_layers, routers_as_given
@@ -29,6 +29,7 @@ from .grid import check_finite
 from .linears import LinearView, transposed_names
 from .memory import release
 from .methods import check_layer
+from .ownership import digest
 from .precision import forward_dtype
 from .records import LayerRecord
 from .residence import InMemory, Residence
@@ -87,8 +88,20 @@ def compress_model(
     blocks = decoder_blocks(model)
     residence = residence or InMemory()
     chosen = chosen_layers(model, blocks, settings, residence)
-    source = _source(model, settings, calibration, heldout, mask=mask, team=team, chosen=chosen, residence=residence)
-    stash = Stash(scratch, _owner(model, settings, calibration, heldout, mask) if scratch is not None else "")
+    scratch = None if scratch is None else Path(scratch)
+    owner = "" if scratch is None else _owner(model, residence, settings, calibration, heldout, mask)
+    stash = Stash(scratch, owner)
+    source = _source(
+        model,
+        settings,
+        calibration,
+        heldout,
+        mask=mask,
+        team=team,
+        chosen=chosen,
+        residence=residence,
+        scratch=None if scratch is None else scratch / "inputs",
+    )
     work = _Work(settings=settings, stash=stash, follow=_Follow(chosen, on_layer), team=team, stored=stored)
     for index, (name, block) in enumerate(blocks):
         views = {layer: view for layer, view in block_linears(name, block).items() if layer in chosen}
@@ -147,22 +160,18 @@ _ARITHMETIC = 2
 
 def _owner(
     model: nn.Module,
+    residence: Residence,
     settings: Settings,
     calibration: Tensor | Calibration | None,
     heldout: Tensor | None,
     mask: Tensor | None,
 ) -> str:
-    """Return a digest of what finished layers depend on; of weights, which may be in their files, of their shapes only."""
-    digest = hashlib.sha256(
-        repr((_ARITHMETIC, settings, [(name, tuple(one.shape)) for name, one in model.named_parameters()])).encode()
-    )
-    for tensor in (heldout, mask, calibration if isinstance(calibration, Tensor) else None):
-        digest.update(b"-" if tensor is None else repr(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())
-    if isinstance(calibration, Calibration):
-        digest.update(calibration.index().encode())
-        for one in calibration.inputs:
-            digest.update(one.hessian.diagonal().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    """Return a digest of what finished layers depend on; of H its diagonals, which tell one from another."""
+    made = calibration if isinstance(calibration, Calibration) else None
+    tokens = None if isinstance(calibration, Calibration) else calibration
+    diagonals = [] if made is None else [one.hessian.diagonal() for one in made.inputs]
+    described = (_ARITHMETIC, settings, None if made is None else made.index())
+    return digest(model, residence, described, [heldout, mask, tokens, *diagonals])
 
 
 def _put(views: Mapping[str, LinearView], names: Iterable[str], stash: Stash) -> None:
@@ -276,6 +285,7 @@ def _source(
     team: Team,
     chosen: Mapping[str, LinearView],
     residence: Residence,
+    scratch: Path | None,
 ) -> Source:
     if calibration is None:
         methods = {settings.of(name).method for name in chosen}
@@ -301,6 +311,7 @@ def _source(
             expert_tokens=needed,
             residence=residence,
             forward_dtype=settings.forward_dtype,
+            scratch=scratch,
         )
         return Prepared(made, experts)
     modules = [block for _, block in decoder_blocks(model)]

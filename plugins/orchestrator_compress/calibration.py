@@ -1,7 +1,7 @@
 """What a model's layers read, measured once: the second moments that every method and setting is solved with.
 
-`calibrate` walks the dense model block by block and keeps one H for each distinct input (four in a Llama block, for
-seven layers), of the calibration tokens and of held-out ones. Solving on it (`propagate="full_precision"`) needs no
+`calibrating.calibrate` keeps one H for each distinct input (four in a Llama block, for seven layers), of the calibration
+tokens and of held-out ones. Solving on it (`propagate="full_precision"`) needs no
 forward pass: a sweep over bits, groups, dampings and methods costs one calibration, and blocks are independent.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +17,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from .blocks import block_linears, check_tokens, decoder_blocks
 from .errors import CalibrationError
-from .expert_inputs import every_token, expert_places, starved
-from .expert_layers import routers_as_given
-from .experts import on_unfused
-from .moments import Moments
-from .precision import ForwardDtype
-from .precision import forward_dtype as dtype_of
-from .residence import InMemory, Residence
-from .streams import open_stream
-from .sums import Alone, Team
 
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-OnBlock = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,80 +115,21 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read what `save` wrote; CalibrationError for another file."""
+        """Map what `save` wrote; CalibrationError for another file."""
+        return cls.mapped(path)
+
+    @classmethod
+    def mapped(cls, path: str | Path, index: str | None = None) -> Calibration:
+        """Return the calibration in a safetensors file, its matrices in memory only as they are used.
+
+        `index` is what the file itself says where it is None. Raises CalibrationError where the two do not fit.
+        """
         try:
             with safe_open(path, framework="pt") as file:
-                index = (file.metadata() or {}).get("index", "{}")
-                return cls.restored(index, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                told = (file.metadata() or {}).get("index", "{}") if index is None else index
+                return cls.restored(told, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CalibrationError(f"{Path(path).name} is no calibration: {error}") from error
-
-
-@on_unfused
-@routers_as_given
-def calibrate(
-    model: nn.Module,
-    tokens: Tensor,
-    heldout: Tensor | None = None,
-    *,
-    mask: Tensor | None = None,
-    team: Team | None = None,
-    expert_tokens: int | None = None,
-    on_block: OnBlock | None = None,
-    residence: Residence | None = None,
-    forward_dtype: ForwardDtype = "float32",
-) -> Calibration:
-    """Measure what the layers of a decoder's blocks read of token ids [N, T], and of held-out ones if given.
-
-    `mask` [N, T] is True where a token is no padding. For experts that fewer than `expert_tokens` tokens reach (None:
-    than they have inputs) all tokens are measured too. `on_block(done, total)` follows it. `residence` brings the
-    weights of a model that is not in memory; `forward_dtype` is the type of the products of forward passes. Raises CalibrationError for tokens that the model cannot take.
-    """
-    residence = residence or InMemory()
-    dtype = dtype_of(forward_dtype)
-    blocks = decoder_blocks(model)
-    modules = [block for _, block in blocks]
-    with residence.rest(), residence.block(0):
-        if heldout is not None:
-            check_tokens(model, heldout, "heldout")
-        stream = open_stream(model, modules, tokens, team or Alone(), mask, dtype)
-        held = None if heldout is None else open_stream(model, modules, heldout, Alone(), dtype=dtype)
-    inputs: list[SharedInput] = []
-    for index, (name, block) in enumerate(blocks):
-        views = block_linears(name, block)
-        going_on = index < len(blocks) - 1
-        with residence.block(index):
-            groups = stream.groups(views, block, index)
-            places = expert_places(block, views)
-            before = stream.copy() if places else stream
-            moments = stream.collect(views, groups, block, index, team=team or Alone(), advance=going_on)
-            others = None if held is None else held.collect(views, groups, block, index, team=Alone(), advance=going_on)
-            few = starved(
-                groups, moments, places, lambda _, columns: columns if expert_tokens is None else expert_tokens
-            )
-            every = every_token(before, few, block, index, team or Alone())
-        everyone = {id(one): one.hessian().to(torch.float32) for one in every.values()}
-        inputs += [
-            SharedInput(
-                block=index,
-                names=tuple(names),
-                tokens=moments[place].tokens,
-                hessian=moments[place].hessian().to(torch.float32),
-                heldout=_heldout(others, place),
-                everyone=everyone[id(every[place])] if place in every else None,
-            )
-            for place, names in enumerate(groups)
-        ]
-        if on_block is not None:
-            on_block(index + 1, len(blocks))
-    return Calibration(inputs=tuple(inputs))
-
-
-def _heldout(moments: Sequence[Moments] | None, place: int) -> Tensor | None:
-    """Return H of held-out tokens, None where none was seen: experts may lack them."""
-    if moments is None or not moments[place].tokens:
-        return None
-    return moments[place].hessian().to(torch.float32)
 
 
 def token_windows(stream: np.ndarray, sequences: int, length: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""What is removed: weights, blocks, neurons, heads or whole layers, of one matrix or of all matrices of a model.
+"""What is removed: weights, blocks, neurons or whole layers, of one matrix or of all matrices of a model.
 
 An element is a block of equal size in every matrix [R outputs, C inputs]; its saliency is the mean of its weights'.
-N:M is a pattern of weights (`selection.NM`), not an element. Masks are True where weights are removed.
+N:M is a pattern of weights (`selection.NM`), not an element; heads lie in several matrices at once (`heads`). Masks are True where weights are removed.
 """
 
 from __future__ import annotations
@@ -56,16 +56,6 @@ INPUT = Element(rows=-1, columns=1)
 LAYER = Element(rows=-1, columns=-1)
 
 
-def head_outputs(head_size: int) -> Element:
-    """Return the element of a head in its query, key and value projections: `head_size` outputs."""
-    return Element(rows=head_size, columns=-1)
-
-
-def head_inputs(head_size: int) -> Element:
-    """Return the element of a head in its output projection: `head_size` inputs."""
-    return Element(rows=-1, columns=head_size)
-
-
 def nm_mask(saliency: Tensor, pattern: NM) -> Tensor:
     """Return the mask [R, C] that keeps N of every M inputs of a row."""
     pattern.check(saliency.shape[1])
@@ -102,30 +92,6 @@ def masks_of(
     else:
         raise PruningError(f"scope={scope!r}; elements are compared within a 'row', a 'layer' or 'global'ly")
     return {name: element.expanded(mask, tuple(saliencies[name].shape)) for name, mask in chosen.items()}
-
-
-def coupled_masks(
-    saliencies: Mapping[str, Tensor], elements: Mapping[str, Element], sparsity: float
-) -> dict[str, Tensor]:
-    """Return masks of matrices whose elements stand or fall together: element k of each is one unit.
-
-    A head is `head_outputs` of q, k, v and `head_inputs` of the output projection; a neuron of an MLP is NEURON of
-    the matrix before and INPUT of the one after. Saliencies add up over the weights of a unit.
-    """
-    check_sparsity(sparsity)
-    worth = {}
-    for name, saliency in saliencies.items():
-        rows, columns = elements[name].size(tuple(saliency.shape))
-        worth[name] = elements[name].pooled(saliency) * (rows * columns)
-    counts = {name: part.numel() for name, part in worth.items()}
-    if len(set(counts.values())) != 1:
-        raise PruningError(f"coupled matrices have different numbers of elements: {counts}; each needs one per unit")
-    units = torch.stack([part.reshape(-1) for part in worth.values()]).sum(0)
-    gone = smallest(units, round(sparsity * len(units)))
-    return {
-        name: elements[name].expanded(gone.view(worth[name].shape), tuple(saliency.shape))
-        for name, saliency in saliencies.items()
-    }
 
 
 def _global(pooled: Mapping[str, Tensor], sizes: Mapping[str, int], sparsity: float, floor: float) -> dict[str, Tensor]:

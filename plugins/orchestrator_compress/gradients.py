@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from .errors import CalibrationError
 from .linears import LinearView
 
+#: Called with the numbers of sequences that are done and that there are; may raise to stop.
+OnSequence = Callable[[int, int], None]
+
 
 def loss_gradients(
     model: nn.Module,
     layers: Mapping[str, LinearView],
     tokens: Tensor,
-    on_sequence: Callable[[int, int], None] | None = None,
+    on_sequence: OnSequence | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return for each layer the mean gradient and the mean squared gradient [R, C] over sequences of token ids [N, T].
 

@@ -16,6 +16,7 @@ from .calibration import Calibration, token_windows
 from .compress import stored_dtype
 from .containers.sparse_files import CODEC as SPARSE
 from .experts import unfuse, warn_of_fused
+from .journal import Journal
 from .linears import LinearView
 from .planning.apply import apply
 from .planning.candidates import Candidate, parse
@@ -51,6 +52,7 @@ def plan_stage(
         views = _layers(loaded, config.ignore)
         systems, heldout = _systems(hessians, views)
         stored = stored_dtype(model.path)
+        journal = Journal(ctx.scratch / "points.jsonl")
         curves = measure(
             {name: view.weight for name, view in views.items()},
             systems,
@@ -59,6 +61,7 @@ def plan_stage(
             progress=_progress(ctx, "curve points"),
             dtype=stored,
             bytes_of=SPARSE.stored_bytes,
+            journal=journal,
         )
         terms = Terms(tie=config.tie, keep={_as_pattern(pattern): 8 for pattern in config.keep})
         if config.sensitivity == "measured":
@@ -66,7 +69,7 @@ def plan_stage(
             windows = token_windows(tokens.read("heldout").tokens, config.sequences, config.sequence_length)
             reference = _coarsest(candidates, views, stored)
             slopes = calibrate_sensitivity(
-                curves, _divergence(ctx, loaded, views, systems, reference, windows), reference
+                curves, _divergence(ctx, loaded, views, systems, reference, windows, journal), reference
             )
             terms = Terms(tie=terms.tie, keep=terms.keep, sensitivity=slopes)
         made = choose(curves, budget_bytes(curves, config.bits_per_weight), terms)
@@ -98,8 +101,7 @@ def _layers(model: Any, ignore: tuple[str, ...]) -> dict[str, LinearView]:
 
 
 def _systems(hessians: Tensors, views: dict[str, LinearView]) -> tuple[dict[str, System], dict[str, Tensor] | None]:
-    arrays = {name: torch.from_numpy(array) for name, array in hessians.read().items()}
-    calibration = Calibration.restored(str(hessians.meta.get("index")), arrays)
+    calibration = Calibration.mapped(hessians.file, str(hessians.meta.get("index")))
     calibration.check({name: view.shape for name, view in views.items()})
     systems: dict[str, System] = {}
     heldout: dict[str, Tensor] = {}
@@ -130,6 +132,7 @@ def _divergence(
     systems: dict[str, System],
     reference: Candidate,
     windows: Tensor,
+    journal: Journal,
 ) -> Callable[[str], float]:
     """Return the function that measures KL(dense || compressed) in nats a token with one layer at the reference."""
     dense = _log_probabilities(model, windows)
@@ -137,16 +140,20 @@ def _divergence(
 
     def divergence(layer: str) -> float:
         nonlocal done
-        view = views[layer]
-        before = view.weight.clone()
-        view.assign(apply([before], systems[layer], reference)[0].weight.dequantize())
-        other = _log_probabilities(model, windows)
-        view.assign(before)
+        if not journal.has(f"divergence of {layer}"):
+            view = views[layer]
+            before = view.weight.clone()
+            view.assign(apply([before], systems[layer], reference)[0].weight.dequantize())
+            systems[layer].forget()
+            other = _log_probabilities(model, windows)
+            view.assign(before)
+            # Rounding can leave a divergence of nothing a little below zero.
+            found = max(0.0, float((dense.exp() * (dense - other)).sum(-1).mean()))
+            journal.put(f"divergence of {layer}", found)
         done += 1
         ctx.progress(done, len(views), "layers measured")
         ctx.check_cancelled()
-        # Rounding can leave a divergence of nothing a little below zero.
-        return max(0.0, float((dense.exp() * (dense - other)).sum(-1).mean()))
+        return float(journal.get(f"divergence of {layer}"))
 
     return divergence
 

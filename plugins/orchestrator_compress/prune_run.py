@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,15 @@ from orchestrator_storage import Model, Table, Tensors, Tokens
 
 from .blocks import block_linears, decoder_blocks
 from .blockwise import Compression, check_fallbacks
-from .calibration import Calibration, calibrate, token_windows
+from .calibrating import calibrate
+from .calibration import Calibration, token_windows
 from .compress import stored_dtype, write_report
 from .criteria import STATISTICS, LayerStatistics
 from .elements import INPUT, LAYER, NEURON, WEIGHT, Element, Scope
 from .errors import CompressionError, PruningError
 from .expert_layers import dense_layers
 from .experts import on_unfused, warn_of_fused
-from .gradients import loss_gradients
+from .gradients import OnSequence, loss_gradients
 from .heads import attention_heads
 from .linears import LinearView, transposed_names
 from .methods import Solved, kept_values
@@ -56,13 +57,14 @@ def prune_model(
     scope: Scope = "layer",
     floor: float = 0.01,
     stored: torch.dtype = torch.float32,
+    on_sequence: OnSequence | None = None,
 ) -> Compression:
     """Remove the least salient elements of a decoder's linear layers in place and return what is left.
 
     `element` may be "weight", "neuron", "input", "layer" or "head" (see `heads`), of which only the projections of attention
     take part, and all else stays as it is.
     `tokens` [N, T] give gradients to criteria that need them, and `calibration` the H of every layer, also for the
-    objectives that records tell. `name` is the criterion's. Raises CompressionError (see `errors`).
+    objectives that records tell. `name` is the criterion's; `on_sequence(done, total)` follows gradients. Raises CompressionError (see `errors`).
     """
     started_s = time.perf_counter()
     blocks = decoder_blocks(model)
@@ -77,7 +79,7 @@ def prune_model(
     if element == "head":
         heads = attention_heads(model.config, {layer: view.shape for layer, view in chosen.items()})
         chosen = {layer: view for layer, view in chosen.items() if any(layer in own.shares for own in heads.values())}
-    statistics = _statistics(model, chosen, criterion, tokens, calibration)
+    statistics = _statistics(model, chosen, criterion, tokens, calibration, on_sequence)
     weights = {layer: view.weight.to(torch.float32) for layer, view in chosen.items()}
     pruned = prune_state(
         weights,
@@ -118,6 +120,7 @@ def _statistics(
     criterion: Criterion,
     tokens: Tensor | None,
     calibration: Calibration | None,
+    on_sequence: OnSequence | None,
 ) -> dict[str, LayerStatistics]:
     needs = set(getattr(criterion, "needs", STATISTICS))
     systems: dict[str, System] = {}
@@ -129,7 +132,7 @@ def _statistics(
                 systems |= dict.fromkeys(one.names, System(known))
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
     if tokens is not None and needs & {"gradient", "fisher"}:
-        gradients = loss_gradients(model, chosen, tokens)
+        gradients = loss_gradients(model, chosen, tokens, on_sequence)
     none: tuple[Tensor | None, Tensor | None] = (None, None)
     found = {}
     for name in chosen:
@@ -175,6 +178,7 @@ def prune_stage(
             scope=config.scope,
             floor=config.floor,
             stored=stored_dtype(model.path),
+            on_sequence=_progress(ctx, "sequences"),
         )
         check_fallbacks(compression.records, config.max_fallbacks)
         result = ctx.new(Model, "result", format=config.format)
@@ -203,19 +207,22 @@ def _calibration(
     hessians: Tensors | None,
 ) -> Calibration | None:
     if hessians is not None:
-        arrays = {name: torch.from_numpy(array) for name, array in hessians.read().items()}
-        return Calibration.restored(str(hessians.meta.get("index")), arrays)
+        return Calibration.mapped(hessians.file, str(hessians.meta.get("index")))
     if windows is None or tokens is None:
         return None
     heldout = None
     if config.heldout_sequences:
         heldout = token_windows(tokens.read("heldout").tokens, config.heldout_sequences, config.sequence_length)
 
-    def on_block(done: int, total: int) -> None:
-        ctx.progress(done, total, "blocks")
-        ctx.check_cancelled()
-
     try:
-        return calibrate(loaded, windows, heldout, on_block=on_block)
+        return calibrate(loaded, windows, heldout, on_block=_progress(ctx, "blocks"), scratch=ctx.scratch / "inputs")
     except CompressionError as error:
         raise StageError(str(error)) from error
+
+
+def _progress(ctx: Context, unit: str) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        ctx.progress(done, total, unit)
+        ctx.check_cancelled()
+
+    return progress

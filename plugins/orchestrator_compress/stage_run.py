@@ -16,7 +16,9 @@ from orchestrator import Context, GangMember, StageError, component
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
 from .blockwise import Compression, compress_model, finished_compression
-from .calibration import Calibration, calibrate, token_windows
+from .calibrated_blocks import CalibratedBlocks
+from .calibrating import calibrate
+from .calibration import Calibration, token_windows
 from .compress import Report, check_format, fitted, stored_dtype, write_report
 from .errors import CompressionError
 from .figures import error_by_layer
@@ -77,8 +79,7 @@ class Job:
         if self.hessians is None:
             return self.windows("train")
         folder, index = self.hessians
-        arrays = Tensors(folder).read()
-        return Calibration.restored(index, {name: torch.from_numpy(array) for name, array in arrays.items()})
+        return Calibration.mapped(Tensors(folder).file, index)
 
 
 def compress(
@@ -140,7 +141,7 @@ def calibrate_model(ctx: Context, config: CalibrateConfig, model: Model, tokens:
         tokens=tokens.path,
         calibration=(config.calibration_sequences, config.sequence_length),
         heldout=(config.heldout_sequences, config.sequence_length),
-        scratch=ctx.scratch / "hessians.safetensors",
+        scratch=ctx.scratch / "blocks",
         expert_tokens=config.expert_tokens,
         forward_dtype=config.forward_dtype,
     )
@@ -151,7 +152,7 @@ def calibrate_model(ctx: Context, config: CalibrateConfig, model: Model, tokens:
         else:
             ctx.gang().run(calibrate_member, job)
             assert job.scratch is not None
-            made = Calibration.load(job.scratch)
+            made = CalibratedBlocks(job.scratch).calibration()
     result = ctx.new(Tensors, "result", index=made.index(), model=model.digest)
     Tensors.write(result.path, {name: tensor.numpy() for name, tensor in made.tensors().items()})
     ctx.log_metrics(
@@ -197,12 +198,10 @@ def compress_member(member: GangMember, job: Job) -> None:
 
 
 def calibrate_member(member: GangMember, job: Job) -> None:
-    """Calibrate on a worker's part of the tokens; the first worker writes the sums."""
+    """Calibrate on a worker's part of the tokens; the first worker keeps the blocks in the shared scratch folder."""
     assert job.scratch is not None
     with user_errors(), join_team(member.rank, member.size, member.init_method) as team:
-        made = _calibrate(job, member, team)
-        if member.rank == 0:
-            made.save(job.scratch)
+        _calibrate(job, member, team)
 
 
 def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
@@ -223,6 +222,7 @@ def _calibrate(job: Job, reporter: Any, team: Any = None) -> Calibration:
         on_block=on_block,
         residence=residence,
         forward_dtype=job.forward_dtype,
+        scratch=job.scratch,
     )
 
 

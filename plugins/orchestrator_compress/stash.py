@@ -10,11 +10,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .errors import CompressionError
+from .ownership import claim
 from .records import LayerRecord
 from .weights import LayerWeight, freeze, thaw
-
-_OWNER = "owner.txt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,21 +38,7 @@ class Stash:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self.refresh()
-            self._claim(self._folder / _OWNER, owner)
-
-    def _claim(self, file: Path, owner: str) -> None:
-        if not owner:
-            return
-        held = file.read_text() if file.exists() else None
-        if held is None and not self._names:
-            temporary = file.with_suffix(f".{os.getpid()}.partial")
-            temporary.write_text(owner)
-            temporary.replace(file)
-        elif held != owner:
-            raise CompressionError(
-                f"the scratch folder {file.parent.name} holds {len(self._names)} layers of another compression (other "
-                "settings, tokens or model); give another folder, or empty this one"
-            )
+            claim(self._folder, owner, len(self._names), "layers of another compression")
 
     def refresh(self) -> None:
         """Look again at what the folder holds."""

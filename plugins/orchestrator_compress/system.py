@@ -66,6 +66,10 @@ class System:
             self._factors[key] = inverse_factor_of_reversed(self._reversed(attempt, order))
         return self._factors[key]
 
+    def forget(self) -> None:
+        """Let go of the factors, each as large as H, where nothing more is solved for now."""
+        self._factors.clear()
+
     def _reversed(self, attempt: Attempt, order: Tensor) -> Tensor:
         """Return the damped H with its rows and columns in the reverse of `order`."""
         matrix = self.hessian.to(attempt.dtype, copy=True)

@@ -45,9 +45,14 @@ class Tensors(Artifact):
 
     type_name = "Tensors"
 
+    @property
+    def file(self) -> Path:
+        """The safetensors file, for who maps it because it is larger than memory."""
+        return self.path / "tensors.safetensors"
+
     def read(self) -> dict[str, np.ndarray]:
         """Return name -> array."""
-        return read_safetensors(self.path / "tensors.safetensors")
+        return read_safetensors(self.file)
 
     @staticmethod
     def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator_compress import compress_checkpoint, load_compressed
-from orchestrator_compress.calibration import calibrate
+from orchestrator_compress.calibrating import calibrate
 from orchestrator_compress.errors import CalibrationError, CompressionError
 
 LLAMA_LIKE = {

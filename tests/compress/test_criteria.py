@@ -13,9 +13,6 @@ from orchestrator_compress.elements import (
     LAYER,
     NEURON,
     Element,
-    coupled_masks,
-    head_inputs,
-    head_outputs,
     masks_of,
 )
 from orchestrator_compress.errors import PruningError, WeightError
@@ -98,7 +95,17 @@ def test_what_a_criterion_lacks_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "element", [Element(), NEURON, INPUT, LAYER, Element(rows=2, columns=3), head_outputs(4), head_inputs(6)], ids=str
+    "element",
+    [
+        Element(),
+        NEURON,
+        INPUT,
+        LAYER,
+        Element(rows=2, columns=3),
+        Element(rows=4, columns=-1),
+        Element(rows=-1, columns=6),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("scope", ["row", "layer", "global"])
 def test_elements_go_whole_and_in_exact_numbers(element: Element, scope: str) -> None:
@@ -136,25 +143,6 @@ def test_a_global_threshold_spares_every_layer() -> None:
     assert not bool(layers["strong"].any())
 
 
-def test_coupled_elements_go_together() -> None:
-    """Head k leaves q and o at once, neuron k of an MLP its row and its column: the function of the rest is unchanged."""
-    generator = torch.Generator().manual_seed(0)
-    up, down = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((12, 6), (6, 12)))
-    masks = coupled_masks({"up": up.abs(), "down": down.abs()}, {"up": NEURON, "down": INPUT}, 0.5)
-    kept = ~masks["up"].any(1)
-    assert int(kept.sum()) == 6
-    assert torch.equal(kept, ~masks["down"].any(0))
-    inputs = torch.randn((5, 6), generator=generator, dtype=torch.float64)
-    masked = torch.relu(inputs @ up.masked_fill(masks["up"], 0).T) @ down.masked_fill(masks["down"], 0).T
-    torch.testing.assert_close(masked, torch.relu(inputs @ up[kept].T) @ down[:, kept].T)
-    worth = up.abs().sum(1) + down.abs().sum(0)
-    assert float(worth[~kept].max()) <= float(worth[kept].min())
-    heads = coupled_masks({"q": up, "o": down}, {"q": head_outputs(4), "o": head_inputs(4)}, 1 / 3)
-    assert torch.equal(heads["q"].all(1).view(3, 4).all(1), heads["o"].all(0).view(3, 4).all(1))
-    with pytest.raises(PruningError, match="different numbers of elements"):
-        coupled_masks({"q": up, "o": down}, {"q": head_outputs(4), "o": INPUT}, 0.5)
-
-
 @pytest.mark.parametrize(
     ("criterion", "scope"), [(Magnitude(), "layer"), (Magnitude(), "global"), (Wanda(), "row"), (OBD(), "layer")]
 )
@@ -188,7 +176,7 @@ def test_elements_that_cannot_be_are_refused() -> None:
     """Blocks that do not fill a matrix, vectors, scopes and shares are named."""
     saliency = torch.ones((6, 8))
     with pytest.raises(PruningError, match="4 x 8 weights do not fill a matrix of 6 x 8"):
-        masks_of({"a": saliency}, 0.5, element=head_outputs(4))
+        masks_of({"a": saliency}, 0.5, element=Element(rows=4, columns=-1))
     with pytest.raises(PruningError, match="is no matrix"):
         masks_of({"a": saliency[0]}, 0.5)
     with pytest.raises(PruningError, match="scope='model'"):

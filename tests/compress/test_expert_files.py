@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from orchestrator_compress import compress_checkpoint, load_compressed
 from orchestrator_compress.blockwise import Compression, compress_model
-from orchestrator_compress.calibration import calibrate
+from orchestrator_compress.calibrating import calibrate
 from orchestrator_compress.compress import Report, fitted
 from orchestrator_compress.criteria import FirstOrder, Wanda
 from orchestrator_compress.errors import CheckpointError, ServingError

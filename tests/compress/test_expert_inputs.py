@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from orchestrator_compress.blockwise import Compression, compress_model
-from orchestrator_compress.calibration import Calibration, SharedInput, calibrate
+from orchestrator_compress.calibrating import calibrate
+from orchestrator_compress.calibration import Calibration, SharedInput
 from orchestrator_compress.errors import CalibrationError, CompressionError, SolveError
 from orchestrator_compress.settings import Settings
 

@@ -14,7 +14,7 @@ from orchestrator.convert import build
 from orchestrator.errors import RecipeError
 from orchestrator_compress import compress_checkpoint, load_compressed
 from orchestrator_compress.blockwise import compress_model
-from orchestrator_compress.calibration import calibrate
+from orchestrator_compress.calibrating import calibrate
 from orchestrator_compress.calibration_stages import CalibrateConfig
 from orchestrator_compress.errors import CompressionError
 from orchestrator_compress.settings import Settings

@@ -155,7 +155,7 @@ def test_scratch_of_another_compression_is_refused(dense: Path, calibration: Ten
 
 def test_what_a_calibration_leaves_unused_is_noted(dense: Path, calibration: Tensor, tmp_path: Path) -> None:
     """Passes are over where one is given."""
-    from orchestrator_compress.calibration import calibrate
+    from orchestrator_compress.calibrating import calibrate
     from orchestrator_compress.residence import open_checkpoint
 
     model, residence = open_checkpoint(dense)

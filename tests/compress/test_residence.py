@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from orchestrator_compress.blocks import decoder_blocks
 from orchestrator_compress.blockwise import compress_model
-from orchestrator_compress.calibration import calibrate
+from orchestrator_compress.calibrating import calibrate
 from orchestrator_compress.errors import CheckpointError
 from orchestrator_compress.residence import open_checkpoint
 from orchestrator_compress.settings import Settings

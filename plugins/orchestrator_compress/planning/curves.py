@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import CompressionError
 from ..grid import check_finite
+from ..journal import Journal
 from ..objective import quadratic
 from ..system import System
 from .apply import MeasuredBytes, apply, measured_bytes
@@ -64,12 +65,13 @@ def measure(
     *,
     dtype: torch.dtype | None = None,
     bytes_of: MeasuredBytes | None = None,
+    journal: Journal | None = None,
 ) -> pa.Table:
     """Return the curves of layers [R, C] whose inputs have the given H = X^T X / N [C, C], one row a layer and candidate.
 
     Layers with the same `System` object read the same input: they share its factors and are solved stacked. Every H
     must be a mean over the same number of tokens, or layers do not compare. `dtype` is the type in which the model
-    stores weights, by default theirs. Candidates that a layer cannot have are left out of its curve. Raises
+    stores weights, by default theirs. `journal` keeps points of this very call that was killed before. Candidates that a layer cannot have are left out of its curve. Raises
     PlanningError where none is left or a layer has no H, and what solving raises, naming the layers.
     """
     if not 0 <= damp <= 1:
@@ -80,13 +82,19 @@ def measure(
         shared.setdefault((id(systems[name]), weight.dtype), []).append(name)
     rows: list[dict[str, Any]] = []
     done, total = 0, len(weights) * len(candidates)
+    kept = journal or Journal()
     for names in shared.values():
+        system = systems[names[0]]
         for candidate in candidates:
-            stack = {name: weights[name] for name in names}
-            rows += _points(stack, systems[names[0]], candidate, heldout, damp=damp, dtype=dtype, bytes_of=bytes_of)
+            key = f"{candidate.name} of {', '.join(names)}"
+            if not kept.has(key):
+                stack = {name: weights[name] for name in names}
+                kept.put(key, _points(stack, system, candidate, heldout, damp=damp, dtype=dtype, bytes_of=bytes_of))
+            rows += kept.get(key)
             done += len(names)
             if progress is not None:
                 progress(done, total)
+        system.forget()
     return _table(rows, list(weights), candidates)
 
 
