@@ -15,6 +15,7 @@ from .expert_inputs import every_token, expert_places, starved
 from .expert_layers import routers_as_given
 from .experts import on_unfused
 from .linears import LinearView
+from .memory import release
 from .moments import Moments
 from .ownership import digest
 from .precision import ForwardDtype
@@ -78,6 +79,7 @@ def calibrate(
             if team.rank == 0 or scratch is None:
                 finished.save(index, inputs)
             del inputs
+            release()
         elif advance:
             with residence.block(index):
                 _advance([stream, held], block, index)
