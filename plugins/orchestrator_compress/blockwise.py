@@ -208,7 +208,12 @@ def _check_fallen(fallen: Sequence[str], most: int | None) -> None:
 
 def check_fallbacks(records: Sequence[LayerRecord], most: int | None) -> None:
     """Raise SolveError where more layers than `most` (None: any number) fell back."""
-    _check_fallen([f"{row.layer} ({row.fallback})" for row in records if row.fallback], most)
+    check_fallen({row.layer: row.fallback for row in records if row.fallback}, most)
+
+
+def check_fallen(fallen: Mapping[str, str], most: int | None) -> None:
+    """Do the same for layers with what was done instead."""
+    _check_fallen([f"{layer} ({fallback})" for layer, fallback in fallen.items()], most)
 
 
 @on_unfused

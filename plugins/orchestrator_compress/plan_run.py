@@ -12,6 +12,7 @@ from orchestrator import Context, StageError
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
 from .blocks import block_linears, decoder_blocks
+from .blockwise import check_fallen
 from .calibration import Calibration, token_windows
 from .compress import stored_dtype
 from .containers.sparse_files import CODEC as SPARSE
@@ -50,7 +51,7 @@ def plan_stage(
     with user_errors():
         candidates = [parse(name) for name in config.candidates]
         views = _layers(loaded, config.ignore)
-        systems, heldout = _systems(hessians, views)
+        systems, heldout, lacks = _systems(hessians, views)
         stored = stored_dtype(model.path)
         journal = Journal(ctx.scratch / "points.jsonl")
         curves = measure(
@@ -63,6 +64,9 @@ def plan_stage(
             bytes_of=SPARSE.stored_bytes,
             journal=journal,
         )
+        curves = _with_lacks(curves, lacks)
+        fallen = {row["layer"]: row["fallback"] for row in curves.to_pylist() if row["fallback"]}
+        check_fallen(fallen, config.max_fallbacks)
         terms = Terms(tie=config.tie, keep={_as_pattern(pattern): 8 for pattern in config.keep})
         if config.sensitivity == "measured":
             assert tokens is not None
@@ -73,6 +77,7 @@ def plan_stage(
             )
             terms = Terms(tie=terms.tie, keep=terms.keep, sensitivity=slopes)
         made = choose(curves, budget_bytes(curves, config.bits_per_weight), terms)
+    ctx.log_metrics({"fallbacks": float(len(fallen))})
     _publish(ctx, made, curves, terms)
     return ctx.table(made.to_table(), "result"), ctx.table(curves, "curves")
 
@@ -100,20 +105,36 @@ def _layers(model: Any, ignore: tuple[str, ...]) -> dict[str, LinearView]:
     return {name: views[name] for name in selected(views, ignore)}
 
 
-def _systems(hessians: Tensors, views: dict[str, LinearView]) -> tuple[dict[str, System], dict[str, Tensor] | None]:
+def _systems(
+    hessians: Tensors, views: dict[str, LinearView]
+) -> tuple[dict[str, System], dict[str, Tensor] | None, dict[str, str]]:
+    """Return by layer what it is solved on, its held-out H (None where one lacks it), and why it is not its own."""
     calibration = Calibration.mapped(hessians.file, str(hessians.meta.get("index")))
     calibration.check({name: view.shape for name, view in views.items()})
     systems: dict[str, System] = {}
     heldout: dict[str, Tensor] = {}
+    lacks: dict[str, str] = {}
     for one in calibration.inputs:
-        known = solved_on(one).own
-        shared = System(one.hessian if known is None else known)
+        inputs = solved_on(one)
+        shared = System(one.hessian if inputs.own is None else inputs.own)
         for name in one.names:
             if name in views:
                 systems[name] = shared
+                if inputs.fallback:
+                    lacks[name] = inputs.fallback
                 if one.heldout is not None:
                     heldout[name] = one.heldout
-    return systems, heldout if len(heldout) == len(views) else None
+    return systems, heldout if len(heldout) == len(views) else None, lacks
+
+
+def _with_lacks(curves: Any, lacks: dict[str, str]) -> Any:
+    """Return the curves with what inputs lacked before what solving did instead."""
+    place = curves.schema.get_field_index("fallback")
+    said = [
+        "; ".join(filter(None, (lacks.get(layer, ""), fallback)))
+        for layer, fallback in zip(curves["layer"].to_pylist(), curves["fallback"].to_pylist(), strict=True)
+    ]
+    return curves.set_column(place, curves.schema.field(place), [said])
 
 
 def _coarsest(candidates: list[Candidate], views: dict[str, LinearView], stored: torch.dtype) -> Candidate:

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from orchestrator import Context, Wired, stage
 from orchestrator_compress.planning.names import read_name
+from orchestrator_compress.stages import check_fallbacks
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
 _CANDIDATES = ("gptq-2g64-sym", "gptq-3g64-sym", "gptq-4g64-sym", "gptq-8g64-sym")
@@ -28,6 +29,7 @@ class PlanConfig:
     tie              patterns whose layers share a candidate where their groups match alike, such as (.*)[.](?:q|k|v)_proj
     keep             re: patterns of layers that keep at least 8 bits
     ignore           layer names or re:PATTERNS to leave out of the plan, and dense
+    max_fallbacks    layers that may fall back in one of their candidates before the stage fails; null: any number
     sequences, sequence_length  held-out tokens that divergences are measured on
     """
 
@@ -37,6 +39,7 @@ class PlanConfig:
     tie: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    max_fallbacks: int | None = None
     sequences: int = 16
     sequence_length: int = 128
 
@@ -47,6 +50,7 @@ class PlanConfig:
             raise ValueError("candidates is empty; name what a layer may become, such as gptq-4g128-sym")
         for name in self.candidates:
             read_name(name)
+        check_fallbacks(self.max_fallbacks)
         if self.sequences < 1 or self.sequence_length < 2:
             raise ValueError(
                 f"sequences={self.sequences}, sequence_length={self.sequence_length}; divergences are measured on at "
@@ -62,7 +66,7 @@ def tokens_to_measure(config: PlanConfig, wired: Wired) -> None:
         )
 
 
-@stage("compress.plan", version="3", cites=["arXiv:2210.17323"], check=tokens_to_measure)
+@stage("compress.plan", version="4", cites=["arXiv:2210.17323"], check=tokens_to_measure)
 def plan(
     ctx: Context, config: PlanConfig, model: Model, hessians: Tensors, calibration: Tokens | None = None
 ) -> Planned:

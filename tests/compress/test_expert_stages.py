@@ -95,6 +95,23 @@ def test_settings_of_experts_are_checked(inputs: dict[str, storage.Artifact], tm
             kind(expert_tokens=-1)
 
 
+def test_a_plan_says_where_inputs_were_made_up(inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:
+    """Curves of experts that too few tokens reach carry a fallback, which a threshold of the recipe turns into a failure."""
+    few = SEQUENCES | {"calibration_sequences": 2}
+    hessians = run_stage(calibration_stages.calibrate, few, inputs=inputs, home=tmp_path).outputs["result"]
+    given = {"model": inputs["model"], "hessians": hessians}
+    config = {"bits_per_weight": 5.0, "candidates": ("gptq-3g32-sym", "gptq-8g32-sym")}
+    run = run_stage(planning_stages.plan, config, inputs=given, home=tmp_path)
+    rows = run.outputs["curves"].read().to_pylist()
+    fallen = {row["layer"] for row in rows if "tokens reached the expert" in row["fallback"]}
+    assert run.metrics["fallbacks"] == len(fallen) > 0
+    assert all(".experts." in layer for layer in fallen)
+    with pytest.raises(
+        StageError, match=f"{len(fallen)} layers fell back, max_fallbacks allows 0: .*reached the expert"
+    ):
+        run_stage(planning_stages.plan, config | {"max_fallbacks": 0}, inputs=given, home=tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("propagate", ["quantized", "full_precision"])
 def test_workers_share_experts(propagate: str, inputs: dict[str, storage.Artifact], tmp_path: Path) -> None:
