@@ -97,9 +97,9 @@ def recursive_doubling_messages(ranks: int, size_bytes: int) -> list[Message]:
     arrived: list[tuple[int, ...]] = [()] * ranks
 
     def send(source: int, target: int, adds: bool) -> tuple[int, int]:
-        messages.append(
-            Message(source=source, target=target, first=0, last=size_bytes, adds=adds, after=arrived[source])
-        )
+        # Two that exchange their sums meet: who is ready first would otherwise send into what its partner still receives.
+        after = (*arrived[source], *arrived[target]) if target < power and source < power else arrived[source]
+        messages.append(Message(source=source, target=target, first=0, last=size_bytes, adds=adds, after=after))
         return target, len(messages) - 1
 
     def round_of(pairs: list[tuple[int, int]], adds: bool) -> None:

@@ -82,7 +82,7 @@ def result_row(
     described: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return one row of FLOW_RESULT from what `simulate` returned; ``described`` whatever else the columns ask for."""
-    end_us, bound_us = summary["end_us"], summary["bound_us"]
+    end_us, bound_us = summary["end_us"], summary["end_bound_us"]
     utilization = links["utilization"].to_numpy()
     queues = links["max_queue_bytes"]
     row = {

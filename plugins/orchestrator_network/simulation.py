@@ -27,7 +27,7 @@ from orchestrator_network.packet_parts import (
 from orchestrator_network.packet_rules import Delivery, Lossless, TrimmingMode
 from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
 from orchestrator_network.topology import Topology
-from orchestrator_network.wire import PS_PER_S, Wire
+from orchestrator_network.wire import PS_PER_S, CountedWire, Wire
 from orchestrator_network.workloads import Workload
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def simulate(
     columns = {"start_ps": trace.start_ps, "finish_ps": trace.finish_ps + back_ps, "packets": packets}
     columns |= dict.fromkeys(("retransmissions", "trims", "marks", "entropies"), none)
     flows = flow_table(workload, alone_ps(lowered, capacity) + back_ps, columns)
-    summary = {"fidelity": fidelity} | summarize(flows, bound_ps(lowered, workload, capacity, back_ps))
+    summary = {"fidelity": fidelity} | summarize(flows, bound_ps(lowered, workload, capacity, back_ps), workload)
     summary |= {"max_min_mean_us": summary["fct_us"]["mean"] if fidelity == "flow" else None}
     summary |= {"packet_hops": None, "packet_hops_per_s": None}
     trunk_bits = lowered.bits @ lowered.routes.share
@@ -198,8 +198,12 @@ def _packets(
             least = sending_bounds(network, one_plane, wire)
             flows = flow_table(workload, least.alone_ps, tables.flow_columns(trace, planes))
         flows = flows.append_column("lost", pa.array(lost))
-    summary = {"fidelity": "packet", "seed": options.seed} | summarize(flows, least.end_ps) | tables.totals(trace)
-    links = named_links(network, tables.link_columns(trace), int(trace.state.run["clock"][0]))
+    summary = (
+        {"fidelity": "packet", "seed": options.seed} | summarize(flows, least.end_ps, one_plane) | tables.totals(trace)
+    )
+    capacity_bps = network.capacity_bps.copy()
+    capacity_bps[np.array(options.slow, np.int64)] *= options.slow_to
+    links = named_links(network, tables.link_columns(trace), int(trace.state.run["clock"][0]), capacity_bps)
     cost = cost_of(began)
     summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
     summary["packet_hops_per_s"] = trace.packet_hops / trace.wall_s
@@ -250,10 +254,13 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     detours = topology.network.detours is not None
     topology = getattr(topology, "cuts", topology)
     network, link_bps = topology.network, topology.link_bps
+    alike = bool(np.all(network.degree()[: network.hosts] == 1)) and network.one_speed
+    if alike:
+        wire = CountedWire(packet_bytes=wire.packet_bytes, header_bytes=wire.header_bytes, link_bps=link_bps)
     lowered = lower_flows(topology, workload, wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
     routes = lowered.routes
-    if np.any(network.degree()[: network.hosts] > 1) or not network.one_speed:
+    if not alike:
         return forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours)
     if detours:
         of_hosts = np.zeros(len(network.trunk_bps))
@@ -295,10 +302,17 @@ def flow_table(workload: Workload, ideal_ps: np.ndarray, columns: dict[str, Any]
     )
 
 
-def summarize(flows: pa.Table, bound_in_ps: int) -> dict[str, Any]:
-    """Return flow completion times in microseconds beside the bound that no schedule beats."""
+def summarize(flows: pa.Table, end_bound_ps: int, workload: Workload) -> dict[str, Any]:
+    """Return flow completion times in microseconds beside the bounds that no schedule beats.
+
+    Who finishes last does so no sooner than ``end_bound_ps``, and began no later than the last one to begin; where flows wait
+    for others, nobody knows before when that is, and certain is what a flow takes alone.
+    """
     finish_ps = flows["finish_ps"].to_numpy()
     took_us = (finish_ps - flows["start_ps"].to_numpy()) / 1e6
+    bound_in_ps = int(flows["ideal_ps"].to_numpy().max())
+    if not len(workload.after):
+        bound_in_ps = max(bound_in_ps, end_bound_ps - int(workload.start_ps.max()))
     return {
         "flows": len(took_us),
         "fct_us": {
@@ -309,6 +323,7 @@ def summarize(flows: pa.Table, bound_in_ps: int) -> dict[str, Any]:
         },
         "end_us": float(finish_ps.max() / 1e6),
         "bound_us": bound_in_ps / 1e6,
+        "end_bound_us": end_bound_ps / 1e6,
     }
 
 
@@ -325,11 +340,15 @@ def _check_time(topology: Topology, workload: Workload, wire: Wire) -> None:
     slowest_bps = float(topology.network.trunk_bps.min())
     if not 0 < slowest_bps < np.inf:
         raise TopologyError(f"a link of {topology.name} has {slowest_bps:g} bit/s; it must be above 0 and finite")
+    network = topology.network
     seconds = float(wire.bits(workload.size_bytes).sum()) / slowest_bps + float(workload.start_ps.max()) / PS_PER_S
+    # No path has more links than there are nodes, and flows may follow one another.
+    in_a_row = len(workload) if len(workload.after) else 1
+    seconds += 2 * float(network.latency_ps.max()) / PS_PER_S * min(network.nodes, 64) * in_a_row
     if seconds > LONGEST_S:
         raise WorkloadError(
             f"{float(workload.size_bytes.sum()):.3g} bytes over links of {slowest_bps / 1e9:g} Gb/s may take {seconds:.3g} s, and "
-            f"times are counted up to {LONGEST_S:.3g} s; use smaller flows, earlier starts or faster links"
+            f"times are counted up to {LONGEST_S:.3g} s; use smaller flows, earlier starts, faster links or lower latencies"
         )
 
 
@@ -376,11 +395,17 @@ def link_table(network: Network, trunk_bits: np.ndarray, span_ps: int) -> pa.Tab
     return named_links(network, columns, span_ps)
 
 
-def named_links(network: Network, columns: dict[str, Any], span_ps: int) -> pa.Table:
-    """Return one row a directed link; the utilization is the share of ``span_ps`` that it was busy."""
+def named_links(
+    network: Network, columns: dict[str, Any], span_ps: int, capacity_bps: np.ndarray | None = None
+) -> pa.Table:
+    """Return one row a directed link; the utilization is the share of ``span_ps`` that it was busy.
+
+    ``capacity_bps`` [links]: where it is not the network's, as on slow links; of links that change it is that of the start.
+    """
+    capacity_bps = network.capacity_bps if capacity_bps is None else capacity_bps
     names = np.array(network.names)
     order = ("max_queue_bytes", "mean_queue_bytes", "marks", "trims", "drops", "pause_ps")
-    busy_s = columns["bytes"] * 8 / network.capacity_bps
+    busy_s = columns["bytes"] * 8 / capacity_bps
     return pa.table(
         {
             "link": np.arange(network.links),
@@ -388,7 +413,7 @@ def named_links(network: Network, columns: dict[str, Any], span_ps: int) -> pa.T
             "dst": names[network.target],
             "bytes": columns["bytes"],
             **{name: columns[name] for name in order},
-            "capacity_bps": network.capacity_bps,
+            "capacity_bps": capacity_bps,
             "utilization": busy_s / (max(span_ps, 1) / PS_PER_S),
         }
     )

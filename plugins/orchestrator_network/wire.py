@@ -50,21 +50,32 @@ class Wire:
             return np.zeros(len(payload_bytes), np.int64)
         return -(-np.asarray(payload_bytes, np.int64) // (self.packet_bytes - self.header_bytes))
 
+    def last_bytes(self, payload_bytes: np.ndarray) -> np.ndarray:
+        """Return the size of the last packet of messages, with its header, float64."""
+        payload = np.asarray(payload_bytes, float)
+        headers = self.header_bytes * self.packets(payload_bytes)
+        return np.asarray(payload + headers - (self.packets(payload_bytes) - 1) * self.packet_bytes)
+
+    def sent_ps(self, size_bytes: np.ndarray | float, link_bps: float) -> np.ndarray:
+        """Return what a packet of so many bytes takes to leave, float64 in ps."""
+        return np.asarray(np.asarray(size_bytes, float) * 8 / link_bps * PS_PER_S)
+
     def arrival_ps(self, routes: Routes, wire_bits: np.ndarray | float, link_bps: float) -> np.ndarray:
         """Return what passes after the last bit has left until it arrives, int64 [flows] in picoseconds."""
         packet_bits = np.minimum(self.packet_bytes * 8.0, wire_bits)
-        stored_ps = (routes.hops - 1) * packet_bits / link_bps * PS_PER_S
+        message_ps = np.asarray(wire_bits, float) / link_bps * PS_PER_S
+        stored_ps = (routes.hops - 1) * np.minimum(self.sent_ps(self.packet_bytes, link_bps), message_ps)
         if routes.stored_ps is not None:
             stored_ps = packet_bits / 8 * _behind_ps(routes)
-        return np.rint(routes.latency_ps + stored_ps).astype(np.int64)
+        return np.asarray(np.rint(routes.latency_ps + stored_ps), np.int64)
 
     def shortest_arrival_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
         """Return what passes at least after the last bit of a message has left until it arrives, int64 [flows] in ps.
 
         `arrival_ps` has a full packet stored at every switch; where other messages come between, it may be the last one.
         """
-        last = self.bits(payload_bytes) / 8 - (self.packets(payload_bytes) - 1) * self.packet_bytes
-        stored_ps = (routes.hops - 1) * last * 8 / link_bps * PS_PER_S
+        last = self.last_bytes(payload_bytes)
+        stored_ps = (routes.hops - 1) * self.sent_ps(last, link_bps)
         if routes.stored_ps is not None:
             stored_ps = last * _behind_ps(routes)
         return np.asarray(np.rint(routes.latency_ps + stored_ps), np.int64)
@@ -75,22 +86,45 @@ class Wire:
         A short last packet passes full ones that are stored on the way, so the last link may carry it before them;
         that matters for messages of a few packets only.
         """
-        packets = self.packets(payload_bytes)
-        wire = self.bits(payload_bytes) / 8
-        last = wire - (packets - 1) * self.packet_bytes
-        full, hops = float(self.packet_bytes), routes.hops
+        packets, hops = self.packets(payload_bytes), routes.hops
+        last = self.sent_ps(self.last_bytes(payload_bytes), link_bps)
+        full = self.sent_ps(self.packet_bytes, link_bps)
+        wire = (packets - 1) * full + last
         formula = wire + (hops - 1) * full
         earliest = np.minimum((hops - 1) * full, wire + (hops - 2) * last)
         least = np.maximum((packets + hops - 2) * full, np.maximum(earliest + wire, wire + (hops - 1) * last))
         saved = np.where((packets > 1) & (hops > 2), np.maximum(formula - least, 0), 0)
-        return np.rint(saved * 8 / link_bps * PS_PER_S).astype(np.int64)
+        return np.asarray(np.rint(saved), np.int64)
 
     def acknowledge_ps(self, routes: Routes, link_bps: float) -> np.ndarray:
         """Return what passes from arrival until the sender has the last acknowledgement, int64 [flows] in ps."""
-        stored_ps = routes.hops * self.header_bytes * 8 / link_bps * PS_PER_S
+        stored_ps = routes.hops * self.sent_ps(self.header_bytes, link_bps)
         if routes.stored_ps is not None:
             stored_ps = self.header_bytes * routes.stored_ps
-        return np.rint(routes.latency_ps + stored_ps).astype(np.int64)
+        return np.asarray(np.rint(routes.latency_ps + stored_ps), np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedWire(Wire):
+    """Messages on links of one speed as packet fidelity counts: every packet takes a whole number of ps.
+
+    Links that take no multiple of 1/256 ps for a byte are as fast as the nearest; `bits` are those that take as long at
+    ``link_bps``.
+    """
+
+    link_bps: float
+
+    def bits(self, payload_bytes: np.ndarray | float) -> np.ndarray:
+        """Return the bits that take as long as the packets of messages do, float64."""
+        payload = np.ceil(np.asarray(payload_bytes, float))
+        full = self.sent_ps(self.packet_bytes, self.link_bps)
+        took_ps = (self.packets(payload) - 1) * full + self.sent_ps(self.last_bytes(payload), self.link_bps)
+        return np.asarray(took_ps / PS_PER_S * self.link_bps)
+
+    def sent_ps(self, size_bytes: np.ndarray | float, link_bps: float) -> np.ndarray:
+        """Return what a packet of so many bytes takes to leave, float64 in whole ps."""
+        each = np.rint(8 * PS_PER_S / link_bps * 256)
+        return np.asarray(np.floor((np.asarray(size_bytes, float) * each + 128) / 256))
 
 
 def _behind_ps(routes: Routes) -> np.ndarray:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from orchestrator_network.errors import WorkloadError
 
@@ -62,6 +64,22 @@ class Workload:
                 raise WorkloadError(f"flow {wrong[0]} has {name} {column[wrong[0]]}; the least is {least}")
         if len(self.after) and (self.after.min() < 0 or self.after.max() >= len(self.source)):
             raise WorkloadError(f"`after` names a flow outside 0 to {len(self.source) - 1}")
+        if len(self.after):
+            self._check_order()
+
+    def _check_order(self) -> None:
+        """Refuse flows that wait for one another, or for themselves."""
+        flow, earlier = self.after.T
+        shape = (len(self.source), len(self.source))
+        _, part = connected_components(
+            csr_array((np.ones(len(flow)), (flow, earlier)), shape=shape), connection="strong"
+        )
+        stuck = np.flatnonzero(part[flow] == part[earlier])
+        if len(stuck):
+            row = self.after[stuck[0]]
+            raise WorkloadError(
+                f"`after` has flow {row[0]} wait for flow {row[1]}, and that one for flow {row[0]}: none of them would ever start"
+            )
 
     def __len__(self) -> int:
         return len(self.source)

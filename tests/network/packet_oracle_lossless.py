@@ -28,7 +28,12 @@ class LosslessOracle(Oracle):
         super().__init__(network, workload, control, balancer, options, fabric, order)
         self.guarded = options.lossless != "none"
         if self.guarded:
-            self.rto = 4_096_000 * 2**14
+            if control.ordered or control.lossless != "none":
+                self.rto = 4_096_000 * 2**14
+            else:
+                crowd = max(workload.target.tolist().count(host) for host in set(workload.target.tolist()))
+                drain = (self.rto - 15_000_000) / 6
+                self.rto = 15_000_000 + int(max(6 * fabric.hops, 2 * crowd) * drain)
             if control.windowed and options.ack_every_bytes is None:
                 self.ack_every = 1
         if self.guarded and network.channel_order is not None:

@@ -57,7 +57,7 @@ class RoceOracle(Paced, LosslessOracle):
         flow = self.flows[packet.flow]
         if packet.psn > flow.expected or (packet.trimmed and packet.psn == flow.expected):
             flow.trims += packet.trimmed
-            if not flow.asked:
+            if not flow.asked or (packet.trimmed and packet.psn == flow.expected):
                 flow.asked = True
                 self.answer(host, packet, "nack", flow.expected + 1, now, marked=packet.marked)
             return

@@ -16,7 +16,15 @@ from orchestrator_network.packet import kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.extras import Sizes, prepare_more
-from orchestrator_network.packet.fabric import Wiring, describe, queue_packets, random_states, wire_up
+from orchestrator_network.packet.fabric import (
+    MOST_PS_PER_BYTE,
+    SLOWEST_BPS,
+    Wiring,
+    describe,
+    queue_packets,
+    random_states,
+    wire_up,
+)
 from orchestrator_network.packet.nic import QUANTUM
 from orchestrator_network.packet.noise import LINK_TRIES
 from orchestrator_network.packet.options import LONGEST, Options
@@ -33,7 +41,7 @@ SLICE = 200_000  # events between two reports of progress
 PATIENCE = 10  # slices without a byte delivered before the run is given up
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
-RTO_LOSSLESS_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
+RTO_IN_ORDER_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
 FOREVER = 2**63 - 1  # later than NEVER, so that a run that is stuck comes back as stuck
 GO_ON = frozenset({kernel.POOL_LOW, kernel.HEAP_LOW, kernel.SAMPLE})  # why the loop comes back within a slice
 TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it is taken down
@@ -127,6 +135,11 @@ class Steps:
             elif why == kernel.SAMPLE and self._sampler is not None:
                 self._sampler.take(self.state)
             run = self.state.run[0]
+            if run["stray"]:
+                raise WorkloadError(
+                    f"load balancer {type(self._balancer).__name__} chose an entropy value for flow {run['stray'] - 1} that is none of "
+                    f"0 to {run['entropies'] - 1}; its `choose` has to return one of these"
+                )
             if why not in GO_ON or run["until"] == 0 or run["events"] >= last:
                 break
         if why == kernel.STUCK or (why != kernel.DONE_ALL and self._rests()):
@@ -214,8 +227,8 @@ def prepare(
     # Queues of a size that was asked for take longest at the slowest link.
     drained_bps = fabric.rate_bps if fabric.queue is None else float(network.capacity_bps[: real_links(network)].min())
     queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / drained_bps * PS_PER_S
-    # Data may wait long behind a link that was told to stop, and is not lost.
-    run["rto"] = RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps) if options.lossless == "none" else RTO_LOSSLESS_PS
+    flows_to_one = int(np.bincount(workload.target).max())
+    run["rto"] = _retransmit_ps(transport, options, fabric, queue_ps, flows_to_one)
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
     long_timer = options.lossless != "none" and transport.windowed and options.ack_every_bytes is None
     if long_timer or options.delivery == "rudi":
@@ -224,6 +237,7 @@ def prepare(
         run["ack_every"] = 1
     run["trimming"] = options.trimming
     run["told"] = at.EMPTY
+    run["entropies"] = options.entropies
     run["adaptive"] = balancer.in_switch
     run["windowed"] = transport.windowed and options.delivery != "uud"
     givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
@@ -289,6 +303,20 @@ def prepare(
     return together(state), wiring.order
 
 
+def _retransmit_ps(transport: Transport, options: Options, fabric: Fabric, queue_ps: float, flows_to_one: int) -> int:
+    """Return after which time a packet that nobody answered is sent again.
+
+    On links that never drop, data may wait at every hop as long as elsewhere in all, and for two full queues of every flow
+    to the busiest host, and is not lost. Who then sends everything from there on again, as transports do that are made
+    for such links, waits as their hardware does.
+    """
+    if options.lossless == "none":
+        return RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps)
+    if transport.lossless != "none" or transport.ordered:
+        return RTO_IN_ORDER_PS
+    return RTO_BASE_PS + int(max(QUEUE_DRAINS * fabric.hops, 2 * flows_to_one) * queue_ps)
+
+
 def _give_credit(
     transport: Transport,
     credit: Credit,
@@ -333,7 +361,13 @@ def _changes(wiring: Wiring, options: Options, run: np.ndarray, heap: np.ndarray
             )
         changes[i]["link"] = link
         changes[i]["limit"] = -1 if share == 0 else wiring.links["limit"][link]
-        changes[i]["ps_per_byte"] = np.rint(wiring.links["ps_per_byte"][link] / (share or 1.0))
+        slowed = np.rint(wiring.links["ps_per_byte"][link] / (share or 1.0))
+        if slowed > MOST_PS_PER_BYTE:
+            raise WorkloadError(
+                f"change {i} leaves {share:g} of a link's speed; packet fidelity takes links down to {SLOWEST_BPS:.4g} bit/s, or down "
+                "altogether (0)"
+            )
+        changes[i]["ps_per_byte"] = slowed
         heap[run["timers"][0]] = when_ps, at.CHANGE << 32 | i
         run["timers"] += 1
     timers = heap[: run["timers"][0]]

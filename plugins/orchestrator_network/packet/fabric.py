@@ -24,6 +24,10 @@ from orchestrator_network.wire import PS_PER_S
 _SOURCES = 512  # of paths that are looked at together
 _MOST_COLUMNS = 65_535  # that a packet can name
 COST = 2.0**40  # beyond any latency of a path, and exact in float64 up to a route cost of 8192
+MOST_PS_PER_BYTE = 2**31 - 1  # in 1/256 ps
+SLOWEST_BPS = 8 * PS_PER_S * 256 / MOST_PS_PER_BYTE
+_MOST_PORTS = 2**12 - 1  # of a switch that lead to one place, and 2^19 entries of all tables
+_MOST_ENTRIES = 2**19 - 1
 _UNSEEN = 1e-9  # hops of a link that no result shows; 0 would be no link.
 
 
@@ -163,6 +167,11 @@ def wire_up(
     if fabric.credited:  # what the last port does is the receiver's business, who knows without a mark
         links["mark_from"][to_host] = 2**31 - 1
     links["to"] = network.target[order]
+    slowest = float((network.capacity_bps[order] * share).min())
+    if slowest < SLOWEST_BPS:
+        raise TopologyError(
+            f"a link has {slowest:.4g} bit/s; packet fidelity takes links of at least {SLOWEST_BPS:.4g}, or use fidelity `flow`"
+        )
     links["ps_per_byte"] = np.rint(8 * PS_PER_S / (network.capacity_bps[order] * share) * 256)
     counters["random"] = random_states(seed, 1, network.links)
     return Wiring(links=links, counters=counters, order=order, **_tables(network, number))
@@ -219,6 +228,11 @@ def _tables(network: Network, number: np.ndarray) -> dict[str, np.ndarray]:
         entries = np.zeros(len(one_of), np.int32)
         for word, column in enumerate(one_of.tolist()):
             way = links[first:last][near[:, column]].tolist()
+            if len(way) > _MOST_PORTS or len(ports) > _MOST_ENTRIES:
+                raise TopologyError(
+                    f"switch {switch} has {len(way)} ports to one place, beside {len(ports)} in the tables of all; packet "
+                    f"fidelity takes {_MOST_PORTS} and {_MOST_ENTRIES}, or use fidelity `flow`"
+                )
             entries[word] = len(ports) << 12 | len(way)
             ports.extend(way)
         routes[switch] = entries[which.ravel()]

@@ -133,6 +133,7 @@ RUN = _record(
     "telemetry rated "  # whether packets note the ports on their way; whether senders measure their delivery
     "replay_window "  # numbers behind the newest that security lets pass, 0: all
     "end_hops "  # of the hops, those over the link of a host
+    "entropies stray "  # values that a balancer may choose; 1 + the flow for which one chose another, or 0
     "detours areas first_area detoured "  # who takes ways that are not minimal; areas, the first one's column; packets that did
     "until told "  # the loop comes back at that number of events; the watched flow that has arrived, or -1
     "pause_at",  # the loop comes back before the first event that is not before this time

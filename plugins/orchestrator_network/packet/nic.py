@@ -200,6 +200,9 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
         stamp(s, flow, packet, ring + (psn & mask), size, now)
     window_packets = int(s.window[flow, CWND]) // (s.run[0].full_bytes - s.run[0].header_bytes)
     entropy = choose(s.paths[flow], psn, window_packets, now)
+    if entropy < 0 or entropy >= s.run[0].entropies:
+        s.run[0].stray = flow + 1
+        entropy = 0
     s.used[flow, entropy >> 6] |= 1 << (entropy & 63)
     s.packets[packet].flow = flow
     s.packets[packet].psn = psn

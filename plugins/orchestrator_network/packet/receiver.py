@@ -94,11 +94,11 @@ def is_otherwise(s: State, choose: Choose, host: int, packet: int, now: int) -> 
 
 @inner
 def ask_again(s: State, choose: Choose, host: int, packet: int, now: int) -> None:
-    """Where order counts: discard what is not next, and ask once for what is."""
+    """Where order counts: discard what is not next, and ask once for what is; again if it arrives, but trimmed."""
     flow, kind = s.packets[packet].flow, s.packets[packet].kind
     if kind & TRIMMED:
         s.flows[flow].trims += 1
-    if s.flows[flow].out_of_order != 0:
+    if s.flows[flow].out_of_order != 0 and not (kind & TRIMMED and s.packets[packet].psn == s.flows[flow].expected):
         free_packet(s, packet)
         return
     s.flows[flow].out_of_order = 1

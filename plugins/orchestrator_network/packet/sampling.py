@@ -34,6 +34,7 @@ class Sampler:
         self.received: list[int] = []  # bytes of payload, all flows
         #: Bytes that these ports hold at most, and at which they begin to mark and mark all; masked where they never do.
         self.limits: tuple[np.ma.MaskedArray, ...] = ()
+        self._network = network
         self._most = max(min(most_samples, MOST_BYTES // max(4 * len(self.links), 1)), 2)
         self._ports = np.zeros(0, np.int64)
 
@@ -48,7 +49,16 @@ class Sampler:
             np.ma.array(ports[name].astype(np.int64), mask=never & (name != "limit"))
             for name in ("limit", "mark_from", "mark_all")
         )
+        if state.run["lossless"][0]:
+            self.limits = (np.ma.array(self._memory(state, number)), *self.limits[1:])
         state.run["pause_at"] = 0
+
+    def _memory(self, state: State, number: np.ndarray) -> np.ndarray:
+        """Return what ports hold at most where nothing is dropped: all that their switch has room for, whichever link it came by."""
+        room = state.gates["room"].reshape(len(state.links), -1).sum(axis=1, dtype=np.int64)
+        network = self._network
+        of_node = np.bincount(network.target, room[number[: network.links]], network.nodes)
+        return np.asarray(of_node[network.source[self.links]], np.int64)
 
     def take(self, state: State) -> None:
         """Keep a sample of the time at which the loop paused, and ask for the next pause."""
