@@ -49,7 +49,7 @@ class Calls:
         args, kwargs = self.arguments[len(hidden), hidden.shape[1]][index]
         with torch.no_grad(), products_in(self.dtype, hidden.device):
             output: Any = block(hidden, *args, **kwargs)
-        states: Tensor = output[0] if isinstance(output, tuple) else output
+        states: Tensor = output[0] if isinstance(output, tuple | list) else output
         return states
 
 
@@ -80,6 +80,7 @@ def capture(
     the first is run, on one sequence. Raises CalibrationError for token ids or lengths that the model cannot take.
     """
     check_tokens(model, tokens)
+    tokens = tokens.long()  # embeddings take no shorter integers
     batches = list(torch.split(tokens, max(1, _BATCH_TOKENS // tokens.shape[1])))
     more = _beside_states(model, blocks[0], tokens[:1])
     # The begin of one sequence is what a block is looked at with before its pass.
@@ -145,7 +146,7 @@ def _run_until_reached(model: nn.Module, tokens: Tensor) -> None:
 def check_tokens(model: nn.Module, tokens: Tensor, name: str = "calibration") -> None:
     """Raise CalibrationError, naming the argument, for what are no token ids [N, T] that the model takes."""
     given: Any = tokens
-    if not isinstance(given, Tensor) or given.is_floating_point() or given.is_complex():
+    if not isinstance(given, Tensor) or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         what = str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
         raise CalibrationError(
             f"{name} is {what}; it must be a tensor of token ids [sequences, length]: torch.tensor(ids), or the "
@@ -156,6 +157,7 @@ def check_tokens(model: nn.Module, tokens: Tensor, name: str = "calibration") ->
             f"{name} tokens have shape {list(tokens.shape)}; they must be [sequences, length], at least one of each"
         )
     config: Any = model.config
+    tokens = tokens.long()
     smallest, largest = int(tokens.min()), int(tokens.max())
     if smallest < 0:
         raise CalibrationError(

@@ -19,6 +19,7 @@ from .experts import on_unfused
 from .formats.files import Size, TensorFiles, dense_config
 from .formats.registry import CODECS, check_grid, check_holds
 from .formats.write import check_destination, write_checkpoint
+from .linears import LinearView, PartLinear
 from .records import layers_table, summarize
 from .report_file import fingerprint, write_report_file
 from .residence import open_checkpoint
@@ -58,14 +59,18 @@ def compress_checkpoint(
     `calibration` and `heldout` are token ids [N, T], `mask` [N, T] is False where a calibration token is padding; a
     `Calibration` made before takes their place. `settings` are the fields of `Settings` (method, bits, group_size,
     symmetric, act_order, damp, ...); what the method does not use is ignored, with a note. `format` is what to write
-    (`FORMATS`), by default the natural one of the method. Raises CompressionError (see `errors`) for a model,
+    (`FORMATS`), by default the natural one of the method: compressed-tensors for codes, and GPTQ's for Conv1D (GPT-2). Raises CompressionError (see `errors`) for a model,
     settings or tokens that do not fit together.
     """
     settings.setdefault("measure", "full" if heldout is not None else "own")
-    chosen, form = fitted(_settings(settings), format)
+    chosen = _settings(settings)
+    form = format or natural_format(chosen)
+    chosen, form = fitted(chosen, form)
     dense_config(Path(source))
     check_destination(Path(source), Path(destination))
     model, residence = open_checkpoint(Path(source))
+    if format is None and form == "compressed-tensors" and _not_plain(model, chosen):
+        chosen, form = fitted(chosen, "gptq" if chosen.symmetric else "gptq_v2")
     check_format(model, chosen, form, Path(source))
     compression = compress_model(
         model,
@@ -81,17 +86,20 @@ def compress_checkpoint(
     report = write_report(
         Path(source), Path(destination), compression, chosen, form, calibration=fingerprint(calibration)
     )
-    report.notes.extend(_notes(chosen, settings, calibration))
+    report.notes.extend(_notes(chosen, settings, calibration, {"heldout": heldout, "mask": mask}))
     return report
 
 
-def _notes(chosen: Settings, given: dict[str, Any], calibration: Tensor | Calibration | None) -> list[str]:
+def _notes(
+    chosen: Settings, given: dict[str, Any], calibration: Tensor | Calibration | None, beside: dict[str, Tensor | None]
+) -> list[str]:
     """Say which of the given settings changed nothing."""
     unused = chosen.unused(given)
     notes = []
     if isinstance(calibration, Calibration):
         over = [name for name in PASSES if name in given]
         unused = [name for name in unused if name not in PASSES]
+        over += [name for name, value in beside.items() if value is not None]
         if over:
             notes.append(f"a calibration made before needs no passes: {', '.join(over)} changed nothing")
     elif calibration is not None:  # what measures objectives makes passes, whatever solves
@@ -125,7 +133,7 @@ def check_format(model: nn.Module, settings: Settings, form: str, source: Path |
     """
     views = {name: view for lead, block in decoder_blocks(model) for name, view in block_linears(lead, block).items()}
     chosen = selected(views, settings.ignore)
-    stored = None if source is None else TensorFiles(source)
+    stored = None if source is None else TensorFiles(source).named_for(f"{name}.weight" for name in chosen)
     absent = [name for name in chosen if stored is not None and f"{name}.weight" not in stored]
     if absent:
         raise CheckpointError(
@@ -141,11 +149,24 @@ def check_format(model: nn.Module, settings: Settings, form: str, source: Path |
         check_holds(form, name, kind, dynamic=own.method == "gptq" and own.act_order == "dynamic")
         if own.grid is not None and kind != "spqr":
             check_grid(form, own.grid)
-    turned = [name for name in chosen if views[name].transposed]
-    if turned and form == "compressed-tensors":
+    other = [name for name in chosen if not _is_plain(views[name])]
+    if other and form == "compressed-tensors":
         raise CompressionError(
-            f"{turned[0]} is a Conv1D, which transformers does not serve from compressed-tensors; write 'gptq', 'gptq_v2' or 'dense'"
+            f"{other[0]} is a {type(views[other[0]].module).__name__}, which transformers does not serve from compressed-tensors; "
+            "write 'gptq', 'gptq_v2' or 'dense'"
         )
+
+
+@on_unfused
+def _not_plain(model: nn.Module, settings: Settings) -> list[str]:
+    """Return the layers to compress that transformers does not serve from compressed-tensors: all but plain linear ones."""
+    views = {name: view for lead, block in decoder_blocks(model) for name, view in block_linears(lead, block).items()}
+    return [name for name in selected(views, settings.ignore) if not _is_plain(views[name])]
+
+
+def _is_plain(view: LinearView) -> bool:
+    """Tell whether transformers finds a layer by the name of its class."""
+    return type(view.module).__name__ in ("Linear", PartLinear.__name__)
 
 
 def stored_dtype(source: Path) -> torch.dtype:

@@ -74,13 +74,14 @@ def masks_of(
     """Return which weights go, by name, given what each is worth.
 
     `scope` says among which elements the least salient are sought: those of an output row (of elements), of a layer,
-    or of all layers at once. Counts are round(sparsity * n), of equal saliencies the first go. Globally, every layer
+    or of all layers at once. Counts are round(sparsity * n), in rows int(n * sparsity), of equal saliencies the first go. Globally, every layer
     keeps at least the share `floor` of its elements, so that none is cut off. Raises PruningError for what cannot be.
     """
     check_sparsity(sparsity)
     pooled = {name: element.pooled(saliency) for name, saliency in saliencies.items()}
     if scope == "row":
-        chosen = {name: smallest(part, round(sparsity * part.shape[1])) for name, part in pooled.items()}
+        # Rounded down, as Wanda does.
+        chosen = {name: smallest(part, int(part.shape[1] * sparsity)) for name, part in pooled.items()}
     elif scope == "layer":
         chosen = {
             name: smallest(part.reshape(-1), round(sparsity * part.numel())).view(part.shape)

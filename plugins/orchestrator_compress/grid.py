@@ -182,6 +182,10 @@ def assemble(codes: Tensor, scales: Tensor, zeros: Tensor, grid: Grid, groups: T
 
 def check_finite(weight: Tensor, name: str = "weight") -> None:
     """Raise WeightError, with the count and the first position, unless every weight is finite."""
+    if not weight.is_floating_point():
+        raise WeightError(
+            f"{name} holds {str(weight.dtype).removeprefix('torch.')}, which are codes and no weights: this is no dense checkpoint"
+        )
     if not all_finite(weight):
         bad = (~torch.isfinite(weight)).nonzero()
         raise WeightError(

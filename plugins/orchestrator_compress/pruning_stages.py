@@ -157,7 +157,7 @@ def sparsegpt(
     return Compressed(*compress(ctx, config, "sparsegpt", model, calibration, hessians))
 
 
-@stage("compress.wanda", version="3", cites=["arXiv:2306.11695"], check=something_read)
+@stage("compress.wanda", version="4", cites=["arXiv:2306.11695"], check=something_read)
 def wanda(
     ctx: Context,
     config: WandaConfig,
@@ -191,7 +191,7 @@ def what_the_criterion_reads(config: PruneConfig, wired: Wired) -> None:
         )
 
 
-@stage("compress.prune", version="3", cites=["arXiv:2102.00554"], check=what_the_criterion_reads)
+@stage("compress.prune", version="4", cites=["arXiv:2102.00554"], check=what_the_criterion_reads)
 def prune(
     ctx: Context,
     config: PruneConfig,

@@ -99,6 +99,7 @@ def summarize(records: Sequence[LayerRecord]) -> dict[str, float]:
         "bits_per_weight": sum(record.bits_per_weight * record.rows * record.columns for record in records) / weights,
         "weight_error": sum(record.weight_error for record in records) / len(records),
         "undercalibrated": float(sum(record.undercalibrated for record in records)),
+        "dead_columns": float(sum(record.dead_columns for record in records)),
         "sparsity": sum(record.sparsity * record.rows * record.columns for record in records) / weights,
         "outliers": sum(record.outliers * record.rows * record.columns for record in records) / weights,
         "fallbacks": float(sum(bool(record.fallback) for record in records)),
@@ -138,6 +139,9 @@ def record(
     grid = settings.grid
     made_up = inputs.fallback if settings.method in DATA_DRIVEN else ""
     starved = system is None and settings.method in DATA_DRIVEN
+    dead = 0 if system is None else int(system.dead.sum())
+    if dead == columns and settings.method in DATA_DRIVEN:
+        made_up = "; ".join(filter(None, (made_up, f"no input was ever different from 0; {alone(settings)}")))
     row = LayerRecord(
         layer=name,
         block=block,
@@ -154,6 +158,7 @@ def record(
         tokens=inputs.tokens,
         undercalibrated=system is not None and inputs.tokens < columns,
         shared_with=" ".join(mates),
+        dead_columns=dead,
         fallback=f"{inputs.fallback or 'no calibration tokens'}; {alone(settings)}" if starved else made_up,
         **_objectives(name, layer, inputs=inputs, system=system, settings=settings),
     )
@@ -167,7 +172,6 @@ def record(
         damp=solution.damp,
         arithmetic=solution.arithmetic,
         fallback="; ".join(filter(None, (made_up, solution.fallback))),
-        dead_columns=solution.dead_columns,
     )
 
 

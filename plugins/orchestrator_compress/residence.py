@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .blocks import decoder_blocks
 from .errors import CheckpointError
 from .formats.files import TensorFiles, readable
+from .formats.names import unplaced
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class OnDisk:
 
     whole = False
 
-    def __init__(self, path: Path, model: nn.Module, places: dict[str, str], dtype: torch.dtype):
+    def __init__(self, path: Path, model: nn.Module, places: dict[str, tuple[str, str]], dtype: torch.dtype):
         self._path, self._model, self._places, self._dtype = path, model, places, dtype
         self._blocks = [name for name, _ in decoder_blocks(model)]
 
@@ -87,11 +88,12 @@ class OnDisk:
 
     def _read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield tensors by name; the mapping of their files ends with the last of them."""
-        for file in sorted({self._places[name] for name in names}):
+        for file in sorted({self._places[name][0] for name in names}):
             with readable(self._path, file), safe_open(self._path / file, framework="pt") as handle:
                 for name in names:
-                    if self._places[name] == file:
-                        tensor: Tensor = handle.get_tensor(name)
+                    own, stored = self._places[name]
+                    if own == file:
+                        tensor: Tensor = handle.get_tensor(stored)
                         # A copy: all tensors of a mapped file stay in memory until the last of them goes.
                         yield name, tensor.to(self._dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
@@ -102,9 +104,9 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.
     Raises CheckpointError for files that are no complete safetensors checkpoint.
     """
     files = TensorFiles(path)
-    places = files.places()
     model = _skeleton(path, dtype)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    places = files.named_for(expected).places()
     absent = expected.keys() - places.keys() - _shared_head(model)
     other = [name for name in expected.keys() & places.keys() if files.shape(name) != expected[name]]
     if absent or other or places.keys() - expected.keys():
@@ -115,6 +117,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.
 
 def _skeleton(path: Path, dtype: torch.dtype) -> Any:
     """Return the modules of a checkpoint without weights; CheckpointError where transformers knows no such decoder."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -122,7 +125,7 @@ def _skeleton(path: Path, dtype: torch.dtype) -> Any:
             model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                 AutoConfig.from_pretrained(path), dtype=dtype
             )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, StrictDataclassError) as error:
         raise CheckpointError(
             f"config.json of {path.name} describes no causal language model that transformers {transformers_version()} "
             f"can build: {_first_line(error)}"
@@ -149,6 +152,12 @@ def _loaded(path: Path, dtype: torch.dtype) -> Any:
         raise CheckpointError(
             f"the files of {path.name} lack {', '.join(missing[:3])} ({len(missing)} in all): the checkpoint is "
             "incomplete, or of another model than its config.json says; save or download it anew"
+        )
+    foreign = unplaced(model, sorted(told["unexpected_keys"]))
+    if foreign:
+        raise CheckpointError(
+            f"the files of {path.name} hold {', '.join(foreign[:3])} ({len(foreign)} in all), for which {type(model).__name__} of "
+            "its config.json has no place: is it the config of this model (num_hidden_layers, biases)?"
         )
     return model.eval()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -38,6 +38,7 @@ _USED: dict[str, tuple[str, ...]] = {
 }
 _WHOLE = ("bits", "group_size", "block_size", "statistic_bits", "tile_rows", "expert_tokens", "max_fallbacks")
 _NUMBERS = ("damp", "sparsity", "tau")
+_FLAGS = ("symmetric", "strict", "true_sequential")
 _MAY_BE_NONE = ("bits", "group_size", "statistic_bits", "expert_tokens", "max_fallbacks", "damp")
 _ALWAYS = ("method", "ignore", "overrides", "max_fallbacks", "measure")
 
@@ -133,6 +134,15 @@ class Settings:
                 continue
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise CompressionError(f"{name}={value!r} is a {type(value).__name__}; it must be {wanted}")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise CompressionError(f"{name}={getattr(self, name)!r}; it is True or False")
+        patterns: Any = self.pattern
+        if patterns is not None and not isinstance(patterns, str):
+            raise CompressionError(f"pattern={patterns!r}; it is a text N:M such as '2:4', or None")
+        names: Any = self.ignore
+        if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in names):
+            raise CompressionError(f"ignore={names!r:.80}; it is a list of layer names or re:PATTERNS")
         if isinstance(self.ignore, str):
             raise CompressionError(f"ignore={self.ignore!r} is one text; give a list: ignore=[{self.ignore!r}]")
         layers: Any = self.overrides

@@ -200,20 +200,23 @@ def column_solve(
     damp: float = 0.01,
     order: str | Tensor | None = None,
     block_size: int = 128,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     strict: bool = False,
 ) -> Solution:
     """Fix the columns of W [R, C] by `rule`, each time moving the error onto the columns still free.
 
     `H` [C, C] is positive semidefinite at any positive scale; a `System` of it keeps its factors for further solves, as
     a `Stack` of W keeps what they share.
-    `order` is the rule's own, or "diagonal" (largest H_jj first), "natural" or a permutation [C]. Where a system
+    `dtype` is what is computed in: by default float64 where W and H both are, else float32. `order` is the rule's own, or "diagonal" (largest H_jj first), "natural" or a permutation [C]. Where a system
     cannot be solved, what `factor.attempts` lists is tried in turn, and in the end columns are fixed without
     compensation; each step is in `Solution.fallback`. Raises WeightError or CalibrationError for values that are not
     finite, SolveError in strict mode instead of changing the damping.
     """
     system = H if isinstance(H, System) else System(H)
     stack = W if isinstance(W, Stack) else Stack([W])
+    if dtype is None:
+        double = stack.dtype == system.hessian.dtype == torch.float64
+        dtype = torch.float64 if double else torch.float32
     _check(stack, system, damp, block_size, dtype)
     chosen = rule.order(system.diagonal) if order is None else explicit(order, system.diagonal)
     failures: list[str] = []

@@ -37,8 +37,10 @@ def solve_group(
             system = System(inputs.own)
         results: dict[str, tuple[LayerWeight, LayerRecord]] = {}
         for own, names in _alike(inputs.names, settings):
-            if own.strict and system is None and own.method in DATA_DRIVEN:
-                said = inputs.fallback or "no calibration token reached the layer"
+            dead = system is not None and bool(system.dead.all())
+            if own.strict and (system is None or dead) and own.method in DATA_DRIVEN:
+                nothing = "no input was ever different from 0" if dead else "no calibration token reached the layer"
+                said = inputs.fallback or nothing
                 raise SolveError(f"{said}, and strict mode forbids going on without")
             weights = [views[name].weight for name in names]
             known = {} if stacks is None else stacks

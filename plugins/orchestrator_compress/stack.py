@@ -40,6 +40,11 @@ class Stack:
         _ = self.columns
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the weights, float64 where all are."""
+        return torch.float64 if {weight.dtype for weight in self._weights} == {torch.float64} else torch.float32
+
+    @property
     def row_ranges(self) -> list[slice]:
         """Return the rows of each layer."""
         starts = [sum(self.heights[:place]) for place in range(len(self.heights))]

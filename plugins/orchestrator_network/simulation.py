@@ -240,7 +240,8 @@ def sending_bounds(network: Network, workload: Workload, wire: Wire) -> Bounds:
     packets = wire.packets(workload.size_bytes)
     alone_ps = np.maximum(np.floor(took_ps - packets), 1).astype(np.int64)
     back_ps = np.zeros(len(workload), np.int64)
-    return Bounds(alone_ps=alone_ps, back_ps=back_ps, end_ps=max(int(ends_ps.max() - packets.sum()), 1))
+    end_ps = max(int(ends_ps.max() - packets.sum()), int((workload.start_ps + alone_ps).max()))
+    return Bounds(alone_ps=alone_ps, back_ps=back_ps, end_ps=end_ps)
 
 
 def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answered: bool = True) -> Bounds:

@@ -78,7 +78,7 @@ class Workload:
         if len(stuck):
             row = self.after[stuck[0]]
             raise WorkloadError(
-                f"`after` has flow {row[0]} wait for flow {row[1]}, and that one for flow {row[0]}: none of them would ever start"
+                f"flows {row[0]} and {row[1]} of `after` wait for one another, directly or by way of others: neither would ever start"
             )
 
     def __len__(self) -> int:

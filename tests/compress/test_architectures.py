@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,13 @@ def test_a_format_that_cannot_hold_the_model_is_refused_before_work(tmp_path: Pa
     """Transformers does not serve Conv1D from compressed-tensors."""
     save_random("gpt2", tmp_path / "dense", n_embd=64, n_layer=2, n_head=4, n_positions=64)
     calls: list[object] = []
+    given = {"method": "rtn", "group_size": 32, "on_layer": lambda *one: calls.append(one)}
     with pytest.raises(CompressionError, match="is a Conv1D"):
-        compress_checkpoint(
-            tmp_path / "dense", tmp_path / "out", method="rtn", group_size=32, on_layer=lambda *one: calls.append(one)
-        )
+        compress_checkpoint(tmp_path / "dense", tmp_path / "out", format="compressed-tensors", **given)
     assert not calls
+    compress_checkpoint(tmp_path / "dense", tmp_path / "out", **given)
+    label = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    assert label["quant_method"] == "gptq"
 
 
 def test_padding_does_not_change_what_is_measured(trained: Path, calibration: torch.Tensor) -> None:

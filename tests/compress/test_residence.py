@@ -79,17 +79,34 @@ def test_half_precision_and_shards_are_read_as_a_loader_reads_them(tied: bool, t
         assert torch.equal(one.hessian, other.hessian), one.names
 
 
-def test_files_with_other_names_are_loaded_whole(trained: Path, tmp_path: Path) -> None:
-    """A checkpoint of the model without its head names blocks otherwise; transformers knows how, so it loads it."""
+def test_files_with_other_tensors_are_loaded_whole(trained: Path, tmp_path: Path) -> None:
+    """Frequencies that models compute by now are for transformers to leave out, so it loads the model."""
+    tensors = load_file(trained / "model.safetensors")
+    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(tensors | old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
+    model, residence = open_checkpoint(tmp_path)
+    assert residence.whole
+    logits = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).eval()(input_ids=TOKENS).logits
+    assert torch.equal(model(input_ids=TOKENS).logits, logits)
+
+
+def test_names_of_the_model_without_its_head_are_read_by_the_block(trained: Path, tmp_path: Path) -> None:
+    """A checkpoint of the base model lacks the first part of every name; its weights may stay in their files."""
     tensors = load_file(trained / "model.safetensors")
     renamed = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     assert renamed.keys() != tensors.keys()
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
     model, residence = open_checkpoint(tmp_path)
-    assert residence.whole
-    logits = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).eval()(input_ids=TOKENS).logits
-    assert torch.equal(model(input_ids=TOKENS).logits, logits)
+    assert not residence.whole
+    whole, _ = open_checkpoint(trained)
+    for index in range(2):
+        with residence.block(index):
+            named = dict(model.named_parameters())
+            lead = f"model.layers.{index}."
+            assert all(torch.equal(named[name], tensor) for name, tensor in tensors.items() if name.startswith(lead))
+    assert model.state_dict().keys() == whole.state_dict().keys()
 
 
 def test_an_error_lets_go_of_the_block(trained: Path) -> None:

@@ -194,7 +194,7 @@ def test_the_same_input_gives_the_same_tables():
         ([(0, 1, 0, 0)], [], "flow 0 has size 0"),
         ([(0, 1, 5, -1)], [], "flow 0 has start -1"),
         ([(0, 1, 5, 0)], [(0, 3)], "outside 0 to 0"),
-        ([(0, 1, 5, 0), (1, 0, 5, 0)], [(0, 1), (1, 0)], "2 operations wait for one another"),
+        ([(0, 1, 5, 0), (1, 0, 5, 0)], [(0, 1), (1, 0)], "flows 0 and 1 of `after` wait for one another"),
         ([(0, 9, 5, 0)], [], "target 9 is not a host"),
     ],
 )

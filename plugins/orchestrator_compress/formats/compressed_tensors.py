@@ -11,6 +11,7 @@ The reader shares no code with the package of that name, so that what it serves 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ class CompressedTensors:
                 f"{name} has groups that are no ranges of inputs (act_order='dynamic'), which {FORM} is not written "
                 "with; use act_order 'static' or 'group', or write it as 'gptq' (symmetric grids) or 'gptq_v2'"
             )
+
+    def served_alike(self, name: str, weight: LayerWeight) -> LayerWeight:
+        """Return the weight as it has to be stored for transformers to serve it exactly.
+
+        transformers 5.23 decompresses experts, and codes with zero points, in the type of their scales.
+        """
+        held = quantized(weight, name, self.name)
+        exact = held.zeros is None and ".experts." not in name
+        if exact or held.scales.dtype not in (torch.float16, torch.bfloat16):
+            return weight
+        scales = held.scales.to(torch.float32)
+        return replace(held, scales=scales, grid=typed(held.grid, scales))
 
     def tensors(self, name: str, weight: LayerWeight) -> dict[str, Tensor]:
         """Return the three or four tensors of a layer."""

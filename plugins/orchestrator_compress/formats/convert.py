@@ -54,7 +54,10 @@ def convert(
     contents = Contents(
         config=checkpoint.config,
         dense=checkpoint.dense,
-        weights=checkpoint.weights,
+        weights={
+            name: target.served_alike(name, weight) if isinstance(target, CompressedTensors) else weight
+            for name, weight in checkpoint.weights.items()
+        },
         dtypes=lambda _name: dtype,
         transposed=conv1d,
         ignored=[name for name in linear if name not in checkpoint.weights],

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .names import lead, led
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -88,7 +89,7 @@ class TensorFiles(Mapping[str, Tensor]):
         twice = sorted(self._handles.keys() & set(names))
         if twice:
             raise CheckpointError(f"{twice[0]} is in two files of {self._path.name}, one of them {file}; remove one")
-        self._handles |= dict.fromkeys(names, (file, handle))
+        self._handles |= {name: (file, handle, name) for name in names}
 
     def _promised(self) -> Iterable[str]:
         if self.files == [WEIGHTS_FILE] or not (self._path / INDEX_FILE).is_file():
@@ -97,9 +98,9 @@ class TensorFiles(Mapping[str, Tensor]):
         return promised
 
     def __getitem__(self, name: str) -> Tensor:
-        file, handle = self._handles[name]
+        file, handle, stored = self._handles[name]
         with readable(self._path, file):
-            tensor: Tensor = handle.get_tensor(name)
+            tensor: Tensor = handle.get_tensor(stored)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -108,15 +109,21 @@ class TensorFiles(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._handles)
 
-    def places(self) -> dict[str, str]:
-        """Return the file of each tensor."""
-        return {name: file for name, (file, _) in self._handles.items()}
+    def places(self) -> dict[str, tuple[str, str]]:
+        """Return the file of each tensor, and its name there."""
+        return {name: (file, stored) for name, (file, _, stored) in self._handles.items()}
+
+    def named_for(self, wanted: Iterable[str]) -> TensorFiles:
+        """Return the same, by the names that a model has for its tensors, some of which are `wanted`, see `names.lead`."""
+        wanted = set(wanted)
+        self._handles = led(self._handles, lead(self._handles, sorted(wanted)), wanted)
+        return self
 
     def nbytes(self, name: str) -> int:
         """Return the bytes of a tensor from the header."""
-        file, handle = self._handles[name]
+        file, handle, stored = self._handles[name]
         with readable(self._path, file):
-            part = handle.get_slice(name)
+            part = handle.get_slice(stored)
             kind = part.get_dtype()
             bits = 8 if kind == "BOOL" else int(kind.partition("_")[0].lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
             elements: int = math.prod(part.get_shape())
@@ -124,9 +131,9 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor from the header."""
-        file, handle = self._handles[name]
+        file, handle, stored = self._handles[name]
         with readable(self._path, file):
-            return tuple(handle.get_slice(name).get_shape())
+            return tuple(handle.get_slice(stored).get_shape())
 
 
 class readable:  # noqa: N801 (used as a function)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..expert_layers import dense_layers, layer_places, tensor_places
 from ..experts import on_unfused, unfuse
+from ..weights import LayerWeight
+from .names import lead, led, unplaced
 
 if TYPE_CHECKING:
     from .read import CompressedCheckpoint
@@ -64,15 +66,24 @@ def _is_conv1d(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
+def named_for(
+    wanted: Collection[str], dense: Mapping[str, Tensor], weights: Mapping[str, LayerWeight]
+) -> tuple[dict[str, Tensor], dict[str, LayerWeight]]:
+    """Return tensors and layers by the names that a model has for them, some of which are `wanted`, see `names.lead`."""
+    front = lead({*dense, *(f"{name}.weight" for name in weights)}, wanted)
+    return led(dense, front, wanted), led(weights, front, {name.removesuffix(".weight") for name in wanted})
+
+
 @on_unfused
 def _fill(model: nn.Module, checkpoint: CompressedCheckpoint, path: Path) -> None:
     places = tensor_places(model)
+    dense, weights = named_for(places, checkpoint.dense, checkpoint.weights)
     state = {
         places.get(name, name): tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint.dense.items()
+        for name, tensor in dense.items()
     }
     modules = dict(model.named_modules())
-    for name, weight in checkpoint.weights.items():
+    for name, weight in weights.items():
         served = weight.dequantize()
         transposed = name in modules and _is_conv1d(modules[name])
         place = places.get(f"{name}.weight", f"{name}.weight")
@@ -84,6 +95,7 @@ def _fill(model: nn.Module, checkpoint: CompressedCheckpoint, path: Path) -> Non
     model.tie_weights()  # type: ignore[operator]
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     missing = [name for name in missing if name not in tied]
+    unexpected = unplaced(model, unexpected)
     if missing or unexpected:
         name, what = (missing[0], "misses") if missing else (unexpected[0], "has no place for")
         raise CheckpointError(

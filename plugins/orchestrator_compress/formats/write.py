@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..grid import QuantizedWeight
 from ..weights import LayerWeight
 from .codec import Codec, quantized, same_codes
+from .compressed_tensors import CompressedTensors
 from .files import (
     INDEX_FILE,
     WEIGHTS_FILE,
@@ -66,7 +67,7 @@ class _Unit:
 def write_checkpoint(
     source: Path,
     destination: Path,
-    weights: Mapping[str, LayerWeight],
+    weights: dict[str, LayerWeight],
     *,
     format: str,  # noqa: A002 (the word that Model artifacts use)
     ignored: Sequence[str] = (),
@@ -82,7 +83,7 @@ def write_checkpoint(
     holds those layers, where the format cannot hold one of them, and where what was written is not what is read.
     """
     config = dense_config(source)
-    files = TensorFiles(source)
+    files = TensorFiles(source).named_for(f"{name}.weight" for name in (*weights, *ignored))
     for name, weight in weights.items():
         shape = files.shape(f"{name}.weight") if f"{name}.weight" in files else None
         expected = weight.shape[::-1] if name in transposed else weight.shape
@@ -93,6 +94,10 @@ def write_checkpoint(
                 "model"
             )
     left = {name for name in files if not (name.endswith(".weight") and name.removesuffix(".weight") in weights)}
+    chosen = codec(format)
+    if isinstance(chosen, CompressedTensors):
+        experts = {name: weight for name, weight in weights.items() if ".experts." in name}
+        weights = weights | {name: chosen.served_alike(name, weight) for name, weight in experts.items()}
     contents = Contents(
         config=config,
         dense=_Part(files, left),

@@ -20,6 +20,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ..errors import CheckpointError
 from ..expert_layers import layer_places, tensor_places
 from ..experts import unfuse
+from ..formats.model import named_for
+from ..formats.names import unplaced
 from ..weights import LayerWeight
 from .dispatch import Policy
 from .serving import Served, linear_shape, replace, weight_owners
@@ -34,12 +36,13 @@ def load_served(path: str | Path, policy: Policy | None = None) -> Served:
     config, dense, weights = _read(path)
     model: Any = _without_weights(config, path)
     unfuse(model)  # for good: experts are served one by one
+    tensors = tensor_places(model)
+    dense, weights = named_for(tensors, dense, weights)
     places, owners = layer_places(model), weight_owners(model)
     layers = []
     for name in list(weights):
         layer = replace(model, places.get(name, name), weights.pop(name), policy, owners)
         layers.append(dataclasses.replace(layer, name=name))
-    tensors = tensor_places(model)
     dense = {tensors.get(name, name): value for name, value in dense.items()}
     _fill(model, dense, {places.get(layer.name, layer.name) for layer in layers}, path)
     if (path / "generation_config.json").is_file():
@@ -103,6 +106,7 @@ def _fill(model: nn.Module, dense: dict[str, Tensor], served: set[str], path: Pa
     model.tie_weights()  # type: ignore[operator]
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     missing = [name for name in missing if name not in tied and not _held(name, served)]
+    unexpected = unplaced(model, unexpected)
     if missing or unexpected:
         name, what = (missing[0], "misses") if missing else (unexpected[0], "has no place for")
         raise CheckpointError(
