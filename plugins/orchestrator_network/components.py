@@ -33,13 +33,17 @@ class FatTreeConfig:
     oversubscription  taper at the leaf: ports down over ports up; 1, 2, 4 are published as full, 50 %, 75 %
     tiers             1 to 3; null: the fewest that fit
     radix             ports of a switch; null with three tiers: the k-ary tree of k^3/4 hosts
+    switch_latency_ns  what a packet takes through a switch, beside the latency of links
     """
 
     oversubscription: float = 1.0
     tiers: int | None = None
     radix: int | None = 64
+    switch_latency_ns: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.switch_latency_ns < 1e9:
+            raise ValueError(f"switch_latency_ns is {self.switch_latency_ns}; it must be 0 or more, and below a second")
         if self.radix is None and self.tiers != 3:
             raise ValueError(
                 f"radix is null and tiers is {'null' if self.tiers is None else self.tiers}; only the k-ary tree of "
@@ -206,6 +210,7 @@ class FatTreeBuilder:
             link_gbps=link_gbps,
             radix=config.radix,
             planes=planes or LINKS_PER_DEVICE,
+            switch_latency_ps=round(config.switch_latency_ns * 1000),
         )
 
 

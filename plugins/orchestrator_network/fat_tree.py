@@ -32,7 +32,7 @@ class FatTree:
     """A fat tree; ``tiers=None`` takes the fewest that fit.
 
     ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one is simulated.
-    ``latency_ps`` is that of one link. Impossible shapes raise :class:`TopologyError`.
+    ``latency_ps`` is that of one link, ``switch_latency_ps`` what a packet takes through a switch beside. Impossible shapes raise :class:`TopologyError`.
     """
 
     hosts: int
@@ -42,12 +42,15 @@ class FatTree:
     radix: int | None = None
     planes: int = 1
     latency_ps: int = 1_000_000
+    switch_latency_ps: int = 0
 
     def __post_init__(self) -> None:
         if self.link_gbps <= 0:
             raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
         if self.planes < 1:
             raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        if min(self.latency_ps, self.switch_latency_ps) < 0:
+            raise TopologyError(f"latencies must be 0 or more, got {self.latency_ps} and {self.switch_latency_ps} ps")
         _ = self.ports
 
     def with_latency(self, latency_ps: int) -> FatTree:
@@ -127,7 +130,10 @@ class FatTree:
             )
         names = [f"host{i}" for i in host] + [f"tor{i}" for i in tor]
         names += [f"agg{i}" for i in range(pods * aggs)] + [f"core{i}" for i in range(cores)]
-        return wiring.network(self.hosts, tuple(names), self.link_bps)
+        built = wiring.network(self.hosts, tuple(names), self.link_bps)
+        # What a switch takes comes before its queue, so that it is as good as on the link that leads there.
+        inside_ps = np.where(built.target >= self.hosts, self.switch_latency_ps, 0)
+        return replace(built, latency_ps=built.latency_ps + inside_ps)
 
     def links_from_top(self) -> np.ndarray:
         """Return the links from the top tier down, switch by switch below it, int64; none in a tree of one tier."""
@@ -176,7 +182,8 @@ class FatTree:
         shape = (len(sources), len(self.network.trunk_bps))
         hops = (2.0 + 2.0 * away) + 2.0 * far
         share = csr_array((np.ones(len(row)), (row, column)), shape=shape)
-        return Routes(share=share, latency_ps=hops * self.latency_ps, hops=hops)
+        latency_ps = hops * self.latency_ps + (hops - 1) * self.switch_latency_ps
+        return Routes(share=share, latency_ps=latency_ps, hops=hops)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -10,6 +11,7 @@ import pytest
 
 from orchestrator_network import FatTree, simulate, workloads
 from orchestrator_network.errors import TopologyError, WorkloadError
+from orchestrator_network.failed_tree import Failure, without
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.compiled import choose, learn
 
@@ -164,3 +166,32 @@ def test_shares_of_flows_do_not_depend_on_the_order_of_after():
     starts, ends = flows["start_ps"].to_numpy(), flows["finish_ps"].to_numpy()
     assert np.all(np.diff(starts) > 0)
     assert np.all(starts[1:] < ends[:-1])
+
+
+@pytest.mark.parametrize("fidelity", ["packet", "flow", "analytic"])
+def test_what_a_switch_takes_adds_up_along_the_path(fidelity):
+    """Five switches on the way out and five on the way back, in the time of a flow alone, its bound, and the round trip."""
+    flow = workloads.flows([(0, 15, 10**6, 0)])
+    plain = simulate(TREE, flow, fidelity=fidelity).summary
+    tree = replace(TREE, switch_latency_ps=400_000)
+    summary = simulate(tree, flow, fidelity=fidelity).summary
+    assert summary["fct_us"]["max"] == pytest.approx(plain["fct_us"]["max"] + 2 * 5 * 0.4, abs=1e-9)
+    assert summary["bound_us"] == summary["fct_us"]["max"]
+    assert tree.routes(np.array([0, 0, 0]), np.array([1, 3, 15])).latency_ps.tolist() == [2.4e6, 5.2e6, 8e6]
+    loss = Failure(tier="TOR", switch=0, link=0)
+    assert without(tree, [loss]).routes(np.array([0]), np.array([15])).latency_ps.tolist() == [8e6]
+
+
+def test_switches_that_take_time_make_windows_and_queues_larger():
+    """The bandwidth-delay product of the longest path counts them."""
+    slow = replace(TREE, switch_latency_ps=2_000_000)
+    short, long = (
+        simulate(tree, workloads.incast(range(1, 9), 0, 2**18), fidelity="packet", sample_us=5.0)
+        for tree in (TREE, slow)
+    )
+    room = [min(one.samples.ports["capacity_bytes"].to_pylist()) for one in (short, long)]
+    assert room[1] - room[0] == pytest.approx(2 * 5 * 2e-6 * 100e9 / 8, abs=4150)
+    for one in (short, long):
+        assert one.summary["bound_us"] <= one.summary["fct_us"]["max"] <= 1.15 * one.summary["bound_us"]
+    with pytest.raises(TopologyError, match="latencies must be 0 or more"):
+        replace(TREE, switch_latency_ps=-1)

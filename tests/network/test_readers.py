@@ -277,10 +277,16 @@ def test_speeds_and_queues_are_read_even_where_no_tree_has_them(tmp_path):
         shape.tree()
     for old, new, message in (
         ("Latency_ns 1000\nSwitch_Latency_ns 0\nOver", "Latency_ns 600\nOver", "links of 1000000 ps, tier 0 of 600000"),
-        ("Switch_Latency_ns 0", "Switch_Latency_ns 0.5", "takes 500 ps a switch"),
+        ("Switch_Latency_ns 0", "Switch_Latency_ns 0.5", "tier 1 takes 0 ps a switch, tier 0 500"),
     ):
         with pytest.raises(TopologyError, match=message):
             from_topo(written(tmp_path, TOPO_32.replace(old, new, 1)))
+
+
+def test_switches_of_a_topo_take_their_time(tmp_path):
+    """`Switch_Latency_ns` of all tiers alike goes into the tree."""
+    tree = from_topo(written(tmp_path, TOPO_128.replace("Switch_Latency_ns 0", "Switch_Latency_ns 400")))
+    assert (tree.latency_ps, tree.switch_latency_ps) == (1_000_000, 400_000)
 
 
 @pytest.mark.parametrize(

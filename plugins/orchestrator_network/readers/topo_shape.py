@@ -100,8 +100,8 @@ class Shape:
     def tree(self, *, planes: int = 1) -> FatTree:
         """Return the fat tree that `simulate` takes.
 
-        Raises TopologyError for what it cannot express: links of different speed or latency, switches that take time,
-        bundles that do not divide the uplinks of a switch.
+        Raises TopologyError for what it cannot express: links of different speed or latency, switches that take
+        different times, bundles that do not divide the uplinks of a switch.
         """
         bottom = self.tiers[0]
         for number, tier in enumerate(self.tiers):
@@ -111,8 +111,9 @@ class Shape:
                 )
             if tier.latency_ps != bottom.latency_ps:
                 self._refuse(tier, f"tier {number} has links of {tier.latency_ps} ps, tier 0 of {bottom.latency_ps}")
-            if tier.switch_latency_ps:
-                self._refuse(tier, f"tier {number} takes {tier.switch_latency_ps} ps a switch, not 0")
+            if tier.switch_latency_ps != bottom.switch_latency_ps:
+                took, beside = tier.switch_latency_ps, bottom.switch_latency_ps
+                self._refuse(tier, f"tier {number} takes {took} ps a switch, tier 0 {beside}")
         physical = self._ports(1)
         shares = self.tiers[1].bundle
         if len(self.tiers) == 3 and self.tiers[1].radix_up % shares:
@@ -127,6 +128,7 @@ class Shape:
             link_gbps=bottom.speed_gbps,
             planes=planes,
             latency_ps=bottom.latency_ps,
+            switch_latency_ps=bottom.switch_latency_ps,
             given=self._ports(shares),
             switches=physical,
         )
@@ -144,5 +146,5 @@ class Shape:
     def _refuse(self, tier: Tier, found: str) -> None:
         raise TopologyError(
             f"{self.path}:{tier.line}: {found}; a fat tree at flow fidelity has links of one speed and latency, "
-            "switches that take no time, and bundles that divide the uplinks"
+            "switches that are alike, and bundles that divide the uplinks"
         )
