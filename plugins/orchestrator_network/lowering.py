@@ -159,22 +159,40 @@ class LoweredFlows:
     routes: Routes
     bits: np.ndarray
 
+    @property
+    def delay_ps(self) -> np.ndarray:
+        """What passes from the last bit's leaving to its arrival, int64 [flows]."""
+        return self.program.delay_ps[: len(self.bits)]
+
 
 def lower_flows(topology: Topology, workload: Workload, wire: Wire) -> LoweredFlows:
-    """Return the program of a workload: flow i is operation i, it finishes when its last byte has arrived."""
+    """Return the program of a workload: flow i is operation i, it finishes when its last byte has arrived.
+
+    Behind the flows come the ways back of acknowledgements that others wait for.
+    """
     routes = topology.routes(workload.source, workload.target)
     bits = wire.bits(np.ceil(workload.size_bytes / topology.planes))
     count = len(workload)
-    none = np.full(count, -1)
+    known, which = np.unique(workload.after_acked[:, 1], return_inverse=True)
+    back = count + np.arange(len(known))
+    delay_ps = np.concatenate(
+        [wire.arrival_ps(routes, bits, topology.link_bps), wire.acknowledge_ps(routes, topology.link_bps)[known]]
+    )
+    edges = [
+        workload.after[:, ::-1],
+        np.column_stack([known, back]),
+        np.column_stack([back[which], workload.after_acked[:, 0]]),
+    ]
+    none, no_more = np.full(len(delay_ps), -1), np.zeros(len(known), np.int64)
     program = Program(
-        delay_ps=wire.arrival_ps(routes, bits, topology.link_bps),
-        on_network=np.ones(count, bool),
-        bits=bits,
-        row=np.arange(count),
-        start_ps=workload.start_ps,
+        delay_ps=delay_ps,
+        on_network=np.ones(len(delay_ps), bool),
+        bits=np.concatenate([bits, no_more]),
+        row=np.concatenate([np.arange(count), no_more - 1]),
+        start_ps=np.concatenate([workload.start_ps, no_more]),
         acquire=none,
         release=none,
-        finish_edges=np.unique(workload.after[:, ::-1], axis=0),
+        finish_edges=np.unique(np.concatenate(edges), axis=0),
         start_edges=np.zeros((0, 2), np.int64),
         loads=routes.share,
     )

@@ -156,10 +156,11 @@ def simulate(
     lowered = lower_flows(topology, workload, wire)
     capacity = topology.network.trunk_bps
     trace = run(lowered.program, capacity, sharing="max_min" if fidelity == "flow" else "alone", progress=progress)
+    start_ps, finish_ps = trace.start_ps[: len(workload)], trace.finish_ps[: len(workload)]
     back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps)
     none = pa.nulls(len(workload), pa.int64())
     packets = wire.packets(np.ceil(workload.size_bytes / topology.planes)) * topology.planes
-    columns = {"start_ps": trace.start_ps, "finish_ps": trace.finish_ps + back_ps, "packets": packets}
+    columns = {"start_ps": start_ps, "finish_ps": finish_ps + back_ps, "packets": packets}
     columns |= dict.fromkeys(("retransmissions", "trims", "marks", "entropies"), none)
     flows = flow_table(workload, alone_ps(lowered, capacity) + back_ps, columns)
     summary = {"fidelity": fidelity} | summarize(flows, bound_ps(lowered, workload, capacity, back_ps), workload)
@@ -223,7 +224,8 @@ def max_min_mean_us(topology: Topology, workload: Workload, wire: Wire, *, answe
     lowered = lower_flows(topology, workload, wire)
     trace = run(lowered.program, topology.network.trunk_bps, sharing="max_min")
     back_ps = wire.acknowledge_ps(lowered.routes, topology.link_bps) if answered else 0
-    return float((trace.finish_ps + back_ps - trace.start_ps).mean() / 1e6)
+    count = len(workload)
+    return float((trace.finish_ps[:count] + back_ps - trace.start_ps[:count]).mean() / 1e6)
 
 
 def sending_bounds(network: Network, workload: Workload, wire: Wire) -> Bounds:
@@ -258,7 +260,8 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     alike = bool(np.all(network.degree()[: network.hosts] == 1)) and network.one_speed
     if alike:
         wire = CountedWire(packet_bytes=wire.packet_bytes, header_bytes=wire.header_bytes, link_bps=link_bps)
-    lowered = lower_flows(topology, workload, wire)
+    # What waits for what is left out of bounds.
+    lowered = lower_flows(topology, replace(workload, after_acked=workload.after_acked[:0]), wire)
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
     routes = lowered.routes
     if not alike:
@@ -312,7 +315,7 @@ def summarize(flows: pa.Table, end_bound_ps: int, workload: Workload) -> dict[st
     finish_ps = flows["finish_ps"].to_numpy()
     took_us = (finish_ps - flows["start_ps"].to_numpy()) / 1e6
     bound_in_ps = int(flows["ideal_ps"].to_numpy().max())
-    if not len(workload.after):
+    if not len(workload.waits):
         bound_in_ps = max(bound_in_ps, end_bound_ps - int(workload.start_ps.max()))
     return {
         "flows": len(took_us),
@@ -344,7 +347,7 @@ def _check_time(topology: Topology, workload: Workload, wire: Wire) -> None:
     network = topology.network
     seconds = float(wire.bits(workload.size_bytes).sum()) / slowest_bps + float(workload.start_ps.max()) / PS_PER_S
     # No path has more links than there are nodes, and flows may follow one another.
-    in_a_row = len(workload) if len(workload.after) else 1
+    in_a_row = len(workload) if len(workload.waits) else 1
     seconds += 2 * float(network.latency_ps.max()) / PS_PER_S * min(network.nodes, 64) * in_a_row
     if seconds > LONGEST_S:
         raise WorkloadError(
@@ -357,7 +360,7 @@ def alone_ps(lowered: LoweredFlows, capacity_bps: np.ndarray) -> np.ndarray:
     """Return the time from start to arrival of every flow with the network to itself, int64 [flows] in picoseconds."""
     rates = alone_rates(lowered.routes.share, capacity_bps)
     sending_ps = np.ceil(lowered.bits / rates * PS_PER_S - 1e-3).astype(np.int64)
-    return np.asarray(sending_ps + lowered.program.delay_ps)
+    return np.asarray(sending_ps + lowered.delay_ps)
 
 
 def bound_ps(
@@ -375,7 +378,7 @@ def bound_ps(
     """
     share = lowered.routes.share.tocoo()
     flow, trunk = share.coords
-    latency_ps = (lowered.program.delay_ps if shortest_ps is None else shortest_ps) + back_ps
+    latency_ps = (lowered.delay_ps if shortest_ps is None else shortest_ps) + back_ps
     first = np.full(len(capacity_bps), np.iinfo(np.int64).max)
     quickest = first.copy()
     np.minimum.at(first, trunk, workload.start_ps[flow])

@@ -10,7 +10,7 @@ import importlib
 import operator
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +45,8 @@ class Workload:
     """Flows between hosts.
 
     ``source``, ``target`` int64 [flows]; ``size_bytes``, ``start_ps`` int64 [flows]; ``after`` int64 [pairs, 2]: flow
-    ``after[i, 0]`` starts no earlier than flow ``after[i, 1]`` has arrived. ``failures``: links of a fat tree that are down.
+    ``after[i, 0]`` starts no earlier than flow ``after[i, 1]`` has arrived. ``after_acked`` alike: than its sender has the last
+    acknowledgement. ``failures``: links of a fat tree that are down.
     """
 
     source: np.ndarray
@@ -53,6 +54,7 @@ class Workload:
     size_bytes: np.ndarray
     start_ps: np.ndarray
     after: np.ndarray
+    after_acked: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     failures: tuple[Failure, ...] = ()
 
     def __post_init__(self) -> None:
@@ -62,21 +64,27 @@ class Workload:
             wrong = np.flatnonzero(column < least)
             if len(wrong):
                 raise WorkloadError(f"flow {wrong[0]} has {name} {column[wrong[0]]}; the least is {least}")
-        if len(self.after) and (self.after.min() < 0 or self.after.max() >= len(self.source)):
+        waits = self.waits
+        if len(waits) and (waits.min() < 0 or waits.max() >= len(self.source)):
             raise WorkloadError(f"`after` names a flow outside 0 to {len(self.source) - 1}")
-        if len(self.after):
+        if len(waits):
             self._check_order()
+
+    @property
+    def waits(self) -> np.ndarray:
+        """Which flow waits for which, for whatever of it, int64 [pairs, 2]."""
+        return np.concatenate([self.after, self.after_acked]) if len(self.after_acked) else self.after
 
     def _check_order(self) -> None:
         """Refuse flows that wait for one another, or for themselves."""
-        flow, earlier = self.after.T
+        flow, earlier = self.waits.T
         shape = (len(self.source), len(self.source))
         _, part = connected_components(
             csr_array((np.ones(len(flow)), (flow, earlier)), shape=shape), connection="strong"
         )
         stuck = np.flatnonzero(part[flow] == part[earlier])
         if len(stuck):
-            row = self.after[stuck[0]]
+            row = self.waits[stuck[0]]
             raise WorkloadError(
                 f"flows {row[0]} and {row[1]} of `after` wait for one another, directly or by way of others: neither would ever start"
             )
@@ -88,12 +96,18 @@ class Workload:
 _COLUMNS = ("src", "dst", "bytes", "start_ps")
 
 
-def flows(rows: Iterable[tuple[int, int, int, int]], after: Iterable[tuple[int, int]] = ()) -> Workload:
-    """Return the flows (src, dst, bytes, start_ps); pairs (flow, earlier flow) in ``after`` order them."""
+def flows(
+    rows: Iterable[tuple[int, int, int, int]],
+    after: Iterable[tuple[int, int]] = (),
+    after_acked: Iterable[tuple[int, int]] = (),
+) -> Workload:
+    """Return the flows (src, dst, bytes, start_ps); pairs (flow, earlier flow) in ``after`` order them, see `Workload`."""
     table = np.array([_whole(row, number) for number, row in enumerate(rows)], np.int64).reshape(-1, 4)
-    pairs = np.array(list(after), np.int64).reshape(-1, 2)
+    pairs, acked = (np.array(list(given), np.int64).reshape(-1, 2) for given in (after, after_acked))
     source, target, size_bytes, start_ps = table.T.copy()
-    return Workload(source=source, target=target, size_bytes=size_bytes, start_ps=start_ps, after=pairs)
+    return Workload(
+        source=source, target=target, size_bytes=size_bytes, start_ps=start_ps, after=pairs, after_acked=acked
+    )
 
 
 def _whole(row: tuple[int, int, int, int], number: int) -> tuple[int, ...]:
@@ -205,15 +219,15 @@ def outcast_incast(fan_outs: Iterable[int], size_bytes: int) -> Workload:
 def windowed_all_to_all(n: int, size_bytes: int, parallel: int = 1) -> Workload:
     """Return an all-to-all of n hosts in which every host sends at most ``parallel`` messages at a time.
 
-    Host i sends to i + 1, i + 2, ... modulo n; its flow number j starts when its flow j - ``parallel`` has arrived, so
-    ``parallel=1`` is the serial all-to-all and n - 1 is `all_to_all`.
+    Host i sends to i + 1, i + 2, ... modulo n; its flow number j starts when it has the last acknowledgement of its flow
+    j - ``parallel``, so ``parallel=1`` is the serial all-to-all and n - 1 is `all_to_all`.
     """
     if n < 2 or parallel < 1:
         raise WorkloadError(f"an all-to-all needs 2 hosts and 1 message at a time, got {n} and {parallel}")
     rows = [(source, (source + step) % n, size_bytes, 0) for source in range(n) for step in range(1, n)]
-    after = [
+    acked = [
         (source * (n - 1) + step, source * (n - 1) + step - parallel)
         for source in range(n)
         for step in range(parallel, n - 1)
     ]
-    return flows(rows, after)
+    return flows(rows, after_acked=acked)

@@ -64,6 +64,10 @@ class Oracle:
         for later, earlier in workload.after.tolist():
             self.waits[later] += 1
             self.successors[earlier].append(later)
+        self.acknowledged = [[] for _ in self.flows]
+        for later, earlier in workload.after_acked.tolist():
+            self.waits[later] += 1
+            self.acknowledged[earlier].append(later)
         self.start_ps = workload.start_ps.tolist()
         self.heap, self.events = [], []
         number = {original: i for i, original in enumerate(order.tolist())}
@@ -384,7 +388,10 @@ class Oracle:
         return ended
 
     def release(self, number, now):
-        for later in self.successors[number]:
+        self.let_go(self.successors[number], now)
+
+    def let_go(self, waiting, now):
+        for later in waiting:
             self.waits[later] -= 1
             if self.waits[later] == 0:
                 self.push(max(now, self.start_ps[later]), TIMER, later)
@@ -441,6 +448,7 @@ class Oracle:
         self.react(self.control.on_ack, number, now, newly, packet.marked, rtt)
         if flow.lowest == flow.packets:
             flow.finished = now
+            self.let_go(self.acknowledged[number], now)
         else:
             self.try_send(number, now)
 

@@ -78,6 +78,7 @@ class MoreOracle(Paced, Oracle):
         if flow.settled == flow.packets:
             flow.arrived = flow.finished = now
             self.release(number, now)
+            self.let_go(self.acknowledged[number], now)
 
     def receive(self, host, packet, now):
         flow = self.flows[packet.flow]

@@ -138,9 +138,14 @@ def test_flows_that_wait_for_others_agree():
     rows = [(i % 16, (i * 7 + 3) % 16, 1 + 4086 * (i % 5) + 17 * i, 250_000 * (i % 4)) for i in range(48)]
     rows = [row for row in rows if row[0] != row[1]]
     after = [(i, i - 9) for i in range(9, len(rows))] + [(i, i - 4) for i in range(20, len(rows), 3)]
-    state = compare(tree, workloads.flows(rows, after), Nscc(), Reps(), seed=6)
-    for later, earlier in after:
-        assert state.flows["started"][later] >= state.flows["arrived"][earlier]
+    acked = [(i, i - 11) for i in range(11, len(rows), 2)]
+    state = compare(tree, workloads.flows(rows, after, acked), Nscc(), Reps(), seed=6)
+    for pairs, when in ((after, "arrived"), (acked, "finished")):
+        for later, earlier in pairs:
+            assert state.flows["started"][later] >= state.flows[when][earlier]
+    datagrams = workloads.flows([(0, 9, 9000, 0), (9, 0, 9000, 0)], [], [(1, 0)])
+    state = compare(TREE, datagrams, Nscc(), Reps(), seed=6, delivery="uud", trimming=False)
+    assert state.flows["started"][1] == state.flows["arrived"][0]
 
 
 @pytest.mark.parametrize("latency_ps", [0, 123_456])

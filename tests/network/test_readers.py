@@ -28,6 +28,7 @@ def test_a_connection_matrix_is_read_whole(tmp_path):
     assert load.size_bytes.tolist() == [1000, 5_000_000_000, 7, 8, 9]
     assert load.start_ps.tolist() == [0, 5_000_000, 0, 0, 1500]
     assert load.after.tolist() == [[2, 0], [3, 1], [3, 2]]
+    assert load.after_acked.tolist() == [[3, 1]]
     assert matrix.flow_ids.tolist() == [1, 2, 3, 4, 0]
     assert matrix.priority.tolist() == [3, 2_000_000, 2_000_000, 2_000_000, 2_000_000]
     assert [(one.tier, one.switch, one.link) for one in load.failures] == [("TOR", 0, 1)]
@@ -42,18 +43,31 @@ def test_parts_of_a_picosecond_are_rounded(tmp_path):
 
 
 def test_a_flow_starts_when_its_trigger_fires(tmp_path):
-    """In time: the oneshot's target at the arrival of its flow, the barrier's at the last of its feeders'."""
+    """In time: the oneshot's target at the arrival of its flow, the barrier's when the sender of its last feeder knows."""
     tree = FatTree(hosts=16, tiers=2, radix=8, link_gbps=8, latency_ps=1000)
     rows = simulate(tree, workloads.from_cm(written(tmp_path, CM)), wire=Wire.fluid()).flows.to_pylist()
     arrived = [row["finish_ps"] - 2 * 1000 for row in rows]  # the sender knows two links later
     assert rows[2]["start_ps"] == arrived[0] == 1_000_000 + 2000
-    assert rows[3]["start_ps"] == max(arrived[1], arrived[2])
+    assert rows[3]["start_ps"] == max(rows[1]["finish_ps"], arrived[2])
+
+
+@pytest.mark.parametrize("fidelity", ["packet", "flow"])
+def test_what_waits_for_a_sender_waits_for_its_acknowledgement(tmp_path, fidelity):
+    """`send_done_trigger` fires with the last acknowledgement, `recv_done_trigger` with the last packet."""
+    text = (
+        "Nodes 16\nConnections 3\nTriggers 2\n0->15 start 1 size 100000 send_done_trigger 1 recv_done_trigger 2\n"
+        "0->14 id 2 trigger 1 size 1000\n3->9 id 3 trigger 2 size 1000\ntrigger id 1 oneshot\ntrigger id 2 oneshot\n"
+    )
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100)
+    rows = simulate(tree, workloads.from_cm(written(tmp_path, text)), fidelity=fidelity).flows.to_pylist()
+    assert rows[1]["start_ps"] == rows[0]["finish_ps"]
+    assert rows[2]["start_ps"] == rows[0]["finish_ps"] - 6 * (1_000_000 + 64 * 80)
 
 
 def test_a_serial_all_to_all_of_htsim_is_our_own(tmp_path):
     """Chains of oneshots over send_done_trigger, as `gen_serialn_alltoall.py` writes them."""
     ours = workloads.windowed_all_to_all(5, 2_000_000)
-    waits = dict(ours.after.tolist())
+    waits = dict(ours.after_acked.tolist())
     fires = {earlier: number for number, earlier in enumerate(waits.values(), start=1)}
     lines = [f"Nodes 5\nConnections {len(ours)}\nTriggers {len(waits)}"]
     for flow, (source, target) in enumerate(zip(ours.source.tolist(), ours.target.tolist(), strict=True)):
@@ -62,7 +76,8 @@ def test_a_serial_all_to_all_of_htsim_is_our_own(tmp_path):
         lines.append(f"{source}->{target} id {flow + 1} {begin} size 2000000{end}")
     lines += [f"trigger id {number} oneshot" for number in fires.values()]
     theirs = workloads.from_cm(written(tmp_path, "\n".join(lines)))
-    assert np.array_equal(theirs.after, ours.after[np.argsort(ours.after[:, 0])])
+    assert np.array_equal(theirs.after_acked, ours.after_acked[np.argsort(ours.after_acked[:, 0])])
+    assert not len(theirs.after)
     assert np.array_equal(theirs.source, ours.source)
 
 
@@ -86,7 +101,7 @@ def test_what_is_written_is_what_is_read(tmp_path, seed):
         generator.shuffle(fields)
         lines.append(f"{source}->{target} " + " ".join(fields))
         rows.append((source, target, size, start_ps if trigger is None else 0))
-        expected |= {(flow, earlier) for earlier in fed[trigger]} if trigger is not None else set()
+        expected |= {(flow, earlier, trigger) for earlier in fed[trigger]} if trigger is not None else set()
     used = [t for t in range(triggers) if fed[t]]
     lines += [f"trigger count {len(fed[t])} barrier id {t + 1}" for t in used]
     flow_order = [line for line in lines if "->" in line]
@@ -99,9 +114,13 @@ def test_what_is_written_is_what_is_read(tmp_path, seed):
         zip(load.source.tolist(), load.target.tolist(), load.size_bytes.tolist(), load.start_ps.tolist(), strict=True)
     )
     assert found == [rows[flow] for flow in order]
-    assert {tuple(pair) for pair in load.after.tolist()} == {
-        (place[later], place[earlier]) for later, earlier in expected
-    }
+    # The first trigger of a flow fires when it has arrived, its second when its sender knows.
+    for pairs, which in ((load.after, 0), (load.after_acked, 1)):
+        assert sorted(map(tuple, pairs.tolist())) == sorted(
+            (place[later], place[earlier])
+            for later, earlier, trigger in expected
+            if fires[earlier][which : which + 1] == [trigger]
+        )
 
 
 CM_REFUSED = [

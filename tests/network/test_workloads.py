@@ -67,8 +67,8 @@ def test_an_all_to_all_keeps_its_window(n, parallel):
     """All ordered pairs, in lanes that wait for the flow `parallel` before them at the same source."""
     load = workloads.windowed_all_to_all(n, 10, parallel)
     assert sorted(pairs(load)) == [(i, j) for i in range(n) for j in range(n) if i != j]
-    waits = dict(load.after.tolist())
-    assert len(waits) == len(load.after) == n * max(0, n - 1 - parallel)
+    waits = dict(load.after_acked.tolist())
+    assert len(waits) == len(load.after_acked) == n * max(0, n - 1 - parallel)
     for flow, earlier in waits.items():
         assert load.source[flow] == load.source[earlier]
         assert flow - earlier == parallel

@@ -208,7 +208,7 @@ def prepare(
     paths = balancer.begin(fabric, options.entropies, random_states(options.seed, 2, count))
     starts = rows(count, at.START)
     starts["earliest"] = workload.start_ps
-    starts["waits"] = np.bincount(workload.after[:, 0], minlength=count) + (0 if held is None else held)
+    starts["waits"] = np.bincount(workload.waits[:, 0], minlength=count) + (0 if held is None else held)
     first_after, after = _successors(workload)
     ready = np.flatnonzero(starts["waits"] == 0)
     heap = np.zeros((4 * count + 2 * network.hosts + 2 * len(options.changes) + 64, 2), np.int64)
@@ -395,7 +395,8 @@ def _flows(workload: Workload, options: Options) -> tuple[np.ndarray, int]:
 
 def _successors(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     """Return for every flow where the flows that wait for it begin, and those flows, all in one row."""
-    pairs = workload.after[np.argsort(workload.after[:, 1], kind="stable")]
+    pairs = np.concatenate([workload.after, workload.after_acked + np.array([at.BEHIND_ACK, 0])])
+    pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
     first = np.searchsorted(pairs[:, 1], np.arange(len(workload) + 1))
     return first.astype(np.int64), np.append(pairs[:, 0], 0).astype(np.int64)
 

@@ -172,6 +172,8 @@ PATHS_OWN = 2  # first column of the balancer
 GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy value
 
 # Timers are kind << 32 | number.
+#: Added to the number of a flow that waits until the sender knows, and not until the last packet arrives.
+BEHIND_ACK = 1 << 40
 START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK, COME_BACK = range(9)
 CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
 

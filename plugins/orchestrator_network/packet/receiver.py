@@ -8,7 +8,6 @@ first packet, the end of a hole that the sender asked about, and a duplicate. It
 from __future__ import annotations
 
 from orchestrator_network.packet.bits import clear_bit, has_bit, set_bit, window_bits
-from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import want
 from orchestrator_network.packet.features import has_more, is_datagram, is_ordered, is_secure, is_stateless
@@ -21,11 +20,11 @@ from orchestrator_network.packet.layout import (
     MARKED,
     NACK,
     RESENT,
-    START_FLOW,
     TRIMMED,
 )
 from orchestrator_network.packet.nic import Choose, free_packet, send_control
 from orchestrator_network.packet.state import State
+from orchestrator_network.packet.waiting import release, release_acknowledged
 
 
 @inlined
@@ -185,6 +184,7 @@ def settle(s: State, flow: int, now: int) -> None:
         s.flows[flow].finished = now
         s.run[0].unfinished -= 1
         release(s, flow, now)
+        release_acknowledged(s, flow, now)
 
 
 @inner
@@ -196,16 +196,3 @@ def is_fresh(s: State, flow: int, packet: int) -> bool:
         return False
     s.secure[flow].newest = max(s.secure[flow].newest, number)
     return True
-
-
-@inner
-def release(s: State, flow: int, now: int) -> None:
-    """Start the flows that waited for this one to arrive, and come back to whoever watches it."""
-    if s.starts[flow].watched != 0:
-        s.run[0].told = flow
-        s.run[0].until = 0
-    for position in range(s.first_after[flow], s.first_after[flow + 1]):
-        waiting = s.after[position]
-        s.starts[waiting].waits -= 1
-        if s.starts[waiting].waits == 0:
-            set_timer(s.run, s.heap, max(now, s.starts[waiting].earliest), START_FLOW << 32 | waiting)

@@ -44,6 +44,7 @@ from orchestrator_network.packet.nic import Choose, oldest_out, serve_host, size
 from orchestrator_network.packet.rate import sample as measure_rate
 from orchestrator_network.packet.state import State
 from orchestrator_network.packet.telemetry import measure
+from orchestrator_network.packet.waiting import release_acknowledged
 
 React = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 Learn = Callable[[np.ndarray, int, int, int], None]
@@ -155,6 +156,7 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
     if lowest >= s.flows[flow].packets:
         s.flows[flow].finished = now
         s.run[0].unfinished -= 1
+        release_acknowledged(s, flow, now)
         return
     try_send(s, choose, flow, now)
 

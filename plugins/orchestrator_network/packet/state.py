@@ -40,7 +40,7 @@ class State(NamedTuple):
     out: np.ndarray  # int64 [slots / 64]: bit set, sent and not known to have arrived
     lost: np.ndarray  # int64 [slots / 64]: bit set, to be sent again
     seen: np.ndarray  # int64 [slots / 64]: bit set, arrived out of order
-    after: np.ndarray  # int64: the flows that wait for flow f are after[first_after[f] : first_after[f + 1]]
+    after: np.ndarray  # int64: who waits for flow f is after[first_after[f] : first_after[f + 1]], see `waiting`
     first_after: np.ndarray  # int64 [flows + 1]
     routes: np.ndarray  # int32 [switches, groups and areas]: first port << 12 | how many; 0: the host hangs here
     ports: np.ndarray  # int32: links, those of one route beside each other

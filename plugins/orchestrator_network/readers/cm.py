@@ -8,9 +8,8 @@ separated by blanks, `#` starts a comment:
     trigger id T oneshot|multishot|barrier [count K]
     failure switch_type TOR|AGG|CORE switch_id I link_id J
 
-A workload says that a flow starts after others have *arrived*. That is `recv_done_trigger` exactly;
-`send_done_trigger`, which htsim fires when the sender has the last acknowledgement, is read the same way, so it fires
-earlier by the acknowledgement's way back. A oneshot with one firing flow and a barrier that counts all of its firing
+`recv_done_trigger` fires when the last packet has arrived, `send_done_trigger` when the sender has its acknowledgement:
+pairs of the workload's `after` and `after_acked`. A oneshot with one firing flow and a barrier that counts all of its firing
 flows become such pairs. Failed links go with the workload, and a fat tree that carries it is without them; what their
 numbers mean is said in `failed_tree`. Refused, because pairs cannot say it: multishot (one waiting flow for every firing), a oneshot
 that several flows fire (the first would count), a barrier that counts fewer than fire it, and `msg` (several messages
@@ -19,6 +18,7 @@ over one connection).
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class _Trigger:
     count: int = 0
     line: int = 0
     fired_by: list[int] = field(default_factory=list)
+    sent_by: list[int] = field(default_factory=list)  # of those, who fire when their sender knows
     releases: list[int] = field(default_factory=list)
 
 
@@ -157,9 +158,15 @@ class _Reader:
             if not number:
                 self.lines.refuse("a flow with a `trigger` needs an `id`")
             self._named(given["trigger"], "trigger").releases.append(flow)
+        self._fire(given, flow)
+
+    def _fire(self, given: dict[str, str], flow: int) -> None:
         for key in ("send_done_trigger", "recv_done_trigger"):
             if key in given:
-                self._named(given[key], key).fired_by.append(flow)
+                trigger = self._named(given[key], key)
+                trigger.fired_by.append(flow)
+                if key == "send_done_trigger":
+                    trigger.sent_by.append(flow)
 
     def _named(self, token: str, key: str) -> _Trigger:
         return self.triggers.setdefault(self.lines.whole(token, key, 1, _UINT32_MAX), _Trigger(line=self.lines.line))
@@ -218,22 +225,28 @@ class _Reader:
     def _workload(self) -> Workload:
         self._check_triggers()
         self._check_order()
-        pairs = [
-            np.stack(np.meshgrid(np.unique(one.releases), np.unique(one.fired_by), indexing="ij"), axis=-1).reshape(
-                -1, 2
-            )
-            for one in self.triggers.values()
-            if one.releases
-        ]
         table = np.array([flow[:4] for flow in self.flows], np.int64)
         return Workload(
             source=table[:, 0].copy(),
             target=table[:, 1].copy(),
             size_bytes=table[:, 2].copy(),
             start_ps=table[:, 3].copy(),
-            after=np.unique(np.concatenate(pairs), axis=0) if pairs else np.zeros((0, 2), np.int64),
+            after=self._pairs(sent=False),
+            after_acked=self._pairs(sent=True),
             failures=tuple(self.failures),
         )
+
+    def _pairs(self, *, sent: bool) -> np.ndarray:
+        """Return which flow waits for which, int64 [pairs, 2]: those that fire when they are sent, or when they arrive."""
+        pairs = [np.zeros((0, 2), np.int64)]
+        for one in self.triggers.values():
+            # A flow may fire one trigger both ways.
+            counts = Counter(one.fired_by)
+            counts.subtract(one.sent_by)
+            firing = one.sent_by if sent else [flow for flow, left in counts.items() if left]
+            table = np.meshgrid(np.array(one.releases, np.int64), np.array(firing, np.int64), indexing="ij")
+            pairs.append(np.stack(table, axis=-1).reshape(-1, 2))
+        return np.unique(np.concatenate(pairs), axis=0)
 
     def _check_triggers(self) -> None:
         total = 0
