@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
+import orchestrator_storage as storage
 
 VOCABULARY = 96
 
@@ -24,6 +28,28 @@ def sample_tokens(sequences: int, length: int, seed: int) -> torch.Tensor:
     for place in range(1, length):
         tokens[:, place] = torch.multinomial(table[tokens[:, place - 1]], 1, generator=generator)[:, 0]
     return tokens
+
+
+def wired_inputs(
+    model: Path, path: Path, draw: Callable[[int, int, int], torch.Tensor] = sample_tokens, train: int = 40
+) -> dict[str, storage.Artifact]:
+    """Return a dense model and, written under `path`, tokens as stages are given them: sequences of 32, 8 of them held out."""
+
+    def split(sequences: int, seed: int) -> storage.TokenSplit:
+        stream = draw(sequences, 32, seed).numpy().astype(np.uint16)
+        stream[:, -1] = 0
+        ones = np.ones(sequences, dtype=np.int64)
+        offsets = np.arange(sequences + 1, dtype=np.int64) * 32
+        return storage.TokenSplit(tokens=stream.ravel(), offsets=offsets, bytes=32 * ones, words=ones)
+
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "tokenizer.json").write_text("{}\n")
+    splits = {"train": split(train, 2), "heldout": split(8, 3)}
+    storage.Tokens.write(path, splits, vocab_size=VOCABULARY, eos_token_id=0)
+    return {
+        "model": storage.Model(model, digest="0" * 64, meta={"format": "dense"}),
+        "calibration": storage.Tokens(path, digest="1" * 64),
+    }
 
 
 def llama(tied: bool, seed: int = 0, layers: int = 2) -> LlamaForCausalLM:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from orchestrator.plugins import installed
 from orchestrator.testing import StageRun, run_stage
 from orchestrator_compress import calibration_stages, planning_stages, plugin, pruning_stages, stages
 
+from .conftest import wired_inputs
 from .mixtures import random_tokens, save
 
 SEQUENCES = {"calibration_sequences": 16, "heldout_sequences": 4, "sequence_length": 32}
@@ -33,22 +33,8 @@ def components() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, storage.Artifact]:
-    path = tmp_path_factory.mktemp("tokens")
-
-    def split(sequences: int, seed: int) -> storage.TokenSplit:
-        stream = random_tokens(sequences, 32, seed).numpy().astype(np.uint16)
-        stream[:, -1] = 0
-        ones = np.ones(sequences, dtype=np.int64)
-        offsets = np.arange(sequences + 1, dtype=np.int64) * 32
-        return storage.TokenSplit(tokens=stream.ravel(), offsets=offsets, bytes=32 * ones, words=ones)
-
-    (path / "tokenizer.json").write_text("{}\n")
-    storage.Tokens.write(path, {"train": split(160, 2), "heldout": split(8, 3)}, vocab_size=96, eos_token_id=0)
     dense = save("mixtral", tmp_path_factory.mktemp("mixture"), num_hidden_layers=1)
-    return {
-        "model": storage.Model(dense, digest="0" * 64, meta={"format": "dense"}),
-        "calibration": storage.Tokens(path, digest="1" * 64),
-    }
+    return wired_inputs(dense, tmp_path_factory.mktemp("tokens"), random_tokens, train=160)
 
 
 def grids(run: StageRun) -> dict[str, int]:

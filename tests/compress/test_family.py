@@ -20,7 +20,7 @@ from orchestrator.plugins import installed
 from orchestrator.testing import StageRun, run_stage
 from orchestrator_compress import calibration_stages, planning_stages, plugin, pruning_stages, stages
 
-from .conftest import VOCABULARY, sample_tokens
+from .conftest import VOCABULARY, sample_tokens, wired_inputs
 
 SEQUENCES = {"calibration_sequences": 16, "heldout_sequences": 4, "sequence_length": 32}
 
@@ -43,21 +43,7 @@ def components() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def inputs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, storage.Artifact]:
-    path = tmp_path_factory.mktemp("tokens")
-
-    def split(sequences: int, seed: int) -> storage.TokenSplit:
-        stream = sample_tokens(sequences, 32, seed).numpy().astype(np.uint16)
-        stream[:, -1] = 0
-        ones = np.ones(sequences, dtype=np.int64)
-        offsets = np.arange(sequences + 1, dtype=np.int64) * 32
-        return storage.TokenSplit(tokens=stream.ravel(), offsets=offsets, bytes=32 * ones, words=ones)
-
-    (path / "tokenizer.json").write_text("{}\n")
-    storage.Tokens.write(path, {"train": split(40, 2), "heldout": split(8, 3)}, vocab_size=VOCABULARY, eos_token_id=0)
-    return {
-        "model": storage.Model(trained, digest="0" * 64, meta={"format": "dense"}),
-        "calibration": storage.Tokens(path, digest="1" * 64),
-    }
+    return wired_inputs(trained, tmp_path_factory.mktemp("tokens"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from orchestrator_compress.errors import CompressionError
 from orchestrator_compress.journal import Journal
 from orchestrator_compress.settings import Settings
 
-from .conftest import VOCABULARY, llama, sample_tokens
+from .conftest import VOCABULARY, llama, wired_inputs
 
 SEQUENCES = {"calibration_sequences": 16, "heldout_sequences": 4, "sequence_length": 32}
 
@@ -147,21 +146,7 @@ def test_a_journal_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def inputs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, storage.Artifact]:
-    path = tmp_path_factory.mktemp("tokens")
-
-    def split(sequences: int, seed: int) -> storage.TokenSplit:
-        stream = sample_tokens(sequences, 32, seed).numpy().astype(np.uint16)
-        stream[:, -1] = 0
-        ones = np.ones(sequences, dtype=np.int64)
-        offsets = np.arange(sequences + 1, dtype=np.int64) * 32
-        return storage.TokenSplit(tokens=stream.ravel(), offsets=offsets, bytes=32 * ones, words=ones)
-
-    (path / "tokenizer.json").write_text("{}\n")
-    storage.Tokens.write(path, {"train": split(40, 2), "heldout": split(8, 3)}, vocab_size=VOCABULARY, eos_token_id=0)
-    return {
-        "model": storage.Model(trained, digest="0" * 64, meta={"format": "dense"}),
-        "calibration": storage.Tokens(path, digest="1" * 64),
-    }
+    return wired_inputs(trained, tmp_path_factory.mktemp("tokens"))
 
 
 def counted(keep: Callable[..., None], pieces: list[str]) -> Callable[..., None]:

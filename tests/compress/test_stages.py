@@ -7,7 +7,6 @@ import types
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -19,7 +18,7 @@ from orchestrator.plugins import installed
 from orchestrator.testing import StageRun, run_stage
 from orchestrator_compress import calibration_stages, plugin, pruning_stages, stages
 
-from .conftest import VOCABULARY, sample_tokens
+from .conftest import sample_tokens, wired_inputs
 
 CONFIG = {"bits": 3, "group_size": 32, "calibration_sequences": 16, "heldout_sequences": 4, "sequence_length": 32}
 
@@ -40,23 +39,7 @@ def components(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def inputs(trained: Path, tmp_path: Path) -> dict[str, storage.Artifact]:
-    path = tmp_path / "tokens"
-    path.mkdir()
-
-    def split(sequences: int, seed: int) -> storage.TokenSplit:
-        stream = sample_tokens(sequences, 32, seed).numpy().astype(np.uint16)
-        stream[:, -1] = 0
-        offsets = np.arange(sequences + 1, dtype=np.int64) * 32
-        ones = np.ones(sequences, dtype=np.int64)
-        return storage.TokenSplit(tokens=stream.ravel(), offsets=offsets, bytes=32 * ones, words=ones)
-
-    splits = {"train": split(40, 2), "heldout": split(8, 3)}
-    (path / "tokenizer.json").write_text("{}\n")
-    storage.Tokens.write(path, splits, vocab_size=VOCABULARY, eos_token_id=0)
-    return {
-        "model": storage.Model(trained, digest="0" * 64, meta={"format": "dense"}),
-        "calibration": storage.Tokens(path, digest="1" * 64),
-    }
+    return wired_inputs(trained, tmp_path / "tokens")
 
 
 def facts_of(run: StageRun) -> dict[str, tuple[float, str, str]]:
