@@ -110,7 +110,7 @@ def _global(pooled: Mapping[str, Tensor], sizes: Mapping[str, int], sparsity: fl
     if target > int(size[flat != torch.inf].sum()):
         raise PruningError(f"sparsity={sparsity} removes more than floor={floor} allows; lower one of them")
     if bool((size == size[0]).all()):
-        gone = smallest(flat, target // int(size[0]))
+        gone = smallest(flat, min(round(sparsity * len(flat)), int((flat != torch.inf).sum())))
     else:
         order = torch.argsort(flat, stable=True)
         gone = torch.zeros_like(flat, dtype=torch.bool)

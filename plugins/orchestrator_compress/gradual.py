@@ -81,6 +81,9 @@ class GradualPruning:
     def adopt_zeros(self) -> None:
         """Take for removed exactly what is zero: masks then are what the weights say, whoever made them."""
         self.masks = {name: one.detach() == 0 for name, one in self.parameters.items()}
+        # A smaller target would bring some of them back.
+        total = sum(mask.numel() for mask in self.masks.values())
+        self.target = max(self.target, sum(int(mask.sum()) for mask in self.masks.values()) / total)
 
     def check(self) -> float:
         """Return the sparsity of the masks; raises PruningError where a removed weight is not zero."""

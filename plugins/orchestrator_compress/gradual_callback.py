@@ -84,10 +84,13 @@ class Gradual:
         criterion = component("pruning_criterion", self._config.criterion)
         if "hessian" in getattr(criterion, "needs", ()):
             raise PruningError(
-                f"criterion {self._config.criterion!r} needs the Hessian of every layer's inputs, which training does "
+                f"criterion {getattr(self._config.criterion, 'name', self._config.criterion)} needs the Hessian of every layer's inputs, which training does "
                 "not have; use magnitude, first_order or fisher"
             )
-        self._pruning = GradualPruning(parameters, criterion, self._schedule, scope=self._config.scope)
+        # With one threshold for all layers each keeps a hundredth, or half of what is left on the average if that is less.
+        left = 1 - float(self._schedule.sparsity(trainer.steps, trainer.steps))
+        floor = min(0.01, max(0.0, left / 2))
+        self._pruning = GradualPruning(parameters, criterion, self._schedule, scope=self._config.scope, floor=floor)
         self._pruning.adopt_zeros()
 
     def after_step(self, trainer: Any, step: int) -> None:

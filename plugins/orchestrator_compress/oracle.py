@@ -33,7 +33,10 @@ class LeaveOut:
         wanted = torch.tensor(sorted(removed))
         if wanted.shape != self.subsets.shape[1:]:
             raise PruningError(f"{len(wanted)} weights are given and {self.subsets.shape[1]} were removed at a time")
-        return float(self.losses[(self.subsets == wanted).all(1)].item())
+        found = self.losses[(self.subsets == wanted).all(1)]
+        if len(found) != 1:
+            raise PruningError(f"{wanted.tolist()} are no {len(wanted)} different weights of those that were removed")
+        return float(found.item())
 
 
 def leave_k_out(parameters: Mapping[str, Tensor], evaluate: Callable[[], float], k: int) -> LeaveOut:
@@ -43,7 +46,7 @@ def leave_k_out(parameters: Mapping[str, Tensor], evaluate: Callable[[], float],
     PruningError for more than a million subsets.
     """
     total = sum(one.numel() for one in parameters.values())
-    count = math.comb(total, k)
+    count = math.comb(total, k) if k >= 0 else 0
     if not 0 <= k <= total or count > _MOST_SUBSETS:
         raise PruningError(f"{k} of {total} weights are {count} subsets; at most {_MOST_SUBSETS} are tried")
     kept = {name: one.detach().clone() for name, one in parameters.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from orchestrator import Context, StageError
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
-from .blocks import block_linears, decoder_blocks
+from .blocks import block_linears, check_tokens, decoder_blocks
 from .blockwise import check_fallen
 from .calibration import Calibration, token_windows
 from .compress import stored_dtype
@@ -24,8 +25,8 @@ from .planning.candidates import Candidate, parse
 from .planning.curves import measure
 from .planning.figures import bits_by_layer, quality_against_bytes
 from .planning.frontier import frontier, uniform_line
-from .planning.plan import Plan, budget_bytes, choose
-from .planning.terms import Terms, calibrate_sensitivity
+from .planning.plan import Plan, budget_bytes, check_budget, choose
+from .planning.terms import Terms, calibrate_sensitivity, matching, tied
 from .settings import selected
 from .sources import solved_on
 from .stage_run import user_errors
@@ -53,6 +54,12 @@ def plan_stage(
         views = _layers(loaded, config.ignore)
         systems, heldout, lacks = _systems(hessians, views)
         stored = stored_dtype(model.path)
+        _check_terms(config, views, candidates, stored)
+        windows = None
+        if config.sensitivity == "measured":
+            assert tokens is not None
+            windows = token_windows(tokens.read("heldout").tokens, config.sequences, config.sequence_length)
+            check_tokens(loaded, windows, "heldout")
         journal = Journal(ctx.scratch / "points.jsonl")
         curves = measure(
             {name: view.weight for name, view in views.items()},
@@ -67,10 +74,8 @@ def plan_stage(
         curves = _with_lacks(curves, lacks)
         fallen = {row["layer"]: row["fallback"] for row in curves.to_pylist() if row["fallback"]}
         check_fallen(fallen, config.max_fallbacks)
-        terms = Terms(tie=config.tie, keep={_as_pattern(pattern): 8 for pattern in config.keep})
-        if config.sensitivity == "measured":
-            assert tokens is not None
-            windows = token_windows(tokens.read("heldout").tokens, config.sequences, config.sequence_length)
+        terms = _terms(config)
+        if windows is not None:
             reference = _coarsest(candidates, views, stored)
             slopes = calibrate_sensitivity(
                 curves, _divergence(ctx, loaded, views, systems, reference, windows, journal), reference
@@ -79,7 +84,34 @@ def plan_stage(
         made = choose(curves, budget_bytes(curves, config.bits_per_weight), terms)
     ctx.log_metrics({"fallbacks": float(len(fallen))})
     _publish(ctx, made, curves, terms)
-    return ctx.table(made.to_table(), "result"), ctx.table(curves, "curves")
+    every = _layers(loaded, ())
+    ignored = {
+        name: (*view.shape, math.prod(view.shape) * stored.itemsize)
+        for name, view in every.items()
+        if name not in views
+    }
+    return ctx.table(made.to_table(ignored), "result"), ctx.table(curves, "curves")
+
+
+def _terms(config: PlanConfig) -> Terms:
+    return Terms(tie=config.tie, keep={_as_pattern(pattern): 8 for pattern in config.keep})
+
+
+def _check_terms(
+    config: PlanConfig, views: dict[str, LinearView], candidates: list[Candidate], stored: torch.dtype
+) -> None:
+    """Refuse, before any layer is solved, patterns that match nothing and a budget that no candidates fit."""
+    terms = _terms(config)
+    tied(list(views), terms.tie)
+    for pattern in terms.keep:
+        matching(pattern, views)
+    sizes = {}
+    for name, view in views.items():
+        able = [one.stored_bytes(*view.shape, stored) for one in candidates if one.fits(*view.shape, stored)]
+        sizes[name] = min(able, default=0)  # a layer that can have none is refused by name when curves are measured
+    if all(one.method in ("dense", "rtn", "gptq") for one in candidates):  # others take what only a solution knows
+        weights = sum(math.prod(view.shape) for view in views.values())
+        check_budget(math.floor(weights * config.bits_per_weight / 8), sum(sizes.values()))
 
 
 def _publish(ctx: Context, made: Plan, curves: Any, terms: Terms) -> None:

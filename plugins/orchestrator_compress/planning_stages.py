@@ -1,5 +1,6 @@
 """The stage that spends a budget of bytes where it buys most."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -48,14 +49,38 @@ class PlanConfig:
             raise ValueError(f"bits_per_weight is {self.bits_per_weight}; a budget is more than nothing")
         if not self.candidates:
             raise ValueError("candidates is empty; name what a layer may become, such as gptq-4g128-sym")
+        known: dict[tuple[str, tuple[tuple[str, object], ...]], str] = {}
         for name in self.candidates:
-            read_name(name)
+            method, said = read_name(name)
+            meant = (method, tuple(sorted(said.items())))
+            if meant in known:
+                raise ValueError(f"candidates {known[meant]} and {name} are the same; leave one out")
+            known[meant] = name
+        for setting, patterns in (("keep", self.keep), ("tie", self.tie)):
+            for pattern in patterns:
+                _check_pattern(setting, pattern)
+        precise = any(
+            method == "dense" or (method in ("rtn", "gptq", "spqr") and dict(said).get("bits") == 8)
+            for method, said in known
+        )
+        if self.keep and not precise:
+            raise ValueError(
+                f"keep holds layers at 8 bits, which none of the candidates {', '.join(self.candidates)} has; add one such as "
+                "gptq-8g64-sym, or dense"
+            )
         check_fallbacks(self.max_fallbacks)
         if self.sequences < 1 or self.sequence_length < 2:
             raise ValueError(
                 f"sequences={self.sequences}, sequence_length={self.sequence_length}; divergences are measured on at "
                 "least one sequence of two tokens"
             )
+
+
+def _check_pattern(setting: str, pattern: str) -> None:
+    try:
+        re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise ValueError(f"{setting} has {pattern!r}, which is no regular expression: {error}") from error
 
 
 def tokens_to_measure(config: PlanConfig, wired: Wired) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from orchestrator import Context, StageError
 from orchestrator_storage import Model, Table, Tensors, Tokens
 
-from .blocks import block_linears, decoder_blocks
+from .blocks import block_linears, check_tokens, decoder_blocks
 from .blockwise import Compression, check_fallbacks
 from .calibrating import calibrate
 from .calibration import Calibration, token_windows
@@ -164,6 +164,7 @@ def prune_stage(
         windows = None
         if tokens is not None:
             windows = token_windows(tokens.read("train").tokens, config.calibration_sequences, config.sequence_length)
+            check_tokens(loaded, windows)
         compression = prune_model(
             loaded,
             criterion,

@@ -116,6 +116,8 @@ class PruneConfig(LayersConfig):
             raise ValueError(f"block_rows and block_columns say what a block is; element is {self.element!r}")
         if self.element == "head" and self.scope == "row":
             raise ValueError("scope is row, and a head has many; set scope: layer, heads of an attention, or global")
+        if self.element == "neuron" and self.scope == "row":
+            raise ValueError("scope is row, and a neuron is one; set scope: layer, or global")
         if self.element == "layer" and (self.scope != "global" or self.floor):
             raise ValueError(
                 f"element is layer, of which scope {self.scope} holds one and floor {self.floor:g} keeps every one; set scope: global "

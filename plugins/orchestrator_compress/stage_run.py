@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ from .team import join_team
 
 if TYPE_CHECKING:
     from .calibration_stages import CalibrateConfig
+
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -129,6 +133,13 @@ def _publish_outcome(ctx: Context, plan: Table, report: Report) -> None:
     objectives = {row["layer"]: row["objective"] for row in report.layers.to_pylist()}
     metrics, comparison = outcome(plan.read(), objectives, report.size.layers)
     ctx.log_metrics(metrics)
+    over = metrics.get("written_over_planned", 0.0)
+    if over > 1:
+        log.warning(
+            "the files take %.1f %% more than was planned: bytes are planned as compressed-tensors (and mixed) store them, and other "
+            "formats or types of scales take more; lower bits_per_weight by as much, or leave format out",
+            100 * (over - 1),
+        )
     if comparison is not None:
         ctx.log_figure("measured_against_planned", measured_against_planned(comparison))
 

@@ -185,7 +185,8 @@ def allocate(
         if floor.place(number, jobs[number]):
             continue
         # Nothing ends here, so a grid that could not be packed with a job will hardly be packed with a larger one.
-        if options.defragment and jobs[number].boards <= min(floor.room, too_large - 1):
+        fits = any(rows <= grid.rows and columns <= grid.columns for rows, columns in shapes_of(jobs[number], options))
+        if options.defragment and fits and jobs[number].boards <= min(floor.room, too_large - 1):
             packed = _packed(floor, jobs, number)
             if packed is not None:
                 moved += sum(1 for other, mesh in floor.placed.items() if packed.placed[other] != mesh)

@@ -308,12 +308,13 @@ def _prime_factors(count: int) -> list[int]:
 
 def _tree(kind: str, size_bytes: int, ranks: np.ndarray) -> Chain:
     """Return a binomial tree from (broadcast) or to (reduce) the first rank; a barrier is both with one byte."""
+    step_bytes = 1 if kind == "barrier" else max(size_bytes, 1)
     down: list[Phase] = []
     reached = 1
     while reached < len(ranks):
         children = np.arange(reached, min(2 * reached, len(ranks)))
         parents = ranks[children - reached]
-        down.append(Phase(source=parents, target=ranks[children], step_bytes=max(size_bytes, 1), steps=1))
+        down.append(Phase(source=parents, target=ranks[children], step_bytes=step_bytes, steps=1))
         reached *= 2
     up = [
         Phase(source=phase.target, target=phase.source, step_bytes=phase.step_bytes, steps=1)

@@ -112,10 +112,21 @@ class CollectiveLowering:
         if key not in self._rows:
             demand = np.zeros((self._topology.hosts, self._topology.hosts))
             demand[np.ix_(ranks, ranks)] = 1
-            # All pairs start at once, so one latency passes: that of the longest route from the first rank.
-            routes = self._topology.routes(np.full(len(ranks) - 1, ranks[0]), ranks[1:])
-            self._add_row(key, self._topology.loads(demand), routes)
+            # All pairs start at once, so one latency passes: that of the longest route of all.
+            self._add_row(key, self._topology.loads(demand), self._farthest(ranks))
         return self._move(key, exchange.step_bytes, 1)
+
+    def _farthest(self, ranks: np.ndarray) -> Routes:
+        """Return the routes from that rank to all others whose last message arrives last."""
+        link_bps, bits = self._topology.link_bps, float(self._wire.packet_bytes * 8)
+        found, longest_ps = None, -1
+        for rank in ranks:
+            routes = self._topology.routes(np.full(len(ranks) - 1, rank), ranks[ranks != rank])
+            arrival_ps = int(self._wire.arrival_ps(routes, bits, link_bps).max())
+            if arrival_ps > longest_ps:
+                found, longest_ps = routes, arrival_ps
+        assert found is not None
+        return found
 
     def _reduction(self, part: Reduction) -> Move:
         """Return the transfer of a reduction in switches: every link of the tree carries the buffer once each way."""

@@ -71,8 +71,10 @@ class AllocateConfig:
                     if high < math.inf
                     else f"{name} is {value}, it must be at least {low}"
                 )
-        if self.load <= 0:
-            raise ValueError(f"load is {self.load}, it must be above 0; 1 asks for all working boards")
+        if not 0 < self.load <= 1000:
+            raise ValueError(
+                f"load is {self.load:g}; it must be above 0 and at most 1000; 1 asks for all working boards"
+            )
         self._check_options()
         self._check_jobs(boards)
 
@@ -107,7 +109,7 @@ class AllocateOutputs(NamedTuple):
     jobs: Table
 
 
-@stage("network.allocate", version="1", cites=["arXiv:2209.01346"], seeded=True)
+@stage("network.allocate", version="2", cites=["arXiv:2209.01346"], seeded=True)
 def allocate(ctx: Context, config: AllocateConfig) -> AllocateOutputs:
     """Place jobs on the boards of a HammingMesh, some failed: share of working boards in use, jobs refused and moved."""
     import numpy as np
@@ -194,8 +196,8 @@ class CostConfig:
                 raise ValueError(f"{name} is empty; list at least one, or leave it out for the default")
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {list(values)}; list every value once")
-        if min(self.link_gbps) <= 0:
-            raise ValueError(f"link_gbps is {list(self.link_gbps)}, every speed must be above 0")
+        if not all(0 < one < 1e9 for one in self.link_gbps):
+            raise ValueError(f"link_gbps is {list(self.link_gbps)}; every speed must be above 0 and below 1e9")
 
 
 @stage("network.cost", version="1", cites=["arXiv:2209.01346"])

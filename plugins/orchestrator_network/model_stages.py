@@ -76,12 +76,20 @@ class CostSavingConfig:
 
 def axes_told(config: CostSavingConfig, wired: Wired) -> None:
     """Refuse steps whose coordinates do not tell the workload and the machine."""
+    seen: dict[tuple[Any, Any], str] = {}
     for label, coordinates in wired.get("steps", {}).items():
         for axis in (config.workload_axis, config.machine_axis):
             if axis not in coordinates:
                 raise ValueError(
                     f"{label} has no axis {axis}, it has {', '.join(coordinates) or 'none'}; set workload_axis and machine_axis"
                 )
+        key = (coordinates[config.workload_axis], coordinates[config.machine_axis])
+        if key in seen:
+            raise ValueError(
+                f"{seen[key]} and {label} are both {key[0]} on {key[1]}; a saving compares one step each: wire those of one value "
+                "of the other axes"
+            )
+        seen[key] = label
 
 
 @stage("network.cost_saving", version="1", cites=["arXiv:2209.01346"], check=axes_told)
@@ -93,7 +101,13 @@ def cost_saving(ctx: Context, config: CostSavingConfig, steps: dict[str, Table])
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for label, coordinates in ctx.axes("steps").items():
         key = (str(coordinates[config.workload_axis]), str(coordinates[config.machine_axis]))
-        found[key] = steps[label].read().to_pylist()[0]
+        row = steps[label].read().to_pylist()[0]
+        if "exposed_communication_ps" not in row:
+            raise StageError(
+                f"network.cost_saving: {label} is the result of flows, not of a training step",
+                "wire results of network.simulate with an input traffic",
+            )
+        found[key] = row
     rows = saving_rows(found)
     if not rows:
         raise StageError(

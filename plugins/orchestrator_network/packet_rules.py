@@ -51,8 +51,8 @@ def check_wires(bit_error_rate: float, replay_window: int) -> None:
             f"bit_error_rate is {bit_error_rate}, it must be 0 or more and below {MOST_BIT_ERRORS}; 1e-12 is a good wire, "
             "1e-8 a bad one"
         )
-    if replay_window < 0:
-        raise ValueError(f"replay_window is {replay_window}, it must be 0 (none) or more packets")
+    if not 0 <= replay_window < 2**31:
+        raise ValueError(f"replay_window is {replay_window}; it must be 0 (none) or more packets, below 2^31")
 
 
 def check_queues(queue_packets: int | None, ecn_percent: tuple[float, float]) -> None:

@@ -208,8 +208,8 @@ class SimulateConfig:
             )
         if self.planes is not None and (self.planes < 1 or (self.link_gbps is None and not self.states_links)):
             raise ValueError(f"planes is {self.planes}; it must be at least 1, and needs link_gbps beside it")
-        if self.link_latency_ns < 0:
-            raise ValueError(f"link_latency_ns is {self.link_latency_ns}, it cannot be negative")
+        if not 0 <= self.link_latency_ns < 1e12:
+            raise ValueError(f"link_latency_ns is {self.link_latency_ns:g}; it must be at least 0, and below 1000 s")
 
     def _check_topology(self) -> None:
         """Refuse a routing by queues where there are none."""
@@ -318,8 +318,10 @@ class SimulateConfig:
             )
 
     def _check_looks(self) -> None:
-        if self.sample_us is not None and self.sample_us <= 0:
-            raise ValueError(f"sample_us is {self.sample_us:g}, it must be above 0: microseconds between two samples")
+        if self.sample_us is not None and not 0 < self.sample_us < 1e12:
+            raise ValueError(
+                f"sample_us is {self.sample_us:g}; it must be above 0 and below 1e12: microseconds between two samples"
+            )
         wanted = self.trace_flows
         if (isinstance(wanted, int) and wanted < 1) or (isinstance(wanted, tuple) and min(wanted, default=-1) < 0):
             raise ValueError(

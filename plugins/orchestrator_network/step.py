@@ -196,9 +196,9 @@ def lower_traffic(
         arrival[row] = builder.add(delay_ps=move.delay_ps, on_network=True, after=[int(first[row])])
         alone_ps[row] = math.ceil(move.bits / move.alone_bps * PS_PER_S) + move.delay_ps
     meet(traffic, builder, first, last, arrival)
+    earlier: dict[int, list[int]] = {}
     for collective in traffic.collectives:
-        stream = streams["group", collective.group] if in_order else -1
-        begin = builder.add(acquire=stream)
+        begin = builder.add(after=earlier.get(collective.group, []) if in_order else [])
         ends = []
         for chain in lowering.moves(collective.name, collective.size_bytes, collective.ranks):
             operation = begin
@@ -208,7 +208,9 @@ def lower_traffic(
                 )
             ends.append(operation)
         first[collective.rows] = begin
-        last[collective.rows] = builder.add(release=stream, after=ends or [begin])
+        end = builder.add(after=ends or [begin])
+        last[collective.rows] = end
+        earlier[collective.group] = [end]
     builder.finish_edges(last[traffic.finish_edges[:, 0]], first[traffic.finish_edges[:, 1]])
     builder.start_edges(first[traffic.start_edges[:, 0]], first[traffic.start_edges[:, 1]])
     return LoweredStep(program=builder.build(), first=first, last=last, arrival=arrival, alone_ps=alone_ps)

@@ -131,9 +131,10 @@ def _lower(traffic: StepTraffic, topology: Topology, lowering: FlowLowering, in_
         first[row] = last[row] = arrival[row] = builder.add(on_network=True)
         lowering.message(first[row], int(traffic.rank[row]), int(traffic.peer[row]), int(traffic.size_bytes[row]))
     meet(traffic, builder, first, last, arrival)
+    earlier: dict[int, list[int]] = {}
     for collective in traffic.collectives:
-        stream = streams["group", collective.group] if in_order else -1
-        operation = builder.add(on_network=True, acquire=stream, release=stream)
+        operation = builder.add(on_network=True, after=earlier.get(collective.group, []) if in_order else [])
+        earlier[collective.group] = [operation]
         lowering.collective(operation, collective.name, collective.size_bytes, collective.ranks)
         first[collective.rows] = last[collective.rows] = operation
     builder.finish_edges(last[traffic.finish_edges[:, 0]], first[traffic.finish_edges[:, 1]])

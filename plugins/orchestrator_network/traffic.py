@@ -208,4 +208,5 @@ def _collectives(
         collectives.append(
             Collective(name=name, group=group, size_bytes=sizes.pop(), ranks=members[group], rows=np.array(rows))
         )
-    return collectives
+    # One after another in a group, if they are told so: then in the order of their ids.
+    return sorted(collectives, key=lambda one: int(ids[one.rows].min()))

@@ -172,6 +172,15 @@ def test_a_state_dict_is_pruned(criterion: Criterion, scope: str) -> None:
         prune_state(state, ["3.weight"], criterion, 0.5)
 
 
+@pytest.mark.parametrize("sparsity", [0.13, 0.28, 0.33, 0.5])
+def test_whole_elements_of_all_layers_go_in_rounded_numbers(sparsity: float) -> None:
+    """Of twenty neurons of two layers, round(sparsity * 20), as within a layer."""
+    generator = torch.Generator().manual_seed(0)
+    saliencies = {name: torch.rand((10, 64), generator=generator) for name in "ab"}
+    masks = masks_of(saliencies, sparsity, element=NEURON, scope="global", floor=0.0)
+    assert sum(int(mask.all(1).sum()) for mask in masks.values()) == round(sparsity * 20)
+
+
 def test_elements_that_cannot_be_are_refused() -> None:
     """Blocks that do not fill a matrix, vectors, scopes and shares are named."""
     saliency = torch.ones((6, 8))

@@ -187,6 +187,96 @@ def test_a_plan_is_carried_out(
         assert set(planned.figures) == {"quality_against_bytes.svg", "bits_by_layer.svg"}
 
 
+def test_what_a_plan_ignores_stays_dense(
+    inputs: dict[str, storage.Artifact], hessians: storage.Artifact, tmp_path: Path
+) -> None:
+    """Layers that are left out of a plan are rows of it, dense, and are left alone by who carries it out."""
+    config = {
+        "bits_per_weight": 3.7,
+        "candidates": ("gptq-2g32-sym", "gptq-4g32-sym", "gptq-8g32-sym"),
+        "ignore": ("re:.*down_proj",),
+    }
+    given = {"model": inputs["model"], "hessians": hessians}
+    planned = run_stage(planning_stages.plan, config, inputs=given, home=tmp_path)
+    rows = planned.outputs["result"].read().to_pylist()
+    assert {row["layer"] for row in rows if row["method"] == "dense"} == {
+        f"model.layers.{block}.mlp.down_proj" for block in (0, 1)
+    }
+    assert planned.metrics["planned_bytes"] == sum(row["bytes"] for row in rows if row["method"] != "dense")
+    run = run_stage(stages.gptq, {}, inputs=given | {"plan": planned.outputs["result"]}, home=tmp_path)
+    assert {row["layer"] for row in run.outputs["layers"].read().to_pylist()} == {
+        row["layer"] for row in rows if row["method"] != "dense"
+    }
+    assert run.metrics["written_over_planned"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bits_per_weight": 1.0}, "too small: the least that candidates and constraints allow"),
+        ({"keep": ("re:.*nothing",)}, "matches no layer"),
+        ({"tie": ("foo.*",)}, "matches no layer"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_solved(
+    changed: dict[str, Any],
+    message: str,
+    inputs: dict[str, storage.Artifact],
+    hessians: storage.Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names and budgets need the shapes of layers alone."""
+    monkeypatch.setattr(
+        "orchestrator_compress.plan_run.measure", lambda *_args, **_more: pytest.fail("curves are measured")
+    )
+    config = {"bits_per_weight": 4.0, "candidates": ("gptq-2g32-sym", "gptq-8g32-sym")} | changed
+    given = {"model": inputs["model"], "hessians": hessians}
+    with pytest.raises(StageError, match=message):
+        run_stage(planning_stages.plan, config, inputs=given, home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"keep": ("re:(",)}, r"keep has 're:\(', which is no regular expression"),
+        ({"tie": ("(",)}, r"tie has '\(', which is no regular expression"),
+        (
+            {"keep": ("re:.*",), "candidates": ("gptq-4g128-sym", "sparsegpt-2:4")},
+            "at 8 bits, which none of the candidates",
+        ),
+        ({"candidates": ("4g32", "gptq-4g32")}, "4g32 and gptq-4g32 are the same"),
+    ],
+)
+def test_settings_of_a_plan_are_checked_when_it_is_planned(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        planning_stages.PlanConfig(**changed)
+
+
+def test_sequences_longer_than_the_context_are_refused(
+    inputs: dict[str, storage.Artifact], hessians: storage.Artifact, tmp_path: Path
+) -> None:
+    """Where tokens pass the whole model, too: divergences of a plan, gradients of a criterion."""
+    given = inputs | {"hessians": hessians}
+    longer = {
+        "bits_per_weight": 5.0,
+        "sequences": 2,
+        "sequence_length": 100,
+        "sensitivity": "measured",
+        "candidates": ("gptq-4g32-sym",),
+    }
+    with pytest.raises(StageError, match="sequences have 100 tokens but the model's context is 64"):
+        run_stage(planning_stages.plan, longer, inputs=given, home=tmp_path)
+    fisher = {"criterion": "fisher", "calibration_sequences": 2, "heldout_sequences": 0, "sequence_length": 100}
+    with pytest.raises(StageError, match="sequences have 100 tokens but the model's context is 64"):
+        run_stage(pruning_stages.prune, fisher, inputs=given, home=tmp_path)
+
+
+def test_a_neuron_has_no_row_to_be_compared_in() -> None:
+    with pytest.raises(ValueError, match="scope is row, and a neuron is one"):
+        pruning_stages.PruneConfig(element="neuron", scope="row")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("propagate", ["quantized", "full_precision"])
 def test_workers_change_nothing_but_time(

@@ -267,3 +267,49 @@ def test_the_callback_takes_any_schedule(monkeypatch: pytest.MonkeyPatch) -> Non
     assert reached({"name": "one_shot", "sparsity": 0.5}, 0) == 0.5
     assert reached({"name": "cubic", "initial": 0.1}, 100) == 0.9
     assert (reached("late", 99), reached("late", 100)) == (0.0, 0.7)
+
+
+def test_adopted_zeros_stay_whatever_the_schedule_says() -> None:
+    """Half of the weights are zero: a schedule that asks for a fifth brings none of them back."""
+    weight = nn.Parameter(torch.arange(1.0, 101).view(10, 10))
+    with torch.no_grad():
+        weight[:5] = 0
+    pruning = GradualPruning({"w": weight}, Magnitude(), OneShot(OneShotConfig(sparsity=0.2, at=0.0)))
+    pruning.adopt_zeros()
+    assert not pruning.advance(5, 10)
+    assert pruning.check() == 0.5
+
+
+def test_the_oracle_names_what_cannot_be() -> None:
+    weight = torch.ones(6)
+    with pytest.raises(PruningError, match="-1 of 6 weights"):
+        leave_k_out({"w": weight}, lambda: 0.0, -1)
+    found = leave_k_out({"w": weight}, lambda: float(weight.sum()), 2)
+    for wrong in ([1, 1], [1, 99]):
+        with pytest.raises(PruningError, match="are no 2 different weights"):
+            found.loss_of(wrong)
+
+
+@pytest.mark.parametrize("sparsity", [0.99, 0.995])
+def test_one_threshold_for_all_layers_reaches_a_hundredth(sparsity: float) -> None:
+    """Every layer keeps something, and the training does not die of it when it is nearly over."""
+    from types import SimpleNamespace
+
+    from orchestrator.convert import build
+    from orchestrator.plugins import installed
+    from orchestrator_compress.gradual_callback import Gradual, GradualConfig
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 32))
+    given = {"sparsity": sparsity, "scope": "global", "every": 1}
+    callback = Gradual(build(GradualConfig, given, "", installed().components))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trainer = SimpleNamespace(model=model, steps=10, optimizer=optimizer)
+    callback.on_start(trainer)
+    for step in range(1, 11):
+        callback.after_step(trainer, step)
+    callback.on_end(trainer)
+    left = [int(layer.weight.count_nonzero()) for layer in model]
+    assert sum(left) == 64 * 96 - round(sparsity * 64 * 96)
+    assert min(left) > 0

@@ -92,3 +92,12 @@ def test_the_stage_names_the_axis_that_is_missing():
 
     with pytest.raises(ValueError, match="has no axis workload, it has topology"):
         axes_told(CostSavingConfig(), {"steps": {"step/topology:torus": {"topology": "torus"}}})
+
+
+def test_the_stage_takes_one_step_of_a_workload_on_a_machine():
+    """A third axis would have the last one win in silence."""
+    from orchestrator_network.model_stages import CostSavingConfig, axes_told
+
+    axes = {f"step/{speed}": {"workload": "gpt3", "machine": "torus", "speed": speed} for speed in (100, 1600)}
+    with pytest.raises(ValueError, match="step/100 and step/1600 are both gpt3 on torus"):
+        axes_told(CostSavingConfig(), {"steps": axes})

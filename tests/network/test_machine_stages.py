@@ -101,7 +101,7 @@ def test_allocation_stops_when_it_is_cancelled(tmp_path, monkeypatch):
         ({"largest_job_boards": 65}, "largest_job_boards is 65, it must be 1 to 64"),
         ({"trials": 0}, "trials is 0, it must be at least 1"),
         ({"aspect_ratio": 0.5}, "aspect_ratio is 0.5, it must be at least 1"),
-        ({"load": 0}, "load is 0.0, it must be above 0"),
+        ({"load": 0}, "load is 0; it must be above 0 and at most 1000"),
         ({"options": []}, "options is empty"),
         ({"options": [["sort", "sort"]]}, "names an option twice"),
         ({"options": [["sort", "transpose"], ["transpose", "sort"]]}, "twice; leave one out"),
@@ -181,3 +181,14 @@ def test_wrong_cost_settings_are_refused_before_anything_runs(tmp_path, config, 
     """With the near match where a name is wrong."""
     with pytest.raises(RecipeError, match=message):
         run_stage(cost, config, home=tmp_path)
+
+
+def test_a_job_that_fits_no_grid_leaves_the_others_alone(tmp_path):
+    """It is refused, and others are still moved together for one of its size."""
+    jobs = [[3, 2], [1, 1], [1, 2], [3, 2]]
+    settings = {"grid_rows": 4, "grid_columns": 4, "trials": 1, "mix": "given", "options": [["defragment"]]}
+    found = [
+        run_stage(allocate, {**settings, "jobs": given}, home=tmp_path / str(len(given))).metrics["utilization_p50"]
+        for given in (jobs, [[1, 5], *jobs])
+    ]
+    assert found == [15 / 16, 15 / 16]

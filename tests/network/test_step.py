@@ -269,3 +269,53 @@ def test_sixteen_thousand_devices_stay_cheap():
     ]
     assert all(result.events < 2000 for result in results)
     assert all(result.step_ps > result.step_ps_infinite == 4 * MS for result in results)
+
+
+@pytest.mark.parametrize("fidelity", ["flow", "packet"])
+def test_collectives_of_a_group_run_in_the_order_of_their_ids(fidelity):
+    """One that is ready later and has the smaller id still comes first, as all ranks of a communicator call it."""
+    rows = []
+    for rank in range(8):
+        own = len(rows)
+        rows.append(operation(own, rank, "compute", duration_ps=3 * MS))
+        first = operation(own + 1, rank, "collective", collective="all_reduce", group=0, bytes=MB, requires=[own])
+        rows += [first, operation(own + 2, rank, "collective", collective="all_reduce", group=0, bytes=MB, tag=1)]
+    tree = FatTree(hosts=8, link_gbps=GBPS)
+    result = step(tables(rows), topology=tree, fidelity=fidelity, wire=Wire())
+    alone = step(
+        tables([row | {"requires": []} for row in rows if row["id"] % 3 == 1]),
+        topology=tree,
+        fidelity=fidelity,
+        wire=Wire(),
+    )
+    assert result.step_ps == pytest.approx(3 * MS + 2 * alone.step_ps, rel=1e-3)
+    free = step(tables(rows), topology=tree, fidelity=fidelity, wire=Wire(), in_order=False)
+    assert free.step_ps == pytest.approx(3 * MS + alone.step_ps, rel=1e-3)
+
+
+def test_an_all_to_all_is_no_sooner_than_its_farthest_message():
+    """On a mesh, hosts are at different distances: the first one need not be the farthest."""
+    mesh = HammingMesh(board_rows=4, board_columns=4, grid_rows=2, grid_columns=2, link_gbps=400)
+    every = [operation(rank, rank, "collective", collective="all_to_all", group=0, bytes=64 * 64) for rank in range(64)]
+    together = step(tables(every), topology=mesh, wire=Wire()).step_ps
+    for source, target in ((5, 53), (0, 63), (21, 37)):
+        pair = [
+            operation(0, source, "send", peer=target, bytes=64),
+            operation(1, target, "recv", peer=source, bytes=64),
+        ]
+        message = step(tables(pair, {0: list(range(64))}), topology=mesh, wire=Wire()).step_ps
+        assert together >= message
+
+
+def test_a_barrier_moves_a_byte_whatever_it_says():
+    """Bytes that a trace gives it are not its own."""
+    ends = {
+        size: step(
+            tables(
+                [operation(rank, rank, "collective", collective="barrier", group=0, bytes=size) for rank in range(8)]
+            ),
+            topology=FatTree(hosts=8, link_gbps=GBPS),
+        ).step_ps
+        for size in (0, MB)
+    }
+    assert ends[0] == ends[MB]

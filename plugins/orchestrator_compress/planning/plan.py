@@ -8,6 +8,7 @@ the dynamic programs beyond the Pareto fronts, stands beside it as a lower bound
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,11 +86,11 @@ class Plan:
         """Return the stored bits per weight of all layers."""
         return 8 * self.bytes / sum(choice.rows * choice.columns for choice in self.layers)
 
-    def to_table(self) -> pa.Table:
+    def to_table(self, dense: Mapping[str, tuple[int, int, int]] | None = None) -> pa.Table:
         """Return a row a layer with all settings, see `tables`."""
         from .tables import to_table
 
-        return to_table(self)
+        return to_table(self, dense)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

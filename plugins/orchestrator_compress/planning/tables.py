@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from .candidates import Candidate
 from .errors import PlanningError
@@ -41,11 +42,15 @@ def schema() -> pa.Schema:
     )
 
 
-def to_table(plan: Plan) -> pa.Table:
-    """Return the plan as a table with the columns of `schema`."""
+def to_table(plan: Plan, dense: Mapping[str, tuple[int, int, int]] | None = None) -> pa.Table:
+    """Return the plan as a table with the columns of `schema`.
+
+    `dense` are layers that are no part of the plan and stay as they are, with their rows, columns and bytes.
+    """
     import pyarrow as pa
 
-    rows = [
+    kept = Candidate(method="dense")
+    rows: list[dict[str, Any]] = [
         {
             "layer": choice.layer,
             "candidate": choice.candidate.name,
@@ -58,6 +63,20 @@ def to_table(plan: Plan) -> pa.Table:
             "factor": choice.factor,
         }
         for choice in plan.layers
+    ]
+    rows += [
+        {
+            "layer": layer,
+            "candidate": kept.name,
+            **{name: getattr(kept, name) for name in _SETTINGS},
+            "rows": height,
+            "columns": width,
+            "bytes": size,
+            "bits_per_weight": 8 * size / (height * width),
+            "objective": 0.0,
+            "factor": 0.0,
+        }
+        for layer, (height, width, size) in (dense or {}).items()
     ]
     return pa.Table.from_pylist(rows, schema=schema())
 
