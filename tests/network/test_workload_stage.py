@@ -374,7 +374,7 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
             "slow_links is set .* knows no single links and packets; set fidelity: packet",
         ),
         (settings(fidelity="flow", sample_us=1), "sample_us is set .* knows no single links"),
-        (settings(sample_us=0), "sample_us is 0, it must be above 0"),
+        (settings(sample_us=0), "sample_us is 0; it must be above 0"),
         (settings(trace_flows=0), "trace_flows is 0; it must be how many flows, at least 1"),
         (settings(trace_flows=[-1]), r"trace_flows is \(-1,\); it must be"),
         ({"trace_flows": 2}, "trace_flows is set, but no workload is named"),
