@@ -12,7 +12,13 @@ from orchestrator_network.errors import TopologyError
 from orchestrator_network.failed_tree import without
 from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
-from orchestrator_network.packet_rules import LOSSLESS_LINKS, check_delivery, check_one_of, check_thresholds
+from orchestrator_network.packet_rules import (
+    LOSSLESS_LINKS,
+    check_delivery,
+    check_one_of,
+    check_recovery,
+    check_thresholds,
+)
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import Wire
 from orchestrator_network.workloads import Workload
@@ -50,6 +56,7 @@ def packet_parts(
     delivery = said.get("delivery", "rud")
     check_one_of("lossless", lossless or "none", LOSSLESS_LINKS)
     check_delivery(delivery, _named(transport), ordered=chosen.ordered, credited=chosen.credit is not None)
+    check_recovery(said.get("loss_recovery", "sleek"), trimming=said.get("trimming", True))
     if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
         said = said | {"trimming": False}
     lossless = lossless or chosen.lossless
@@ -106,6 +113,7 @@ def check_no_packets(said: dict[str, Any]) -> None:
         "ecn_percent": (20.0, 80.0),
         "delivery": "rud",
         "trimming_mode": "htsim",
+        "loss_recovery": "sleek",
         "lossless": "none",
         "stop_packets": None,
         "go_packets": None,

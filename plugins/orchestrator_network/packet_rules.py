@@ -11,8 +11,10 @@ from typing import Literal, get_args
 Delivery = Literal["rud", "rod", "rudi", "uud"]
 Lossless = Literal["none", "pfc", "credit"]
 TrimmingMode = Literal["htsim", "spec"]
+LossRecovery = Literal["sleek", "timeout"]
 DELIVERIES: tuple[str, ...] = get_args(Delivery)
 LOSSLESS_LINKS: tuple[str, ...] = get_args(Lossless)
+LOSS_RECOVERIES: tuple[str, ...] = get_args(LossRecovery)
 TRIMMING_MODES: tuple[str, ...] = get_args(TrimmingMode)
 WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
 MOST_BIT_ERRORS = 1e-4  # above, no packet of usual size gets through
@@ -53,6 +55,16 @@ def check_wires(bit_error_rate: float, replay_window: int) -> None:
         )
     if not 0 <= replay_window < 2**31:
         raise ValueError(f"replay_window is {replay_window}; it must be 0 (none) or more packets, below 2^31")
+
+
+def check_recovery(loss_recovery: str, *, trimming: bool) -> None:
+    """Refuse a way to find losses where trimmed headers tell of them."""
+    check_one_of("loss_recovery", loss_recovery, LOSS_RECOVERIES)
+    if trimming and loss_recovery != "sleek":
+        raise ValueError(
+            f"loss_recovery is {loss_recovery}, but full ports trim, and headers tell what is lost; set trimming: false, or leave "
+            "loss_recovery out"
+        )
 
 
 def check_queues(queue_packets: int | None, ecn_percent: tuple[float, float]) -> None:

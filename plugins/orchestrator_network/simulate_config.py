@@ -13,6 +13,7 @@ from orchestrator_network.packet_rules import (
     check_delivery,
     check_entropies,
     check_queues,
+    check_recovery,
     check_sizes,
     check_thresholds,
     check_wires,
@@ -22,8 +23,8 @@ from orchestrator_network.workload_components import SIZED, UNSIZED
 
 #: Fields that `simulate` takes as they are at fidelity packet.
 PACKET_SETTINGS = (
-    *("entropies", "trimming", "delivery", "lossless", "stop_packets", "go_packets", "trimming_mode", "bit_error_rate"),
-    *("link_retry", "security_bytes", "replay_window", "queue_packets", "ecn_percent"),
+    *("entropies", "trimming", "delivery", "lossless", "stop_packets", "go_packets", "trimming_mode", "loss_recovery"),
+    *("bit_error_rate", "link_retry", "security_bytes", "replay_window", "queue_packets", "ecn_percent"),
 )
 #: Fields that say something of a workload, and nothing of a training step.
 _OF_WORKLOADS = ("flow_bytes", "seeds", "sample_us", "trace_flows")
@@ -91,6 +92,7 @@ class SimulateConfig:
     entropies          paths that a flow tells apart
     trimming           a full port cuts a packet to its header instead of dropping it
     trimming_mode      htsim; or spec: the arrival is cut, to 24 bytes, and headers have half of a busy port
+    loss_recovery      of windows without trimming: sleek, by what arrives out of order and by probes; or timeout, by timers alone
     delivery           rud; rod: in order, a sender goes back to what is missing; rudi: every packet answered by a receiver
                        that remembers none; uud: datagrams, which nobody answers
     lossless           links that never drop, by priority flow control or credit; null: what the transport is meant for
@@ -145,6 +147,7 @@ class SimulateConfig:
     entropies: int = 64
     trimming: bool = True
     trimming_mode: Literal["htsim", "spec"] = "htsim"
+    loss_recovery: Literal["sleek", "timeout"] = "sleek"
     delivery: Literal["rud", "rod", "rudi", "uud"] = "rud"
     lossless: Literal["none", "pfc", "credit"] | None = None
     stop_packets: int | None = None
@@ -305,6 +308,7 @@ class SimulateConfig:
             raise ValueError(
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links and packets; set fidelity: packet"
             )
+        check_recovery(self.loss_recovery, trimming=self.trimming)
         check_wires(self.bit_error_rate, self.replay_window)
         check_queues(self.queue_packets, self.ecn_percent)
         transport = str(self.transport)

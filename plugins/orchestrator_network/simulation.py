@@ -24,7 +24,7 @@ from orchestrator_network.packet_parts import (
     packet_parts,
     without_failed,
 )
-from orchestrator_network.packet_rules import Delivery, Lossless, TrimmingMode
+from orchestrator_network.packet_rules import Delivery, Lossless, LossRecovery, TrimmingMode
 from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
 from orchestrator_network.topology import Topology
 from orchestrator_network.wire import PS_PER_S, CountedWire, Wire
@@ -72,6 +72,7 @@ def simulate(
     go_packets: int | None = None,
     trimming: bool = True,
     trimming_mode: TrimmingMode = "htsim",
+    loss_recovery: LossRecovery = "sleek",
     bit_error_rate: float = 0.0,
     link_retry: bool = False,
     security_bytes: int = 0,
@@ -97,7 +98,8 @@ def simulate(
     `rudi` at least once, every packet answered by a receiver that remembers none; `uud` datagrams at the rate of the
     line, which nobody answers: a flow ends when its last packet has arrived or is lost, and the table of flows says how
     many were ``lost``. ``trimming_mode`` `spec`: the arrival is trimmed, to 24 bytes, and headers and control have half of a
-    busy port and not all they want. ``bit_error_rate`` of the wires, which ``link_retry`` hides. ``security_bytes`` more a
+    busy port and not all they want. ``loss_recovery`` of windows without ``trimming``: `sleek` looks at what arrived out of order
+    and sends probes (see `packet.sleek`), `timeout` leaves losses to timers. ``bit_error_rate`` of the wires, which ``link_retry`` hides. ``security_bytes`` more a
     header (28 for Ultra Ethernet's: 12 and a tag of 16), and a receiver that refuses packets sent more than
     ``replay_window`` packets before the newest (0: none). ``queue_packets`` that every port holds (None: the
     bandwidth-delay product of the longest path, at the rate of its link) and ``ecn_percent`` of them between which more and more
@@ -119,6 +121,7 @@ def simulate(
     said = {
         "delivery": delivery,
         "trimming_mode": trimming_mode,
+        "loss_recovery": loss_recovery,
         "bit_error_rate": bit_error_rate,
         "link_retry": link_retry,
         "security_bytes": security_bytes,

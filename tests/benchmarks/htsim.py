@@ -13,6 +13,7 @@ each, one after the other.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any
 import click
 
 from orchestrator_network import FatTree, Workload, simulate, workloads
+from orchestrator_network.packet.fabric import describe, queue_packets
 
 TRANSPORTS = {
     "nscc": ["-sender_cc_only", "-sender_cc_algo", "nscc"],
@@ -31,6 +33,7 @@ TRANSPORTS = {
     "rccc": ["-receiver_cc_only"],
     "nscc+rccc": ["-sender_cc_algo", "nscc", "-receiver_cc"],
 }
+DEEP = 5  # bandwidth-delay products of a port that does not trim
 NAMES = ("mean", "p50", "p99", "max")
 
 
@@ -130,6 +133,9 @@ def difference_percent(mine: float, theirs: float) -> float:
 @click.option("--transport", "transports", default=["nscc"], multiple=True, type=click.Choice(list(TRANSPORTS)))
 @click.option("--balancer", default="reps", help="reps, oblivious, bitmap, reps_legacy or mixed")
 @click.option("--slow", default=0, help="links from cores down at a quarter of their speed")
+@click.option(
+    "--drop-tail", is_flag=True, help="ports drop and do not trim; five times as deep, SLEEK finds the losses"
+)
 @click.option("--seeds", default=4)
 def main(
     binary: str,
@@ -140,6 +146,7 @@ def main(
     transports: tuple[str, ...],
     balancer: str,
     slow: int,
+    drop_tail: bool,
     seeds: int,
 ) -> None:
     """Compare both simulators on every combination of the options that may be given several times."""
@@ -152,11 +159,23 @@ def main(
         options = [*TRANSPORTS[transport], "-load_balancing_algo", balancer]
         options += ["-failed", str(failed_option(tree, slow))] if slow else []
         settings = {"transport": transport, "load_balancer": balancer, "slow_links": slow}
+        if drop_tail:
+            options += ["-disable_trim", "-sleek"]
+            settings |= deep_ports(tree)
         what = f"incast of {count}" if count else "permutation"
+        what += ", ports that drop" if drop_tail else ""
         click.echo(
             f"{hosts} hosts, {taper}:1, {what}, {size:g} MiB a flow, {transport}, {balancer}, {slow} slow links, {seeds} seeds"
         )
         compare(binary, tree, load, options, settings, seeds)
+
+
+def deep_ports(tree: FatTree) -> dict[str, Any]:
+    """Return what htsim does without trimming: ports of five bandwidth-delay products, and marks as in ports of one."""
+    fabric = describe(tree.network, packet_bytes=4150, header_bytes=64, trimming=False)
+    usual = queue_packets(fabric)
+    ecn = (math.ceil(usual * share) / (DEEP * usual) * 100 - 1e-6 for share in fabric.ecn)
+    return {"trimming": False, "queue_packets": DEEP * usual, "ecn_percent": tuple(ecn)}
 
 
 def incast(hosts: int, senders: int, size_bytes: int) -> Workload:

@@ -410,7 +410,9 @@ class Oracle:
             "cumulative": flow.expected,
             "beyond": {psn for psn in flow.beyond if base <= psn < base + 64},
             "received": flow.got_bytes,
+            "gaps": len(flow.beyond),
         }
+        reply.probe = packet.probe
         self.links[host].high.append(reply)
         self.kick(host, now)
 
@@ -427,6 +429,16 @@ class Oracle:
     def learn(self, number, entropy, verdict, now):
         self.balancer.learn.py_func(self.paths[number], entropy, verdict, now)
 
+    def sample(self, number, packet, now):
+        """Return the round trip that an acknowledgement tells of, or -1."""
+        flow = self.flows[number]
+        if packet.psn in flow.flying and flow.tries[packet.psn] == int(packet.resent):
+            return now - flow.flying[packet.psn]
+        return -1
+
+    def heard(self, number, packet, now):
+        """Take what else an acknowledgement says."""
+
     def acknowledge(self, packet, now):
         number, flow = packet.flow, self.flows[packet.flow]
         if flow.finished >= 0:
@@ -434,9 +446,7 @@ class Oracle:
         newly = max(packet.told["received"] - flow.told_bytes, 0)
         flow.told_bytes += newly
         self.window[number, at.IN_FLIGHT] -= newly
-        rtt = -1
-        if packet.psn in flow.flying and flow.tries[packet.psn] == int(packet.resent):
-            rtt = now - flow.flying[packet.psn]
+        rtt = self.sample(number, packet, now)
         named = set(range(flow.lowest, packet.told["cumulative"])) | packet.told["beyond"]
         for psn in named:
             if psn in flow.lost:
@@ -446,6 +456,7 @@ class Oracle:
         flow.lowest = max(flow.lowest, packet.told["cumulative"])
         self.learn(number, packet.entropy, at.CONGESTED if packet.marked else at.GOOD, now)
         self.react(self.control.on_ack, number, now, newly, packet.marked, rtt)
+        self.heard(number, packet, now)
         if flow.lowest == flow.packets:
             flow.finished = now
             self.let_go(self.acknowledged[number], now)
@@ -481,17 +492,25 @@ class Oracle:
         if flow.finished >= 0:
             flow.timer = False
             return
-        due = sorted((sent, psn) for psn, sent in flow.flying.items())
+        due = self.due(flow)
         if due and due[0][0] + self.rto <= now:
-            psn = due[0][1]
             flow.timeouts += 1
             self.learn(number, 0, at.TIMED_OUT, now)
-            del flow.flying[psn]
-            self.react(self.control.on_loss, number, now, flow.sizes[psn], False, -1, at.TIMEOUT_LOSS)
-            self.window[number, at.IN_FLIGHT] -= flow.sizes[psn]
-            flow.lost.add(psn)
-            self.try_send(number, now)
-            due = sorted((sent, psn) for psn, sent in flow.flying.items())
+            self.give_up(number, due[0][1], now)
+            due = self.due(flow)
         flow.timer = bool(due)
         if due:
             self.push(max(due[0][0] + self.rto, now), TIMER, what)
+
+    def due(self, flow):
+        """Return when packets that a timer asks for were sent, and which they are, in order."""
+        return sorted((sent, psn) for psn, sent in flow.flying.items())
+
+    def give_up(self, number, psn, now):
+        """Take a packet that nobody answered for lost."""
+        flow = self.flows[number]
+        del flow.flying[psn]
+        self.react(self.control.on_loss, number, now, flow.sizes[psn], False, -1, at.TIMEOUT_LOSS)
+        self.window[number, at.IN_FLIGHT] -= flow.sizes[psn]
+        flow.lost.add(psn)
+        self.try_send(number, now)

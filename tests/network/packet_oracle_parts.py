@@ -61,6 +61,7 @@ class Packet:
     notes: list = field(default_factory=list)
     channel: int = 0
     via: int | None = None
+    probe: bool = False
 
     @property
     def is_data(self):

@@ -154,6 +154,20 @@ def test_trimming_by_the_specification_leaves_data_its_share():
     assert last["max_queue_bytes"] <= 1.5 * 178_450
 
 
+def test_sleek_sends_again_what_timers_would_find_late():
+    """Every lost packet once and no more, in an incast that ends sooner than with timers alone."""
+    load = workloads.incast(range(1, 16), 0, 2_000_000)
+    ended = {}
+    for way in ("sleek", "timeout"):
+        result = packets(load, load_balancer="oblivious", trimming=False, loss_recovery=way, queue_packets=215, seed=8)
+        drops = sum(result.links["drops"].to_pylist())
+        assert drops > 100
+        assert result.summary["retransmissions"] <= 1.05 * drops
+        ended[way] = result.summary["fct_us"]["max"] / result.summary["bound_us"]
+    assert ended["sleek"] < 1.02
+    assert ended["timeout"] > 1.02
+
+
 @pytest.mark.parametrize("name", ["hpcc", "bbr"])
 def test_one_flow_fills_its_link_and_two_share_it(name):
     """Within 5 % of the line (HPCC aims at 95 % of it), and of half of it each."""
@@ -182,6 +196,9 @@ def test_hpcc_leaves_no_more_in_the_queue_than_its_steps_up():
     [
         ({"bit_error_rate": 0.5}, ("bit_error_rate is 0.5", "below 0.0001")),
         ({"trimming_mode": "none"}, ("trimming_mode `none`", "htsim, spec")),
+        ({"loss_recovery": "fack", "trimming": False}, ("loss_recovery `fack`", "sleek, timeout")),
+        ({"loss_recovery": "timeout"}, ("loss_recovery is timeout", "trimming: false")),
+        ({"loss_recovery": "timeout", "fidelity": "flow"}, ("loss_recovery is timeout", "packet")),
         ({"replay_window": -1}, ("replay_window is -1",)),
         ({"security_bytes": -100}, ("header_bytes",)),
         ({"delivery": "uud", "transport": "rccc"}, ("delivery is uud", "nscc")),

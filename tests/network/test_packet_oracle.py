@@ -28,6 +28,7 @@ from tests.network.packet_oracle_detours import DetourLosslessOracle, DetourOrac
 from tests.network.packet_oracle_lossless import LosslessOracle
 from tests.network.packet_oracle_more import MoreOracle, TelemetryOracle
 from tests.network.packet_oracle_roce import RoceOracle
+from tests.network.packet_oracle_sleek import SleekOracle
 
 NAMES = {at.PULL: "pull", at.RTS: "rts", at.DATA: "data", at.ACK: "ack", at.NACK: "nack"}
 
@@ -79,6 +80,8 @@ def compare(topology, workload, control, balancer, **options):
         if options.lossless != "none"
         else CreditOracle
         if control.credit
+        else SleekOracle
+        if not options.trimming and options.loss_recovery == "sleek"
         else Oracle
     )
     oracle = simulator(network, workload, control, balancer, options, fabric, order).to_end()
@@ -118,9 +121,40 @@ def test_an_incast_with_trims_agrees():
 
 def test_an_incast_with_drops_and_timeouts_agrees():
     """Without trimming only the timer finds what was lost."""
-    state = compare(TREE, workloads.incast(range(1, 9), 0, 170_000), Nscc(), Oblivious(), seed=4, trimming=False)
+    load = workloads.incast(range(1, 9), 0, 170_000)
+    state = compare(TREE, load, Nscc(), Oblivious(), seed=4, trimming=False, loss_recovery="timeout")
     assert state.counters["drops"].sum() > 5
     assert state.flows["timeouts"].sum() > 5
+
+
+@pytest.mark.parametrize(
+    ("senders", "size_bytes", "balancer", "left_alone"),
+    [(8, 170_000, Reps, False), (3, 900_000, Oblivious, True)],
+)
+def test_losses_that_are_looked_for_agree(senders, size_bytes, balancer, left_alone, monkeypatch):
+    """What arrived out of order, and probes, tell of drops; timers fire in the midst of it in the second case."""
+    left = []
+    give_up = SleekOracle.give_up
+
+    def watched(oracle, number, psn, now):
+        left.append(oracle.flows[number].recovering and oracle.flows[number].tries[psn] > 0)
+        give_up(oracle, number, psn, now)
+
+    monkeypatch.setattr(SleekOracle, "give_up", watched)
+    load = workloads.incast(range(1, senders + 1), 0, size_bytes)
+    state = compare(TREE, load, Nscc(), balancer(), seed=4, trimming=False)
+    assert state.counters["drops"].sum() > 50
+    assert state.recovery["number"].sum() > 0
+    assert any(left) == left_alone
+
+
+def test_losses_behind_a_taper_agree():
+    """A permutation with constant windows: drops on many paths, probes that are dropped, too."""
+    tree = FatTree(hosts=16, tiers=2, radix=6, oversubscription=2, link_gbps=100)
+    load = workloads.permutation(16, bytes=900_000, seed=3)
+    state = compare(tree, load, Constant(), Oblivious(), seed=5, trimming=False)
+    assert state.recovery["number"].sum() > 2
+    assert state.flows["retransmissions"].sum() > 50
 
 
 def test_slow_links_and_small_packets_agree():

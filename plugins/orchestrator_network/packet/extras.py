@@ -63,16 +63,32 @@ def prepare_more(
         gates = _gates(network, wiring, options, run)
     width = 1 + FIELDS * max(fabric.hops - 1, 1) if transport.telemetry else 1
     flags = ("high_share", "ordered", "paced", "stateless", "datagrams", "tick", "telemetry", "rated", "lossless")
-    wanted = any(run[name][0] != 0 for name in (*flags, "replay_window", "errors", "detours"))
+    run["sleek"], run["unloaded_ps"] = has_sleek(transport, options), transport.target_delay_ps(fabric)
+    wanted = any(run[name][0] != 0 for name in (*flags, "replay_window", "errors", "detours", "sleek"))
+    sleek = bool(run["sleek"][0])
     return {
         "gates": gates,
-        "notes": np.zeros((sizes.packets if transport.telemetry else 1, width), np.int64),
+        "notes": np.zeros((sizes.packets if transport.telemetry or sleek else 1, width), np.int64),
+        "recovery": rows(sizes.flows if sleek else 1, at.RECOVERY),
+        "untimed": np.zeros(sizes.slots // 64 if sleek else 1, np.int64),
         "heard": np.zeros((sizes.flows if transport.telemetry else 1, width), np.int64),
         "secure": rows(sizes.flows if options.replay_window else 1, at.SECURE),
         "delivery": rows(sizes.flows if transport.rated else 1, at.DELIVERY),
         "then": rows(sizes.slots if transport.rated else 1, at.DELIVERED_THEN),
         "more": (1,) if wanted else (),
     }
+
+
+def has_sleek(transport: Transport, options: Options) -> bool:
+    """Tell whether senders look for losses: those with a window, where links drop and receivers remember what came."""
+    return (
+        options.loss_recovery == "sleek"
+        and not options.trimming
+        and options.lossless == "none"
+        and options.delivery == "rud"
+        and transport.windowed
+        and not transport.ordered
+    )
 
 
 def _gates(network: Network, wiring: Wiring, options: Options, run: np.ndarray) -> np.ndarray:

@@ -54,6 +54,12 @@ def is_stateless(s: State) -> bool:
 
 
 @inlined
+def is_sleek(s: State) -> bool:
+    """Tell whether senders look for losses before their timers do, see `sleek`."""
+    return has_more(s) and s.run[0].sleek != 0
+
+
+@inlined
 def has_errors(s: State) -> bool:
     """Tell whether wires change bits."""
     return has_more(s) and s.run[0].errors != 0

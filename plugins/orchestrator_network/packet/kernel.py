@@ -61,6 +61,7 @@ from orchestrator_network.packet.ports import arrive, catch_up, change, go_on, s
 from orchestrator_network.packet.prefetch import prefetch, prefetch_from
 from orchestrator_network.packet.receiver import discard, receive
 from orchestrator_network.packet.sender import Learn, React, acknowledge, reject, start_flow, tick, time_out, wake
+from orchestrator_network.packet.sleek import probe
 from orchestrator_network.packet.state import State, blank
 from orchestrator_network.packet.transports.base import Transport
 
@@ -258,27 +259,38 @@ def change_link(s: State, number: int, now: int) -> None:
 def fire(s: State, on_loss: React, on_tick: React, choose: Choose, learn: Learn, what: int, now: int) -> None:
     """Let a timer do what it is for."""
     kind, number = what >> 32, what & 0xFFFFFFFF
-    if kind == START_FLOW:
-        start_flow(s, choose, number, now)
-    elif kind == RETRANSMIT:
-        time_out(s, on_loss, choose, learn, number, now)
-    elif kind == PACE:
+    if kind == PACE:
         serve_host(s, choose, number, now)
         pace(s, choose, number, now)
     elif kind == TAPER:
         adapt_to_taper(s, number, now)
     elif kind == CHANGE:
         change_link(s, number, now)
-    elif kind == WAKE:
-        wake(s, choose, number, now)
-    elif kind == TICK:
-        tick(s, on_tick, choose, number, now)
     elif kind == COME_BACK:
         s.run[0].until = 0
     elif kind == GATE_WORD:
         move_gate(s, choose, number >> 1, number & 1, 0, now)
-    else:
+    elif kind >= CREDIT_BACK:
         move_gate(s, choose, kind - CREDIT_BACK, 0, number, now)
+    else:
+        fire_of_flow(s, on_loss, on_tick, choose, learn, kind, number, now)
+
+
+@inner
+def fire_of_flow(
+    s: State, on_loss: React, on_tick: React, choose: Choose, learn: Learn, kind: int, flow: int, now: int
+) -> None:
+    """Let a timer of a flow do what it is for."""
+    if kind == START_FLOW:
+        start_flow(s, choose, flow, now)
+    elif kind == RETRANSMIT:
+        time_out(s, on_loss, choose, learn, flow, now)
+    elif kind == WAKE:
+        wake(s, choose, flow, now)
+    elif kind == TICK:
+        tick(s, on_tick, choose, flow, now)
+    else:
+        probe(s, choose, flow, now)
 
 
 @inner

@@ -51,6 +51,7 @@ RESENT = 64  # not the first copy; in an acknowledgement: its echo
 ASKS = 128  # the sender asks for an acknowledgement now
 CORRUPT = 256  # bits of it were changed on the wire: who gets it, discards it
 CHANNEL_SHIFT = 9  # above it, the virtual channel of data on links that never drop
+PROBE = 1 << 12  # of data: a header that asks what the receiver has; of an acknowledgement: its answer
 MOST_CHANNELS = 8  # that a packet can name: as many as priority flow control has classes
 
 #: What an acknowledgement carries beside its packet.
@@ -116,6 +117,11 @@ SECURE = _record(i8="sent newest refused")  # sender: the last number; receiver:
 #: How fast a flow is delivered: what its sender knows when it sends, and what it knew when it sent a packet.
 DELIVERY = _record(i8="delivered_at first_sent")  # time of the last acknowledgement; when what it told of was sent
 DELIVERED_THEN = _record(i8="bytes delivered_at first_sent")
+#: What SLEEK knows of a flow: packets below `until` are sent again while it is active, and were below `resent`.
+RECOVERY = _record(
+    i8="probe_at timer_at probed_at",  # when the next probe is due, 0: never; its timer; when the last one was sent
+    i4="until resent number active",  # number: of the last probe
+)
 #: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to it is lost.
 CHANGE_OF = _record(i4="link ps_per_byte limit spare")
 #: State and constants of a run.
@@ -135,6 +141,7 @@ RUN = _record(
     "end_hops "  # of the hops, those over the link of a host
     "entropies stray "  # values that a balancer may choose; 1 + the flow for which one chose another, or 0
     "detours areas first_area detoured "  # who takes ways that are not minimal; areas, the first one's column; packets that did
+    "sleek unloaded_ps "  # whether losses are looked for, and below which delay the answer to a probe has waited nowhere
     "until told "  # the loop comes back at that number of events; the watched flow that has arrived, or -1
     "pause_at",  # the loop comes back before the first event that is not before this time
     f8="quantum_ps least_rate log_whole",  # log_whole: logarithm of the chance that a byte arrives as it was sent
@@ -174,7 +181,7 @@ GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy 
 # Timers are kind << 32 | number.
 #: Added to the number of a flow that waits until the sender knows, and not until the last packet arrives.
 BEHIND_ACK = 1 << 40
-START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK, COME_BACK = range(9)
+START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK, COME_BACK, PROBE_TIME = range(10)
 CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
 
 # Flow control of links, beside 0 for none.

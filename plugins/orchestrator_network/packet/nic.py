@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
+from orchestrator_network.packet.bits import clear_bit, has_bit, set_bit
 from orchestrator_network.packet.calendar import schedule, set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.features import (
@@ -20,8 +20,9 @@ from orchestrator_network.packet.features import (
     is_paced,
     is_rated,
     is_secure,
+    is_sleek,
 )
-from orchestrator_network.packet.kinds import is_data
+from orchestrator_network.packet.kinds import is_data, is_probe
 from orchestrator_network.packet.layout import (
     ASKS,
     CWND,
@@ -35,6 +36,7 @@ from orchestrator_network.packet.layout import (
     WAKE,
 )
 from orchestrator_network.packet.lossless import first_gate, is_open, note_wait
+from orchestrator_network.packet.outstanding import size_of
 from orchestrator_network.packet.ports import begin, put_high, take_high
 from orchestrator_network.packet.rate import remember
 from orchestrator_network.packet.state import State
@@ -63,12 +65,6 @@ def free_packet(s: State, packet: int) -> None:
 
 
 @inlined
-def size_of(s: State, flow: int, psn: int) -> int:
-    """Return the wire bytes of a packet of a flow."""
-    return s.flows[flow].last_size if psn == s.flows[flow].packets - 1 else s.run[0].full_bytes
-
-
-@inlined
 def first_lost(s: State, flow: int) -> int:
     """Return the lowest packet that is to be sent again; there is one."""
     ring, size = s.flows[flow].ring, s.flows[flow].ring_size
@@ -93,6 +89,8 @@ def may_send(s: State, flow: int) -> bool:
         return False
     if s.run[0].credited != 0 and s.credits[flow].credit <= 0:
         return False
+    if is_sleek(s) and s.recovery[flow].active != 0 and s.flows[flow].lost > 0:
+        return True
     return s.run[0].windowed == 0 or s.window[flow, CWND] >= s.window[flow, IN_FLIGHT] + size
 
 
@@ -140,7 +138,9 @@ def pull_target(s: State, flow: int, competing: int) -> int:
 
 @inner
 def stamp(s: State, flow: int, packet: int, slot: int, size: int, now: int) -> None:
-    """Note of a packet that is sent what pace, measurements and security need."""
+    """Note of a packet that is sent what pace, measurements, security and recovery need."""
+    if is_sleek(s):
+        s.untimed[slot >> 6] &= ~(1 << (slot & 63))
     if is_paced(s):
         s.window[flow, NEXT_AT] = max(s.window[flow, NEXT_AT], float(now)) + size * s.window[flow, PACE_OF]
     if is_rated(s):
@@ -270,7 +270,7 @@ def send_on(s: State, choose: Choose, host: int, now: int) -> None:
     while 0 <= s.links[host].done <= now:
         done = s.links[host].done
         packet = s.links[host].flight_tail
-        if not is_data(s, packet):
+        if not is_data(s, packet) or is_probe(s, packet):
             s.links[host].high_bytes -= s.packets[packet].size
         s.links[host].done = EMPTY
         packet = pick(s, choose, host, done)
@@ -309,22 +309,3 @@ def send_control(s: State, choose: Choose, host: int, packet: int, now: int) -> 
     """Send a control packet from a host that is up to date."""
     put_high(s, host, packet)
     kick(s, choose, host, now)
-
-
-@inner
-def oldest_out(s: State, flow: int) -> int:
-    """Return the packet that was sent longest ago of those in flight, lowest first among equals, or EMPTY."""
-    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
-    oldest, when = EMPTY, 0
-    psn = s.flows[flow].lowest & ~63
-    while psn < s.flows[flow].next_psn:
-        word = (ring + (psn & (size - 1))) >> 6
-        bits = s.out[word] & ~s.lost[word]
-        while bits != 0:
-            bit = lowest_bit(bits)
-            bits &= bits - 1
-            sent = s.sent_at[(word << 6) + bit]
-            if oldest == EMPTY or sent < when:
-                oldest, when = psn + bit, sent
-        psn += 64
-    return oldest

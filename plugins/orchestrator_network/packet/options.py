@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet_rules import (
     DELIVERIES,
+    LOSS_RECOVERIES,
     MOST_STOP_PACKETS,
     STOP_PACKETS,
     TRIMMING_MODES,
@@ -28,6 +29,7 @@ class Options:
 
     ``changes``: (time in ps, link, share of its speed from then on); share 0 takes the link down. ``lossless``: `pfc` and
     `credit` make links that never drop data; a switch says stop above ``stop_packets`` of a link, and go on at ``go_packets``.
+    ``loss_recovery`` without trimming: `sleek`, or `timeout` for timers alone.
     ``delivery``: `rud` once and in any order, `rod` in order with go-back-N, `rudi` at least once with an answer for every
     packet, `uud` datagrams. ``trimming_mode`` `spec`: what finds no room is trimmed to 24 bytes, ports to hosts hold half
     as much again, and control and headers get ``high_share`` of a busy port. ``bit_error_rate`` of wires, and whether links
@@ -40,6 +42,7 @@ class Options:
     header_bytes: int = 64
     entropies: int = 64
     trimming: bool = True
+    loss_recovery: str = "sleek"
     ack_every_bytes: int | None = None
     seed: int = 0
     slow: tuple[int, ...] = ()
@@ -60,7 +63,12 @@ class Options:
     ecn_percent: tuple[float, float] = (20.0, 80.0)
 
     def __post_init__(self) -> None:
-        for name, known in (("lossless", tuple(LOSSLESS)), ("delivery", DELIVERIES), ("trimming_mode", TRIMMING_MODES)):
+        for name, known in (
+            ("lossless", tuple(LOSSLESS)),
+            ("delivery", DELIVERIES),
+            ("trimming_mode", TRIMMING_MODES),
+            ("loss_recovery", LOSS_RECOVERIES),
+        ):
             check_one_of(name, getattr(self, name), known)
         if not 0 <= self.go_packets <= self.stop_packets <= MOST_STOP_PACKETS:
             raise ValueError(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from orchestrator_network.packet.bits import clear_bit, has_bit, set_bit, window_bits
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import want
-from orchestrator_network.packet.features import has_more, is_datagram, is_ordered, is_secure, is_stateless
+from orchestrator_network.packet.features import has_more, is_datagram, is_ordered, is_secure, is_sleek, is_stateless
+from orchestrator_network.packet.kinds import is_probe
 from orchestrator_network.packet.layout import (
     ACK,
     ASKS,
@@ -19,6 +20,7 @@ from orchestrator_network.packet.layout import (
     LAST_HOP,
     MARKED,
     NACK,
+    PROBE,
     RESENT,
     TRIMMED,
 )
@@ -77,6 +79,10 @@ def is_otherwise(s: State, choose: Choose, host: int, packet: int, now: int) -> 
     """Take a packet where delivery is not what it mostly is; False if the usual rules go for it all the same."""
     flow, psn, kind = s.packets[packet].flow, s.packets[packet].psn, s.packets[packet].kind
     expected = s.flows[flow].expected
+    if is_probe(s, packet):
+        base = max(psn - 63, expected + 1)
+        answer(s, choose, host, packet, base, ACK | PROBE | (kind & MARKED), now)
+        return True
     if is_datagram(s):
         s.flows[flow].got_bytes += s.packets[packet].size
         s.flows[flow].marks += 1 if kind & MARKED else 0
@@ -160,6 +166,8 @@ def answer(s: State, choose: Choose, host: int, packet: int, base: int, kind: in
         s.answers[packet].received = 0
         send_control(s, choose, host, packet, now)
         return
+    if is_sleek(s):
+        s.notes[packet, 0] = s.flows[flow].out_of_order
     s.answers[packet].cumulative = s.flows[flow].expected
     s.answers[packet].base = base
     s.answers[packet].bitmap = window_bits(s.seen, s.flows[flow].ring, s.flows[flow].ring_size, base)

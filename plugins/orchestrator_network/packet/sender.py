@@ -11,11 +11,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit, set_bit
+from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
 from orchestrator_network.packet.credit import ask, stop_speculating
-from orchestrator_network.packet.features import has_more, has_telemetry, is_ordered, is_rated, is_stateless, is_ticking
+from orchestrator_network.packet.features import (
+    has_more,
+    has_telemetry,
+    is_ordered,
+    is_rated,
+    is_sleek,
+    is_stateless,
+    is_ticking,
+)
 from orchestrator_network.packet.layout import (
     AT_LAST_HOP,
     BASE_RTT,
@@ -30,6 +38,7 @@ from orchestrator_network.packet.layout import (
     MARKED,
     NEXT,
     NOW,
+    PROBE,
     REASON,
     RESENT,
     RETRANSMIT,
@@ -40,8 +49,10 @@ from orchestrator_network.packet.layout import (
     TRIM_LOSS,
     TRIMMED_PATH,
 )
-from orchestrator_network.packet.nic import Choose, oldest_out, serve_host, size_of, try_send
+from orchestrator_network.packet.nic import Choose, serve_host, try_send
+from orchestrator_network.packet.outstanding import cover, is_flying, lose, oldest_out, size_of
 from orchestrator_network.packet.rate import sample as measure_rate
+from orchestrator_network.packet.sleek import hear, leave_to_recovery, probe_delay
 from orchestrator_network.packet.state import State
 from orchestrator_network.packet.telemetry import measure
 from orchestrator_network.packet.waiting import release_acknowledged
@@ -58,37 +69,6 @@ def start_flow(s: State, choose: Choose, flow: int, now: int) -> None:
         set_timer(s.run, s.heap, now + s.run[0].tick, TICK << 32 | flow)
     serve_host(s, choose, s.flows[flow].source, now)
     try_send(s, choose, flow, now)
-
-
-@inlined
-def cover(s: State, flow: int, psn: int) -> None:
-    """Note that a packet has arrived, whatever the sender thought of it."""
-    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
-    if has_bit(s.lost, ring, size, psn):
-        clear_bit(s.lost, ring, size, psn)
-        s.flows[flow].lost -= 1
-        s.window[flow, IN_FLIGHT] += size_of(s, flow, psn)
-    if is_ordered(s):  # what is in flight can be told packet by packet where none arrives out of order
-        s.window[flow, IN_FLIGHT] -= size_of(s, flow, psn)
-    clear_bit(s.out, ring, size, psn)
-
-
-@inlined
-def lose(s: State, flow: int, psn: int) -> None:
-    """Put a packet that was in flight among those to send again."""
-    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
-    set_bit(s.lost, ring, size, psn)
-    s.flows[flow].lost_from = psn if s.flows[flow].lost == 0 else min(s.flows[flow].lost_from, psn)
-    s.flows[flow].lost += 1
-
-
-@inlined
-def is_flying(s: State, flow: int, psn: int) -> bool:
-    """Tell whether a packet is out and not thought lost."""
-    ring, size = s.flows[flow].ring, s.flows[flow].ring_size
-    if psn < s.flows[flow].lowest:
-        return False
-    return has_bit(s.out, ring, size, psn) and not has_bit(s.lost, ring, size, psn)
 
 
 @inlined
@@ -141,17 +121,22 @@ def acknowledge(s: State, on_ack: React, choose: Choose, learn: Learn, packet: i
     newly = newly_arrived(s, flow, packet)
     # A sample counts if it is clear which copy of the packet it belongs to.
     sample = -1.0
-    if is_flying(s, flow, psn) and s.tries[ring + (psn & mask)] == (1 if kind & RESENT else 0):
+    probed = is_sleek(s) and kind & PROBE != 0
+    if probed:
+        sample = probe_delay(s, flow, psn, now) + s.window[flow, BASE_RTT]
+    elif is_flying(s, flow, psn) and s.tries[ring + (psn & mask)] == (1 if kind & RESENT else 0):
         sample = float(now - s.sent_at[ring + (psn & mask)])
     lowest = cover_all(s, flow, packet)
     learn(s.paths[flow], s.packets[packet].entropy, CONGESTED if kind & MARKED else GOOD, now)
     if has_more(s):
-        tell_more(s, flow, packet, sample >= 0, now)
+        tell_more(s, flow, packet, sample >= 0 and not probed, now)
     s.event[NOW] = now
     s.event[BYTES] = newly
     s.event[ECHO] = 1.0 if kind & MARKED else 0.0
     s.event[RTT] = sample
     on_ack(s.window[flow], s.event, s.control)
+    if is_sleek(s):
+        hear(s, flow, packet, now)
     stop_speculating(s, flow)
     if lowest >= s.flows[flow].packets:
         s.flows[flow].finished = now
@@ -268,6 +253,24 @@ def reject(s: State, on_loss: React, choose: Choose, learn: Learn, packet: int, 
 
 
 @inner
+def give_up(s: State, on_loss: React, flow: int, psn: int, now: int) -> None:
+    """Take a packet that nobody answered in time for lost; where order counts, with all that follow."""
+    size = size_of(s, flow, psn)
+    s.event[NOW] = now
+    s.event[BYTES] = size
+    s.event[ECHO] = 0.0
+    s.event[RTT] = -1.0
+    s.event[REASON] = TIMEOUT_LOSS
+    s.event[AT_LAST_HOP] = 0.0
+    on_loss(s.window[flow], s.event, s.control)
+    if is_ordered(s):
+        go_back(s, flow)
+    else:
+        s.window[flow, IN_FLIGHT] -= size
+        lose(s, flow, psn)
+
+
+@inner
 def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, now: int) -> None:
     """Take the retransmission timer of a flow: it fires for the packet that was sent longest ago."""
     if s.flows[flow].finished >= 0:
@@ -278,23 +281,14 @@ def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, 
     mask = s.flows[flow].ring_size - 1
     psn = oldest_out(s, flow)
     if psn != EMPTY and s.sent_at[at + (psn & mask)] + s.run[0].rto <= now:
-        size = size_of(s, flow, psn)
         s.flows[flow].timeouts += 1
         learn(s.paths[flow], 0, TIMED_OUT, now)
-        s.event[NOW] = now
-        s.event[BYTES] = size
-        s.event[ECHO] = 0.0
-        s.event[RTT] = -1.0
-        s.event[REASON] = TIMEOUT_LOSS
-        s.event[AT_LAST_HOP] = 0.0
-        on_loss(s.window[flow], s.event, s.control)
-        if is_ordered(s):
-            go_back(s, flow)
+        if is_sleek(s) and s.recovery[flow].active != 0:
+            leave_to_recovery(s, flow, psn)
         else:
-            s.window[flow, IN_FLIGHT] -= size
-            lose(s, flow, psn)
-        stop_speculating(s, flow)
-        try_send(s, choose, flow, now)
+            give_up(s, on_loss, flow, psn, now)
+            stop_speculating(s, flow)
+            try_send(s, choose, flow, now)
         psn = oldest_out(s, flow)
     if s.run[0].credited != 0 and s.flows[flow].lost > 0 and s.credits[flow].credit <= 0:
         ask(s, choose, flow, now)

@@ -20,10 +20,13 @@ class State(NamedTuple):
     counters: np.ndarray  # COUNTER [links]
     gates: np.ndarray  # GATE [links * virtual channels], [1] without flow control of links
     ranks: np.ndarray  # int32 [links], the order that decides on channels, see `channels`; [1] where there is one
-    notes: np.ndarray  # int64 [packets, 1 + 4 * ports on a path]: what telemetry noted, see `telemetry`; [1, 1] without
+    notes: np.ndarray  # int64 [packets, 1 + 4 * ports on a path]: what telemetry noted, see `telemetry`; with SLEEK
+    # [packets, 1]: how many packets beyond a hole an acknowledgement tells of; [1, 1] without both
     heard: np.ndarray  # int64 [flows, as above]: what a sender was told last
     secure: np.ndarray  # SECURE [flows], [1] without
     delivery: np.ndarray  # DELIVERY [flows], [1] where senders do not measure it
+    recovery: np.ndarray  # RECOVERY [flows], [1] without
+    untimed: np.ndarray  # int64 [slots / 64]: bit set, no timer asks for it any more; [1] without
     then: np.ndarray  # DELIVERED_THEN [slots], or [1]
     packets: np.ndarray  # PACKET [packets]
     answers: np.ndarray  # ANSWER [packets]
@@ -96,6 +99,8 @@ def blank(more: bool) -> State:
         heard=np.zeros((1, 1), np.int64),
         secure=rows(1, at.SECURE),
         delivery=rows(1, at.DELIVERY),
+        recovery=rows(1, at.RECOVERY),
+        untimed=words,
         then=rows(1, at.DELIVERED_THEN),
         packets=rows(1, at.PACKET),
         answers=rows(1, at.ANSWER),

@@ -95,6 +95,10 @@ class Transport:
         """Return the constants of the compiled functions, float64: by default what every window rule needs."""
         return np.array([fabric.packet_bytes, fabric.payload_bytes, fabric.rtt_ps, fabric.bdp_bytes], float)
 
+    def target_delay_ps(self, fabric: Fabric) -> int:
+        """Return the queueing delay that senders aim at, below which a path counts as not loaded: that of `nscc`."""
+        return int(fabric.rtt_ps * (0.75 if fabric.trimming else 1.0))
+
     def begin(self, fabric: Fabric, window: np.ndarray) -> None:
         """Fill the windows float64 [flows, columns] of flows that have not started: 1.5 BDP, and the line's pace."""
         if self.paced:

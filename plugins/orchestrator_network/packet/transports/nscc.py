@@ -59,15 +59,17 @@ class Nscc(Transport):
         self.config = config or NsccConfig()
         self.on_ack, self.on_loss = on_ack, on_loss
 
+    def target_delay_ps(self, fabric: Fabric) -> int:
+        """Return the target of the queueing delay: what was asked for, or a share of the round trip."""
+        asked_us = self.config.target_delay_us
+        return super().target_delay_ps(fabric) if asked_us is None else int(asked_us * US)
+
     def constants(self, fabric: Fabric) -> np.ndarray:
         """Scale the constants of the specification, given for 100 Gb/s and 12 us, to a fabric."""
         reference_bdp = 150_000
         bdp = int(fabric.rtt_ps / 1e12 * (fabric.rate_bps / 8))
         scale = bdp / reference_bdp
-        target_ps = fabric.rtt_ps * (0.75 if fabric.trimming else 1.0)
-        if self.config.target_delay_us is not None:
-            target_ps = self.config.target_delay_us * US
-        mss, target_ps = fabric.payload_bytes, float(int(target_ps))
+        mss, target_ps = fabric.payload_bytes, float(self.target_delay_ps(fabric))
         values = np.zeros(16)
         values[TARGET_DELAY] = target_ps
         values[ALPHA] = 4.0 * mss * scale * (target_ps / (12 * US)) / target_ps
