@@ -496,8 +496,7 @@ class Oracle:
         if due and due[0][0] + self.rto <= now:
             flow.timeouts += 1
             self.learn(number, 0, at.TIMED_OUT, now)
-            self.give_up(number, due[0][1], now)
-            due = self.due(flow)
+            due = [] if self.give_up(number, due[0][1], now) else self.due(flow)
         flow.timer = bool(due)
         if due:
             self.push(max(due[0][0] + self.rto, now), TIMER, what)
@@ -507,10 +506,11 @@ class Oracle:
         return sorted((sent, psn) for psn, sent in flow.flying.items())
 
     def give_up(self, number, psn, now):
-        """Take a packet that nobody answered for lost."""
+        """Take a packet that nobody answered for lost; return whether no timer runs until something is sent."""
         flow = self.flows[number]
         del flow.flying[psn]
         self.react(self.control.on_loss, number, now, flow.sizes[psn], False, -1, at.TIMEOUT_LOSS)
         self.window[number, at.IN_FLIGHT] -= flow.sizes[psn]
         flow.lost.add(psn)
         self.try_send(number, now)
+        return False

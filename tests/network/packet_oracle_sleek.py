@@ -118,8 +118,9 @@ class SleekOracle(Oracle):
     def give_up(self, number, psn, now):
         flow = self.flows[number]
         if not flow.recovering:
-            super().give_up(number, psn, now)
-            return
+            return super().give_up(number, psn, now)
         flow.untimed.add(psn)
-        if flow.tries[psn] > 0:
-            flow.resent = psn
+        if flow.tries[psn] == 0:
+            return False
+        flow.resent = psn
+        return True

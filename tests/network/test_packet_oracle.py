@@ -138,7 +138,7 @@ def test_losses_that_are_looked_for_agree(senders, size_bytes, balancer, left_al
 
     def watched(oracle, number, psn, now):
         left.append(oracle.flows[number].recovering and oracle.flows[number].tries[psn] > 0)
-        give_up(oracle, number, psn, now)
+        return give_up(oracle, number, psn, now)
 
     monkeypatch.setattr(SleekOracle, "give_up", watched)
     load = workloads.incast(range(1, senders + 1), 0, size_bytes)

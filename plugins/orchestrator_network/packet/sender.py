@@ -284,7 +284,9 @@ def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, 
         s.flows[flow].timeouts += 1
         learn(s.paths[flow], 0, TIMED_OUT, now)
         if is_sleek(s) and s.recovery[flow].active != 0:
-            leave_to_recovery(s, flow, psn)
+            if leave_to_recovery(s, flow, psn):
+                s.flows[flow].timer = 0
+                return
         else:
             give_up(s, on_loss, flow, psn, now)
             stop_speculating(s, flow)

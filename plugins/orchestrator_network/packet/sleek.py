@@ -78,12 +78,17 @@ def recover(s: State, flow: int, cumulative: int, beyond: int) -> None:
 
 
 @inner
-def leave_to_recovery(s: State, flow: int, psn: int) -> None:
-    """Let the timer go of a packet that nobody answered, as the recovery that is under way will send it again."""
+def leave_to_recovery(s: State, flow: int, psn: int) -> bool:
+    """Let the timer go of a packet that nobody answered, as the recovery that is under way will send it again.
+
+    Return whether it has been sent again in vain; then it is from there on once more, and no timer runs until something is.
+    """
     slot = s.flows[flow].ring + (psn & (s.flows[flow].ring_size - 1))
     s.untimed[slot >> 6] |= 1 << (slot & 63)
-    if s.tries[slot] > 0:  # it has, in vain: from there on once more
-        s.recovery[flow].resent = psn
+    if s.tries[slot] == 0:
+        return False
+    s.recovery[flow].resent = psn
+    return True
 
 
 @inner
