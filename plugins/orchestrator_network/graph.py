@@ -57,7 +57,7 @@ class Network:
     """Directed links; every link has its reverse.
 
     ``source``, ``target``, ``trunk`` int32 [links]; ``capacity_bps`` float64 [links] in bits per second;
-    ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
+    ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int16 [links], what minimal routing counts;
     ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
     weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it. ``detours``: packets may leave minimal
     routes. ``channel_order``: what keeps virtual channels few, None for one that fits any network. ``barred``: links that
@@ -179,7 +179,7 @@ class Wiring:
         latencies = np.broadcast_to(np.asarray(latency_ps, np.int64), size)
         speeds = np.broadcast_to(np.asarray(np.nan if link_bps is None else link_bps, float), size)
         for columns in ((first, second, trunk), (second, first, back)):
-            self._columns.append((*columns, latencies, np.full(size, route_cost, np.int8), speeds))
+            self._columns.append((*columns, latencies, np.full(size, route_cost, np.int16), speeds))
 
     def network(self, hosts: int, names: tuple[str, ...], link_bps: float) -> Network:
         """Return the checked network; links without a speed of their own have the capacity ``link_bps``."""
