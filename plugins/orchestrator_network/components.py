@@ -154,13 +154,14 @@ class HyperXConfig:
 
     rows     of accelerators; null: as square as the devices allow
     radix    ports of a switch
-    routing  minimal, valiant, or at fidelity packet ugal_l (own queues) and ugal_g (queues of the whole way)
+    routing  minimal, valiant, or at fidelity packet ugal_l (own queues), ugal_g (queues of the whole way) and dal (one
+             more hop in each dimension where the direct one is busy)
     """
 
     forwarding: ClassVar[bool] = True
     rows: int | None = None
     radix: int = 64
-    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"
+    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g", "dal"] = "minimal"
 
     def __post_init__(self) -> None:
         _check_rows(self.rows)

@@ -19,15 +19,19 @@ from scipy.sparse.csgraph import connected_components, shortest_path
 
 from orchestrator_network.errors import TopologyError
 
-Rule = Literal["valiant", "ugal_l", "ugal_g"]
+Rule = Literal["valiant", "ugal_l", "ugal_g", "dal"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detours:
-    """Ways over a third area: ``area`` int64 [nodes], -1 for none; ``rule`` who takes them, see `packet.detours`."""
+    """Ways over a third area: ``area`` int64 [nodes], -1 for none; ``rule`` who takes them, see `packet.detours`.
+
+    For ``dal`` areas are the places of a grid of ``columns``, row-major.
+    """
 
     rule: Rule
     area: np.ndarray
+    columns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,10 +150,11 @@ class Network:
             raise TopologyError(f"the network is disconnected: its hosts fall into {len(reached)} of {parts} parts")
 
 
-def check_routing(routing: str) -> None:
-    """Refuse a routing that is none, with those that are."""
-    if routing not in {"minimal", *get_args(Rule)}:
-        raise TopologyError(f"routing is `{routing}`, it must be one of minimal, {', '.join(get_args(Rule))}")
+def check_routing(routing: str, *, grid: bool) -> None:
+    """Refuse a routing that is none, with those that are; ``dal`` routes on a ``grid``."""
+    rules = ["minimal", *(rule for rule in get_args(Rule) if grid or rule != "dal")]
+    if routing not in rules:
+        raise TopologyError(f"routing is `{routing}`, it must be one of {', '.join(rules)}")
 
 
 class Wiring:
