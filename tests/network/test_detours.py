@@ -112,6 +112,26 @@ def test_valiant_spreads_what_minimal_routes_send_over_one_link():
     assert flow["valiant"] < ends["valiant"] < 1.3 * flow["valiant"]
 
 
+def test_where_switches_choose_every_packet_goes_its_own_way():
+    """With `adaptive`, whose flows have one entropy value each, one flow sees all areas, and detours are as good as sprayed."""
+    one = simulate(
+        dragonfly("valiant"), workloads.flows([(0, 8, 400_000, 0)]), fidelity="packet", load_balancer="adaptive"
+    )
+    rows = one.links.to_pylist()
+    out = {row["dst"].split(".")[0] for row in rows if row["bytes"] > 10_000 and row["src"].startswith("group0.")}
+    assert out == {"group0", *(f"group{i}" for i in range(2, 9))}
+    load = to_the_next_group(2**19)
+    ends = {
+        (routing, balancer): simulate(
+            dragonfly(routing), load, fidelity="packet", load_balancer=balancer
+        ).summary["end_us"]
+        for routing in ("valiant", "ugal_g")
+        for balancer in ("oblivious", "adaptive")
+    }  # fmt: skip
+    for routing in ("valiant", "ugal_g"):
+        assert ends[routing, "adaptive"] < 1.15 * ends[routing, "oblivious"]
+
+
 @pytest.mark.parametrize("lossless", ["pfc", "credit"])
 def test_local_ugal_sees_far_queues_where_links_never_drop(lossless):
     """What cannot go on fills the ports before it up to the source, where its own queues tell (Singh 2005)."""

@@ -4,7 +4,8 @@ The first switch decides. Valiant (1982; for the Dragonfly: Kim et al., ISCA 200
 third one, by minimal ways to the first switch of it that is met and on from there. UGAL (Singh 2005) draws the same way
 and takes it where the minimal one is busier: `local`, where queue times links is more, of the queues in its own ports;
 `global`, where the queues of all ports on the way, and a packet each, are more, as if a switch knew them all. A draw depends on
-flow and entropy value alone, so a load balancer learns of detours as of other paths. Answers and trimmed headers that a
+flow and entropy value alone, so a load balancer learns of detours as of other paths; where switches choose the emptiest
+port (`adaptive`), which values have no part in, it depends on the number of the packet. Answers and trimmed headers that a
 host sends go minimal ways.
 
 DAL (dimensionally adaptive, load-balanced; Ahn et al., SC 2009) decides at every accelerator of a grid anew, as areas are
@@ -57,6 +58,31 @@ def drawn_of(s: State, packet: int, salt: int) -> int:
     return path_hash(flow, s.packets[packet].entropy, salt)
 
 
+@inlined
+def aside_of(s: State, packet: int, salt: int) -> int:
+    """Return 32 bits for where data goes aside: of its flow and entropy value, or where switches choose ways of its number."""
+    if s.run[0].adaptive != 0:  # the entropy value is that of the flow
+        return path_hash(2 * s.packets[packet].flow, s.packets[packet].psn, salt)
+    return drawn_of(s, packet, salt)
+
+
+@inlined
+def held_in(s: State, port: int) -> int:
+    """Return the bytes of data in a port that is up to date."""
+    return s.links[port].low_bytes if s.links[port].limit >= 0 else DOWN
+
+
+@inner
+def least_held(s: State, first: int, count: int, now: int) -> int:
+    """Return the port that holds the least data, the first of equals."""
+    best, least = s.ports[first], NEVER
+    for i in range(first, first + count):
+        catch_up(s, s.ports[i], now)
+        if held_in(s, s.ports[i]) < least:
+            best, least = s.ports[i], held_in(s, s.ports[i])
+    return best
+
+
 @inner
 def walk(s: State, node: int, column: int, packet: int, now: int) -> tuple[int, int, int, int]:
     """Follow a packet from a switch to where a column ends; return that node, links, and bytes in the first and all ports."""
@@ -67,9 +93,12 @@ def walk(s: State, node: int, column: int, packet: int, now: int) -> tuple[int, 
         count = entry & 0xFFF
         if count == 0:
             return node, links, first, total
-        port = s.ports[(entry >> 12) + ((drawn_of(s, packet, s.salt[switch]) * count) >> 32 if count > 1 else 0)]
-        catch_up(s, port, now)
-        held = s.links[port].low_bytes if s.links[port].limit >= 0 else DOWN
+        if count > 1 and s.run[0].adaptive != 0:
+            port = least_held(s, entry >> 12, count, now)
+        else:
+            port = s.ports[(entry >> 12) + ((drawn_of(s, packet, s.salt[switch]) * count) >> 32 if count > 1 else 0)]
+            catch_up(s, port, now)
+        held = held_in(s, port)
         if links == 0:
             first = held
         total += held
@@ -108,7 +137,7 @@ def derouted(
     chosen = -1
     if place == goal:
         return best, chosen
-    start = (drawn_of(s, packet, _SALT + 1) * length) >> 32
+    start = (aside_of(s, packet, _SALT + 1) * length) >> 32
     for i in range(length):
         other = (start + i) % length
         if other in (place, goal):
@@ -147,7 +176,7 @@ def steer_by_dimensions(s: State, link: int, node: int, packet: int, now: int) -
     s.packets[packet].via = done << DEROUTED_SHIFT
     if not is_data(s, packet) or here == there:
         return
-    first, turned = drawn_of(s, packet, _SALT) & 1, -1
+    first, turned = aside_of(s, packet, _SALT) & 1, -1
     best, chosen, waits = aligned(s, node, here, there, first, packet, now)
     for i in range(2 if waits > 0 else 0):
         dimension = i ^ first
@@ -177,7 +206,7 @@ def steer(s: State, link: int, node: int, packet: int, now: int) -> None:
     others = s.run[0].areas - 2
     if not is_data(s, packet) or here == there or others <= 0:
         return
-    other = (drawn_of(s, packet, _SALT) * others) >> 32
+    other = (aside_of(s, packet, _SALT) * others) >> 32
     other += other >= min(here, there)
     other += other >= max(here, there)
     via = s.run[0].first_area + other
