@@ -68,6 +68,8 @@ class Hx2MeshConfig:
     grid_rows      of boards; null: as square as the devices allow
     radix          ports of a switch
     routing        flows are split over minimal paths evenly, or balanced, as a uniform all-to-all needs it
+    wrap           whether traffic of a board may take row and column networks where that is shorter; false keeps it on
+                   the board, the mode `nogl` of the published simulator, a fork of SST/Merlin
     """
 
     board: int = 2
@@ -76,6 +78,7 @@ class Hx2MeshConfig:
     grid_rows: int | None = None
     radix: int = 64
     routing: Literal["even", "balanced"] = "even"
+    wrap: bool = True
 
     def __post_init__(self) -> None:
         if min(self.sides) < 1:
@@ -151,13 +154,14 @@ class HyperXConfig:
 
     rows     of accelerators; null: as square as the devices allow
     radix    ports of a switch
-    routing  minimal, valiant, or at fidelity packet ugal_l (own queues) and ugal_g (queues of the whole way)
+    routing  minimal, valiant, or at fidelity packet ugal_l (own queues), ugal_g (queues of the whole way) and dal (one
+             more hop in each dimension where the direct one is busy)
     """
 
     forwarding: ClassVar[bool] = True
     rows: int | None = None
     radix: int = 64
-    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"
+    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g", "dal"] = "minimal"
 
     def __post_init__(self) -> None:
         _check_rows(self.rows)
@@ -234,6 +238,7 @@ class HammingMeshBuilder:
             radix=self.config.radix,
             planes=planes or LINKS_PER_DEVICE // PORTS_OF_A_MESH,
             routing=self.config.routing,
+            wrap=self.config.wrap,
         )
 
 

@@ -54,7 +54,7 @@ class Dragonfly:
                 raise TopologyError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.groups < 2:
             raise TopologyError(f"a Dragonfly has at least 2 groups, got {self.groups}; one group is a HyperX")
-        check_routing(self.routing)
+        check_routing(self.routing, grid=False)
         if self.routing != "minimal" and self.groups < 3:
             raise TopologyError(f"routing {self.routing} needs a third group to pass through; use minimal, or 3 groups")
         if self.link_gbps <= 0:

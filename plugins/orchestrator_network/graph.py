@@ -19,15 +19,19 @@ from scipy.sparse.csgraph import connected_components, shortest_path
 
 from orchestrator_network.errors import TopologyError
 
-Rule = Literal["valiant", "ugal_l", "ugal_g"]
+Rule = Literal["valiant", "ugal_l", "ugal_g", "dal"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detours:
-    """Ways over a third area: ``area`` int64 [nodes], -1 for none; ``rule`` who takes them, see `packet.detours`."""
+    """Ways over a third area: ``area`` int64 [nodes], -1 for none; ``rule`` who takes them, see `packet.detours`.
+
+    For ``dal`` areas are the places of a grid of ``columns``, row-major.
+    """
 
     rule: Rule
     area: np.ndarray
+    columns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +61,7 @@ class Network:
     """Directed links; every link has its reverse.
 
     ``source``, ``target``, ``trunk`` int32 [links]; ``capacity_bps`` float64 [links] in bits per second;
-    ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int8 [links], what minimal routing counts;
+    ``latency_ps`` int64 [links] in picoseconds; ``route_cost`` int16 [links], what minimal routing counts;
     ``names`` one a node. ``route_weight`` float64 [links]: minimal paths are taken in proportion to the product of the
     weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it. ``detours``: packets may leave minimal
     routes. ``channel_order``: what keeps virtual channels few, None for one that fits any network. ``barred``: links that
@@ -146,10 +150,11 @@ class Network:
             raise TopologyError(f"the network is disconnected: its hosts fall into {len(reached)} of {parts} parts")
 
 
-def check_routing(routing: str) -> None:
-    """Refuse a routing that is none, with those that are."""
-    if routing not in {"minimal", *get_args(Rule)}:
-        raise TopologyError(f"routing is `{routing}`, it must be one of minimal, {', '.join(get_args(Rule))}")
+def check_routing(routing: str, *, grid: bool) -> None:
+    """Refuse a routing that is none, with those that are; ``dal`` routes on a ``grid``."""
+    rules = ["minimal", *(rule for rule in get_args(Rule) if grid or rule != "dal")]
+    if routing not in rules:
+        raise TopologyError(f"routing is `{routing}`, it must be one of {', '.join(rules)}")
 
 
 class Wiring:
@@ -179,7 +184,7 @@ class Wiring:
         latencies = np.broadcast_to(np.asarray(latency_ps, np.int64), size)
         speeds = np.broadcast_to(np.asarray(np.nan if link_bps is None else link_bps, float), size)
         for columns in ((first, second, trunk), (second, first, back)):
-            self._columns.append((*columns, latencies, np.full(size, route_cost, np.int8), speeds))
+            self._columns.append((*columns, latencies, np.full(size, route_cost, np.int16), speeds))
 
     def network(self, hosts: int, names: tuple[str, ...], link_bps: float) -> Network:
         """Return the checked network; links without a speed of their own have the capacity ``link_bps``."""

@@ -11,6 +11,10 @@ the way across the board. Published routing chooses by credits among equally lon
 board, as credits would steer neighbour traffic, and a flow is split over all minimal paths that remain: evenly, or in
 the proportions that carry a uniform all-to-all best (`balance`).
 
+Without ``wrap`` nothing that is on the board of its target leaves it, and nothing crosses a row (column) of boards that
+is on a board of the target's column (row) already: the mode `nogl` of the published simulator, a fork of SST/Merlin. A
+crossing then costs more than the longest walk across a board, and all other minimal paths stay what they are.
+
 On links that never drop, packets turn north last inside a board (the turn model of Glass and Ni, 1992) and change their
 virtual channel at every exit from one, which takes three channels.
 """
@@ -35,6 +39,8 @@ from orchestrator_network.routes import Routes, check_pairs, minimal_loads, mini
 # spine, two uplinks more, counts 26, between two and three. No sum of one kind equals one of another, so all minimal
 # paths of a pair have equally many hops.
 _TRACE, _CABLE, _UPLINK = 12, 8, 5
+# Without wrapping a crossing counts more than all traces of a row; two uplinks count less than a trace, as above.
+_TRACE_NO_WRAP, _UPLINK_NO_WRAP = 3, 1
 _FLOWS = 8192  # routed at once
 
 
@@ -44,7 +50,8 @@ class HammingMesh:
 
     Host ids are row-major by board, then by place on the board. ``planes`` disjoint copies carry 1/planes of every
     message each and are alike, so one is simulated. ``latency_ps`` is that of one link, trace or cable. ``routing``:
-    ``even`` splits a flow evenly over its minimal paths, ``balanced`` as a uniform all-to-all needs it.
+    ``even`` splits a flow evenly over its minimal paths, ``balanced`` as a uniform all-to-all needs it. ``wrap``: traffic
+    of a board may take a row or column network where that is shorter; without, it stays on its board.
     """
 
     board_rows: int = 2
@@ -56,6 +63,7 @@ class HammingMesh:
     planes: int = 1
     latency_ps: int = 1_000_000
     routing: Literal["even", "balanced"] = "even"
+    wrap: bool = True
 
     def __post_init__(self) -> None:
         if self.routing not in {"even", "balanced"}:
@@ -88,10 +96,11 @@ class HammingMesh:
 
     @property
     def name(self) -> str:
-        """The family by its board, and its routing where that is not even, for tables: hx2mesh has 2 x 2 boards."""
+        """The family by its board, and its routing where that is not the usual, for tables: hx2mesh has 2 x 2 boards."""
         square = self.board_rows == self.board_columns
         board = f"{self.board_rows}" if square else f"{self.board_rows}x{self.board_columns}"
-        return f"hx{board}mesh" + ("" if self.routing == "even" else f"_{self.routing}")
+        routing = "" if self.routing == "even" else f"_{self.routing}"
+        return f"hx{board}mesh" + routing + ("" if self.wrap else "_no_wrap")
 
     @property
     def rows(self) -> int:
@@ -112,6 +121,15 @@ class HammingMesh:
     def injection_bps(self) -> float:
         """What one accelerator can send in one plane, over its four ports, in bits per second."""
         return 4 * self.link_bps
+
+    @property
+    def _costs(self) -> tuple[int, int, int]:
+        """Return what a trace, a cable and an uplink cost."""
+        if self.wrap:
+            return _TRACE, _CABLE, _UPLINK
+        # At least two uplinks, so that no two crossings below leaves replace one through the spine.
+        cable = _TRACE_NO_WRAP * (max(self.board_rows, self.board_columns) - 1) // 2 + 1
+        return _TRACE_NO_WRAP, max(cable, 2 * _UPLINK_NO_WRAP), _UPLINK_NO_WRAP
 
     @cached_property
     def hosts_at(self) -> np.ndarray:
@@ -202,7 +220,7 @@ class HammingMesh:
             trunk=shape.trace + number,
             back=shape.backward + number,
             latency_ps=self.latency_ps,
-            route_cost=_TRACE,
+            route_cost=self._costs[0],
         )
 
     def _wire_line(self, wiring: Wiring, hosts: np.ndarray, shape: LineShape, trunk: int, first_leaf: int) -> None:
@@ -215,7 +233,7 @@ class HammingMesh:
             trunk=trunk + end,
             back=trunk + len(end) + end,
             latency_ps=self.latency_ps,
-            route_cost=_CABLE,
+            route_cost=self._costs[1],
         )
         if shape.leaves > 1:
             leaf = np.repeat(np.arange(shape.leaves), tree_of(len(end), self.radix)[1])
@@ -226,12 +244,13 @@ class HammingMesh:
                 trunk=trunk + leaf,
                 back=trunk + shape.leaves + leaf,
                 latency_ps=self.latency_ps,
-                route_cost=_UPLINK,
+                route_cost=self._costs[2],
             )
 
     @cached_property
     def _tables(self) -> tuple[LineTables, LineTables]:
-        costs = Costs(trace=_TRACE, leaf=2 * _CABLE, spine=2 * (_CABLE + _UPLINK))
+        trace, cable, uplink = self._costs
+        costs = Costs(trace=trace, leaf=2 * cable, spine=2 * (cable + uplink))
         rows, columns = (line_tables(shape, costs) for shape in self._lines)
         return rows, columns
 

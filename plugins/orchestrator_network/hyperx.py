@@ -25,7 +25,7 @@ class HyperX:
     """A grid of ``rows`` x ``columns`` accelerators, host ids row-major.
 
     ``routing``: ``minimal``; ``valiant``, over another accelerator, all of them alike; or, at fidelity packet, ``ugal_l`` and
-    ``ugal_g``, which choose between the two.
+    ``ugal_g``, which choose between the two, and ``dal``, which may pass one more accelerator in each dimension.
 
     ``planes`` disjoint copies carry 1/planes of every message each and are alike, so one is simulated. ``latency_ps``
     is that of one link. Impossible shapes raise :class:`TopologyError`.
@@ -34,13 +34,13 @@ class HyperX:
     rows: int = 32
     columns: int = 32
     link_gbps: float = 400.0
-    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g"] = "minimal"
+    routing: Literal["minimal", "valiant", "ugal_l", "ugal_g", "dal"] = "minimal"
     radix: int = 64
     planes: int = 1
     latency_ps: int = 1_000_000
 
     def __post_init__(self) -> None:
-        check_routing(self.routing)
+        check_routing(self.routing, grid=True)
         if self.routing != "minimal" and self.hosts < 3:
             raise TopologyError(
                 f"routing {self.routing} needs a third accelerator to pass through, there are {self.hosts}"
@@ -102,7 +102,7 @@ class HyperX:
         if self.routing == "minimal":
             return network
         area = np.where(np.arange(network.nodes) < self.hosts, np.arange(network.nodes), -1)
-        return replace(network, detours=Detours(rule=self.routing, area=area))
+        return replace(network, detours=Detours(rule=self.routing, area=area, columns=self.columns))
 
     @property
     def cuts(self) -> HyperX:

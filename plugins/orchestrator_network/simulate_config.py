@@ -35,7 +35,7 @@ _OF_SINGLE_LINKS = (
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
 #: Routings of topologies that look at queues.
-_BY_QUEUES = ("ugal_l", "ugal_g")
+_BY_QUEUES = ("ugal_l", "ugal_g", "dal")
 #: Fields of a training step by the all-reduces that know them.
 _OF_ALGORITHMS = {
     "per_server": ("hierarchical",),

@@ -135,6 +135,7 @@ CHANNELS = [
     (HammingMesh(grid_rows=3, grid_columns=2), 2),
     (HammingMesh(board_rows=3, board_columns=4, grid_rows=2, grid_columns=2), 3),
     (HammingMesh(board_rows=1, board_columns=3, grid_rows=3, grid_columns=3, radix=4), 3),
+    (HammingMesh(board_rows=3, board_columns=4, grid_rows=2, grid_columns=2, wrap=False), 3),
     (Dragonfly(groups=5, routers_per_group=4, hosts_per_router=2, global_links=1), 2),
     (Dragonfly(groups=5, routers_per_group=4, hosts_per_router=1, global_links=1, routing="ugal_g"), 3),
 ]

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_network import Dragonfly, HyperX, Wire, simulate, simulate_step, workloads
-from orchestrator_network.errors import TopologyError
+from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.packet.balancing.reps import Reps
 from orchestrator_network.packet.balancing.simple import Ecmp, Oblivious
+from orchestrator_network.packet.routers import behind_routers
 from orchestrator_network.packet.transports.nscc import Nscc
 from orchestrator_network.packet.transports.simple import Constant
 from tests.network.test_packet_oracle import compare
@@ -43,7 +44,7 @@ def test_the_plain_simulator_agrees_on_a_dragonfly(routing, balancer):
     assert state.flows["marks"].sum() > 0
 
 
-@pytest.mark.parametrize("routing", RULES)
+@pytest.mark.parametrize("routing", [*RULES, "dal"])
 def test_the_plain_simulator_agrees_on_a_hyperx(routing):
     """Hosts that forward are areas of their own; an incast beside a permutation, so that queues differ."""
     machine = HyperX(rows=3, columns=4, link_gbps=100, routing=routing)
@@ -58,6 +59,40 @@ def test_dropped_and_trimmed_packets_leave_no_detour_behind():
     load = workloads.flows([(host, 31, 90_000, 0) for host in range(24)])
     state = compare(machine, load, Constant(), Oblivious(), seed=5, trimming=False)
     assert state.counters["drops"].sum() > 5
+
+
+@pytest.mark.parametrize("routing", ["ugal_l", "ugal_g", "dal"])
+def test_the_plain_simulator_agrees_where_a_link_goes_down(routing):
+    """A port that is down seems full and not empty, until it comes back."""
+    machine = HyperX(rows=3, columns=4, link_gbps=100, routing=routing)
+    load = workloads.flows([(host, (host + 5) % 12, 60_000, 0) for host in range(12)])
+    network = behind_routers(machine.network)
+    into = np.flatnonzero((network.target >= network.hosts) & (network.source >= network.hosts))
+    changes = tuple(
+        (when, int(into[at]), share) for at in (0, 9) for when, share in ((1_000_000, 0.0), (9_000_000, 1.0))
+    )
+    state = compare(machine, load, Constant(), Oblivious(), seed=6, changes=changes)
+    assert state.counters["drops"].sum() > 0
+
+
+def test_ugal_goes_around_a_link_that_is_down():
+    """The one link between two groups: all queues of the way tell, and what minimal routes lose is not lost."""
+    machine = dragonfly("ugal_g")
+    network = machine.network
+    group = (
+        np.where(network.source >= 72, (network.source - 72) // 4, -1),
+        np.where(network.target >= 72, (network.target - 72) // 4, -1),
+    )
+    (link,) = np.flatnonzero((group[0] == 0) & (group[1] == 1))
+    down = [(0, network.names[network.source[link]], network.names[network.target[link]], 0.0)]
+    load = workloads.flows([(0, 8, 100_000, 0)])
+    for routing, lost in (("minimal", True), ("ugal_g", False)):
+        if lost:
+            with pytest.raises(WorkloadError, match="no progress"):
+                simulate(dragonfly(routing), load, fidelity="packet", link_changes=down)
+        else:
+            result = simulate(dragonfly(routing), load, fidelity="packet", link_changes=down)
+            assert sum(result.links["drops"].to_pylist()) == 0
 
 
 def test_valiant_spreads_what_minimal_routes_send_over_one_link():
@@ -75,6 +110,26 @@ def test_valiant_spreads_what_minimal_routes_send_over_one_link():
     flow = {routing: simulate(dragonfly(routing), load).summary["end_us"] for routing in ("minimal", "valiant")}
     assert ends["minimal"] == pytest.approx(flow["minimal"], rel=0.1)
     assert flow["valiant"] < ends["valiant"] < 1.3 * flow["valiant"]
+
+
+def test_where_switches_choose_every_packet_goes_its_own_way():
+    """With `adaptive`, whose flows have one entropy value each, one flow sees all areas, and detours are as good as sprayed."""
+    one = simulate(
+        dragonfly("valiant"), workloads.flows([(0, 8, 400_000, 0)]), fidelity="packet", load_balancer="adaptive"
+    )
+    rows = one.links.to_pylist()
+    out = {row["dst"].split(".")[0] for row in rows if row["bytes"] > 10_000 and row["src"].startswith("group0.")}
+    assert out == {"group0", *(f"group{i}" for i in range(2, 9))}
+    load = to_the_next_group(2**19)
+    ends = {
+        (routing, balancer): simulate(
+            dragonfly(routing), load, fidelity="packet", load_balancer=balancer
+        ).summary["end_us"]
+        for routing in ("valiant", "ugal_g")
+        for balancer in ("oblivious", "adaptive")
+    }  # fmt: skip
+    for routing in ("valiant", "ugal_g"):
+        assert ends[routing, "adaptive"] < 1.15 * ends[routing, "oblivious"]
 
 
 @pytest.mark.parametrize("lossless", ["pfc", "credit"])

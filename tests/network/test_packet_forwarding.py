@@ -20,6 +20,7 @@ from tests.network.any_flows import FLOW_ROWS, flows_of
 
 TORUS = Torus(sides=(4, 4))
 MESH = HammingMesh(grid_rows=2, grid_columns=2)
+NO_WRAP = HammingMesh(board_rows=1, board_columns=4, grid_rows=1, grid_columns=2, wrap=False)
 TOPOLOGIES = [TORUS, MESH, HyperX(rows=4, columns=4), Torus(sides=(2, 4, 2), link_gbps=100)]
 TOPOLOGIES += [
     HammingMesh(board_columns=4, grid_rows=2, grid_columns=1),
@@ -48,7 +49,7 @@ def one_path_ps(size, links, link, injection, ejection):
 
 
 @pytest.mark.parametrize("size", [1, 4086, 4087, 8172, 100_000])
-@pytest.mark.parametrize(("topology", "dst", "links"), [(TORUS, 3, 1), (MESH, 1, 1), (MESH, 4, 2)])
+@pytest.mark.parametrize(("topology", "dst", "links"), [(TORUS, 3, 1), (MESH, 1, 1), (MESH, 4, 2), (NO_WRAP, 3, 3)])
 def test_one_flow_on_one_path_equals_the_formula(topology, dst, links, size):
     """To the picosecond: stored once more at either end, at the rate of all four links."""
     load = workloads.flows([(0, dst, size, 0)])

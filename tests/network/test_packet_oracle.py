@@ -242,6 +242,7 @@ def test_links_that_never_drop_agree(lossless, balancer):
         (HyperX(rows=4, columns=4, link_gbps=100), 2),
         (HyperX(rows=3, columns=3, link_gbps=100, routing="ugal_l"), 4),
         (HammingMesh(board_rows=4, board_columns=3, grid_rows=2, grid_columns=2, link_gbps=100), 3),
+        (HammingMesh(board_rows=2, board_columns=4, grid_rows=2, grid_columns=2, link_gbps=100, wrap=False), 3),
         (Dragonfly(groups=4, routers_per_group=3, hosts_per_router=2, global_links=1, link_gbps=100), 2),
         (Dragonfly(groups=4, routers_per_group=3, hosts_per_router=1, global_links=1, routing="valiant"), 3),
     ],

@@ -18,6 +18,9 @@ SMALL = [
     HammingMesh(board_rows=1, board_columns=1, grid_rows=3, grid_columns=4, radix=4),
     HammingMesh(board_rows=3, board_columns=5, grid_rows=2, grid_columns=2),
     HammingMesh(board_rows=2, board_columns=3, grid_rows=4, grid_columns=3, radix=6),
+    HammingMesh(board_rows=4, board_columns=4, grid_rows=2, grid_columns=1, wrap=False),
+    HammingMesh(board_rows=2, board_columns=5, grid_rows=4, grid_columns=3, radix=6, wrap=False),
+    HammingMesh(board_rows=1, board_columns=1, grid_rows=4, grid_columns=3, radix=6, wrap=False),
 ]
 
 

@@ -355,6 +355,10 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
             settings(topology={"name": "hyperx", "routing": "ugal_l"}, fidelity="flow"),
             "routing is ugal_l, which chooses packet by packet",
         ),
+        (
+            settings(topology={"name": "hyperx", "routing": "dal"}, fidelity="flow"),
+            "routing is dal, which chooses packet by packet",
+        ),
         (settings(stop_packets=4), "stop_packets is 4, but links are lossless `none`"),
         (settings(lossless="credit", go_packets=4), "go_packets is 4, but links are lossless `credit`"),
         (settings(devices=None), "devices is not set; workload permutation needs a number of hosts"),

@@ -18,7 +18,7 @@ from orchestrator_network.packet.state import rows
 from orchestrator_network.packet.telemetry import FIELDS
 from orchestrator_network.packet.transports.base import Fabric, Transport
 
-RULES = {"valiant": at.ALWAYS, "ugal_l": at.BY_OWN_QUEUES, "ugal_g": at.BY_ALL_QUEUES}
+RULES = {"valiant": at.ALWAYS, "ugal_l": at.BY_OWN_QUEUES, "ugal_g": at.BY_ALL_QUEUES, "dal": at.BY_DIMENSIONS}
 
 
 class Sizes(NamedTuple):
@@ -56,6 +56,7 @@ def prepare_more(
         run["detours"] = RULES[network.detours.rule]
         run["areas"] = int(network.detours.area.max()) + 1
         run["first_area"] = wiring.routes.shape[1] - run["areas"]
+        run["columns"] = network.detours.columns
     run["retries"] = LINK_TRIES - 1 if options.link_retry else 0
     run["log_whole"] = 8 * math.log1p(-options.bit_error_rate)
     gates = rows(network.links if transport.paced else 1, at.GATE)

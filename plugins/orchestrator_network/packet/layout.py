@@ -39,7 +39,7 @@ PACKET = _record(
     i8="due",  # when it arrives at the other end of the link
     i4="next flow psn target",  # the target is a host
     u2="size entropy kind "  # one of the kinds below, with flags
-    "via",  # where it goes before its target: 1 more than a column of the routes, 0: nowhere else
+    "via",  # where it goes before its target: 1 more than a column of the routes, 0: nowhere else; by dimensions see `detours`
 )
 #: What a packet carries by its kind.
 DATA, ACK, NACK, PULL, RTS = 0, 1, 2, 3, 4
@@ -142,6 +142,7 @@ RUN = _record(
     "entropies stray "  # values that a balancer may choose; 1 + the flow for which one chose another, or 0
     "detours areas first_area detoured "  # who takes ways that are not minimal; areas, the first one's column; packets that did
     "sleek unloaded_ps "  # whether losses are looked for, and below which delay the answer to a probe has waited nowhere
+    "columns "  # of the grid of areas, for routing by dimensions
     "until told "  # the loop comes back at that number of events; the watched flow that has arrived, or -1
     "pause_at",  # the loop comes back before the first event that is not before this time
     f8="quantum_ps least_rate log_whole",  # log_whole: logarithm of the chance that a byte arrives as it was sent
@@ -187,4 +188,4 @@ CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
 # Flow control of links, beside 0 for none.
 BY_PAUSE, BY_CREDIT = 1, 2
 # Detours, beside 0 for none.
-ALWAYS, BY_OWN_QUEUES, BY_ALL_QUEUES = 1, 2, 3
+ALWAYS, BY_OWN_QUEUES, BY_ALL_QUEUES, BY_DIMENSIONS = 1, 2, 3, 4
