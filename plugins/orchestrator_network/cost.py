@@ -132,9 +132,10 @@ def topology_cost(topology: Billed, prices: Prices = Prices(), *, link_gbps: flo
 
     The published prices are those of 400 Gb/s parts; ``network_capex_usd`` holds the price of a gigabit constant,
     so links of another speed (``link_gbps``) cost in proportion. A topology that says itself how fast what is bought is
-    (``bought_gbps``) is believed.
+    (``bought_gbps``, unless it is None) is believed.
     """
-    link_gbps = getattr(topology, "bought_gbps", link_gbps)
+    bought_gbps = getattr(topology, "bought_gbps", None)
+    link_gbps = link_gbps if bought_gbps is None else bought_gbps
     bill = topology.bill()
     usd = bill.usd(prices)
     scale = 1.0 if link_gbps is None else link_gbps / PUBLISHED_LINK_GBPS

@@ -60,7 +60,7 @@ def packet_parts(
         header_bytes=wire.header_bytes,
         slow=_slow(topology, slow_links),
         changes=_changes(topology.network, link_changes),
-        taper=float(getattr(topology, "oversubscription", None) or 1.0),
+        taper=float(getattr(topology, "taper", None) or getattr(topology, "oversubscription", None) or 1.0),
         **said,
     )
     return chosen, find_balancer(load_balancer or chosen.load_balancer), options

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import shortest_path
 from orchestrator_network.engine import run
 from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.fairness import alone_rates
+from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
 from orchestrator_network.lowering import LoweredFlows, lower_flows
 from orchestrator_network.packet_parts import (
@@ -27,6 +28,7 @@ from orchestrator_network.packet_parts import (
 from orchestrator_network.packet_rules import Delivery, Lossless, TrimmingMode
 from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
 from orchestrator_network.topology import Topology
+from orchestrator_network.tree_bounds import alone_on_tiers
 from orchestrator_network.wire import PS_PER_S, CountedWire, Wire
 from orchestrator_network.workloads import Workload
 
@@ -265,7 +267,12 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
     routes = lowered.routes
     if not alike:
-        return forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours)
+        bounds = forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours)
+        if not isinstance(topology, FatTree):
+            return bounds
+        alone = np.maximum(bounds.alone_ps, alone_on_tiers(topology, one_plane, wire, answered=answered))
+        end_ps = max(bounds.end_ps, int((one_plane.start_ps + alone).max()))
+        return replace(bounds, alone_ps=alone, end_ps=end_ps)
     if detours:
         of_hosts = np.zeros(len(network.trunk_bps))
         of_hosts[network.trunk[(network.source < network.hosts) | (network.target < network.hosts)]] = 1
@@ -279,9 +286,7 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
         lowered = replace(lowered, routes=routes, program=replace(lowered.program, delay_ps=delay_ps))
     # A flow that spreads over paths may be a little faster than one that does not.
     back_ps = wire.acknowledge_ps(routes, link_bps)
-    sooner_ps = back_ps - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
-    if not answered:
-        sooner_ps = np.zeros_like(back_ps)
+    sooner_ps = back_ps * answered - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
     shortest_ps = wire.shortest_arrival_ps(routes, one_plane.size_bytes, link_bps)
     alone = alone_ps(lowered, network.trunk_bps) + sooner_ps
     end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, shortest_ps)

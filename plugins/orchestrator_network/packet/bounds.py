@@ -84,7 +84,8 @@ def forwarding_bounds(
     header = wire.header_bytes
     back_ps = (header * (in_ps + out_ps) + header * stored + latency_ps) * answered
     # A packet takes a whole number of ps, up to half of one less than these products where those are none.
-    rounded = 0.5 * (packets + 2 * hops + 4) if np.any(np.concatenate([each, inner]) % 1) else 0.0
+    taken = np.concatenate([each[network.capacity_bps > 0], inner])
+    rounded = 0.5 * (packets + 2 * hops + 4) if np.any(taken % 1) else 0.0
     arrive_ps = np.maximum(
         begin * out_ps + total * _together(first, each) + crossing_ps,
         reach_ps + total * _together(last, each) + short * in_ps,
@@ -139,8 +140,10 @@ def _slowest_shared(network: Network, routes: Routes, each: np.ndarray) -> np.nd
 
 
 def _ps_per_byte(capacity_bps: np.ndarray) -> np.ndarray:
-    """Return what the kernel takes for a byte, in ps."""
-    return np.asarray(np.rint(8 * PS_PER_S / capacity_bps * 256) / 256)
+    """Return what the kernel takes for a byte, in ps; nothing ever leaves over a link without capacity, which has failed."""
+    took, up = np.full(len(capacity_bps), np.inf), capacity_bps > 0
+    took[up] = np.rint(8 * PS_PER_S / capacity_bps[up] * 256) / 256
+    return took
 
 
 def _ways(network: Network, source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -47,8 +47,8 @@ class GivenTree(FatTree):
 
     @property
     def bought_gbps(self) -> float:
-        """The speed of the links that are bought, that of the file."""
-        return self.link_gbps
+        """The mean speed of the links that are bought, those of the file."""
+        return self.mean_gbps
 
     @cached_property
     def ports(self) -> Ports:
@@ -95,20 +95,16 @@ class Shape:
         down = up = 1
         for tier in self.tiers[:-1]:
             down, up = down * tier.radix_down, up * tier.radix_up
-        return max(1.0, down / up)
+        return max(1.0, down * self.tiers[0].speed_gbps / (up * self.tiers[-1].speed_gbps))
 
     def tree(self, *, planes: int = 1) -> FatTree:
         """Return the fat tree that `simulate` takes.
 
-        Raises TopologyError for what it cannot express: links of different speed or latency, switches that take
-        different times, bundles that do not divide the uplinks of a switch.
+        Raises TopologyError for what it cannot express: links of different latency, switches that take different times,
+        bundles that do not divide the uplinks of a switch.
         """
         bottom = self.tiers[0]
         for number, tier in enumerate(self.tiers):
-            if tier.speed_gbps != bottom.speed_gbps:
-                self._refuse(
-                    tier, f"tier {number} has links of {tier.speed_gbps:g} Gb/s, tier 0 of {bottom.speed_gbps:g}"
-                )
             if tier.latency_ps != bottom.latency_ps:
                 self._refuse(tier, f"tier {number} has links of {tier.latency_ps} ps, tier 0 of {bottom.latency_ps}")
             if tier.switch_latency_ps != bottom.switch_latency_ps:
@@ -121,11 +117,12 @@ class Shape:
             self._refuse(
                 self.tiers[1], f"tier 1 has bundles of {shares} links, which do not divide its {uplinks} uplinks"
             )
+        speeds = tuple(tier.speed_gbps for tier in self.tiers)
         return GivenTree(
             hosts=self.hosts,
             tiers=len(self.tiers),
             oversubscription=self.taper,
-            link_gbps=bottom.speed_gbps,
+            link_gbps=bottom.speed_gbps if len(set(speeds)) == 1 else speeds,
             planes=planes,
             latency_ps=bottom.latency_ps,
             switch_latency_ps=bottom.switch_latency_ps,
@@ -145,6 +142,6 @@ class Shape:
 
     def _refuse(self, tier: Tier, found: str) -> None:
         raise TopologyError(
-            f"{self.path}:{tier.line}: {found}; a fat tree at flow fidelity has links of one speed and latency, "
-            "switches that are alike, and bundles that divide the uplinks"
+            f"{self.path}:{tier.line}: {found}; a fat tree has links of one latency, switches that are alike, "
+            "and bundles that divide the uplinks"
         )
