@@ -91,7 +91,8 @@ def simulate(
     end; ``analytic``: every flow as if alone. A flow finishes when its sender has the last acknowledgement; times
     are integer picoseconds. ``slow_links``: so many links from cores to aggregation switches have a quarter of their
     speed. ``link_changes``: (time in ps, from, to, share of its speed from then on) of links by the names of their
-    ends; share 0 takes a link down with what waits for it, a later change brings it back. ``load_balancer`` and ``lossless``
+    ends; share 0 takes a link down with what waits for it, a later change brings it back; a host
+    whose own link is down waits. ``load_balancer`` and ``lossless``
     (links that never drop data: priority flow control, or credit) are by default what the transport is meant for. There a
     switch says stop above ``stop_packets`` of a link (15; of credit, the room beside what is on its way) and, with priority
     flow control, go on at ``go_packets`` (four fifths of that).

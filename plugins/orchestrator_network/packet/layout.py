@@ -116,7 +116,7 @@ SECURE = _record(i8="sent newest refused")  # sender: the last number; receiver:
 #: How fast a flow is delivered: what its sender knows when it sends, and what it knew when it sent a packet.
 DELIVERY = _record(i8="delivered_at first_sent")  # time of the last acknowledgement; when what it told of was sent
 DELIVERED_THEN = _record(i8="bytes delivered_at first_sent")
-#: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to it is lost.
+#: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to a port of a switch is lost.
 CHANGE_OF = _record(i4="link ps_per_byte limit spare")
 #: State and constants of a run.
 RUN = _record(
