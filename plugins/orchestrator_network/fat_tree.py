@@ -116,17 +116,17 @@ class FatTree:
     @property
     def pods(self) -> int:
         """The number of pods; a tree of fewer than three tiers is one pod."""
-        return math.ceil(self.tors / self.ports.agg_down) if self.levels == 3 else 1
+        return math.ceil(self.tors / self.tors_per_pod) if self.levels == 3 else 1
 
     @property
     def tors_per_pod(self) -> int:
         """The number of ToR switches of a full pod; a tree of fewer than three tiers is one pod."""
-        return self.ports.agg_down if self.levels == 3 else self.tors
+        return self.ports.tors_per_pod if self.levels == 3 else self.tors
 
     @property
     def aggs_per_pod(self) -> int:
         """The number of aggregation switches of a pod; 0 in a tree of fewer than three tiers."""
-        return self.ports.tor_up if self.levels == 3 else 0
+        return self.ports.above_tor if self.levels == 3 else 0
 
     @property
     def link_bps(self) -> float:
@@ -152,11 +152,10 @@ class FatTree:
     def network(self) -> Network:
         """One plane as a graph."""
         ports, tors, pods = self.ports, self.tors, self.pods
-        aggs = ports.tor_up if self.levels == 3 else 0
+        aggs = self.aggs_per_pod
         first_tor = self.hosts
         first_agg = first_tor + tors
         first_core = first_agg + pods * aggs
-        cores = {1: 0, 2: ports.tor_up, 3: aggs * ports.agg_up}[self.levels]
         wiring, host, tor = Wiring(), np.arange(self.hosts), np.arange(tors)
         up = self._trunks
         wiring.cable(
@@ -168,10 +167,10 @@ class FatTree:
             link_bps=self.tier_gbps[0] * 1e9,
         )
         if self.levels > 1:
-            above = first_core if self.levels == 2 else first_agg + (tor // ports.agg_down)[:, None] * aggs
+            above = first_core if self.levels == 2 else first_agg + (tor // self.tors_per_pod)[:, None] * aggs
             wiring.cable(
                 first_tor + tor[:, None],
-                above + np.arange(ports.tor_up),
+                above + np.arange(ports.tor_up) % ports.above_tor,
                 trunk=up["tor_up"] + tor[:, None],
                 back=up["tor_down"] + tor[:, None],
                 latency_ps=self.latency_ps,
@@ -181,14 +180,14 @@ class FatTree:
             agg = np.arange(pods * aggs)[:, None]
             wiring.cable(
                 first_agg + agg,
-                first_core + (agg % aggs) * ports.agg_up + np.arange(ports.agg_up),
+                first_core + (agg % aggs) * ports.above_agg + np.arange(ports.agg_up) % ports.above_agg,
                 trunk=up["pod_up"] + agg // aggs,
                 back=up["pod_down"] + agg // aggs,
                 latency_ps=self.latency_ps,
                 link_bps=self.tier_gbps[2] * 1e9,
             )
         names = [f"host{i}" for i in host] + [f"tor{i}" for i in tor]
-        names += [f"agg{i}" for i in range(pods * aggs)] + [f"core{i}" for i in range(cores)]
+        names += [f"agg{i}" for i in range(pods * aggs)] + [f"core{i}" for i in range(ports.tops)]
         built = wiring.network(self.hosts, tuple(names), self.link_bps)
         # What a switch takes comes before its queue, so that it is as good as on the link that leads there.
         inside_ps = np.where(built.target >= self.hosts, self.switch_latency_ps, 0)
@@ -198,7 +197,7 @@ class FatTree:
     def links_from_top(self) -> np.ndarray:
         """Return the links from the top tier down, switch by switch below it, int64; none in a tree of one tier."""
         network = self.network
-        first_top = network.nodes - {1: 0, 2: self.ports.tor_up, 3: self.ports.tor_up * self.ports.agg_up}[self.levels]
+        first_top = network.nodes - self.ports.tops
         down = np.flatnonzero(network.source >= first_top)
         return down[np.lexsort((network.source[down], network.target[down]))]
 
@@ -258,7 +257,7 @@ class FatTree:
         tor = host // self.ports.tor_down
         parts = [wanted.sum(axis=1), wanted.sum(axis=0)]
         groups = [tor] if self.levels > 1 else []
-        groups += [tor // self.ports.agg_down] if self.levels == 3 else []
+        groups += [tor // self.tors_per_pod] if self.levels == 3 else []
         for group in groups:
             leaving = np.where(group[:, None] != group, wanted, 0.0)
             parts += [np.bincount(group, leaving.sum(axis=1)), np.bincount(group, leaving.sum(axis=0))]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator_network import Dragonfly, FatTree, HammingMesh, HyperX, Torus, workloads
+from orchestrator_network.fat_tree_ports import Ports
 from orchestrator_network.packet import engine, kernel
 from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.reps import Reps
@@ -22,6 +23,7 @@ from orchestrator_network.packet.transports.nscc import Nscc
 from orchestrator_network.packet.transports.roce import Dcqcn
 from orchestrator_network.packet.transports.simple import Constant
 from orchestrator_network.packet.transports.swift import WINDOW, Swift
+from orchestrator_network.readers.topo_shape import GivenTree
 from tests.network.packet_oracle import Oracle
 from tests.network.packet_oracle_credit import CreditOracle
 from tests.network.packet_oracle_detours import DetourLosslessOracle, DetourOracle
@@ -355,6 +357,16 @@ def test_hpcc_agrees():
     """An incast over ports that write down their load."""
     load = workloads.flows([(i, i % 2, 150_000, 1000 * i) for i in range(2, 8)] + [(15, 14, 50_000, 0)])
     compare(TREE, load, Hpcc(), Ecmp(), seed=19, lossless="pfc")
+
+
+@pytest.mark.parametrize("balancer", [Reps, Oblivious])
+def test_bundles_and_tiers_of_several_speeds_agree(balancer):
+    """Two cables between two switches, both ways up and down, and those of hosts, ToRs and cores at other speeds."""
+    ports = Ports(tor_down=2, tor_up=4, agg_down=4, agg_up=4, core=8, agg_bundle=2, core_bundle=2)
+    topology = GivenTree(hosts=16, tiers=3, link_gbps=(100, 80, 50), given=ports)
+    load = workloads.flows([(i, (7 * i + 4) % 16, 60_000, 1000 * i) for i in range(16)] + [(9, 2, 50_000, 0)])
+    state = compare(topology, load, Nscc(), balancer(), seed=23)
+    assert (state.counters["sent_bytes"] > 0).mean() > 0.9
 
 
 @pytest.mark.parametrize("balancer", [Ecmp, Reps, Oblivious])

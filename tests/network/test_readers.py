@@ -262,11 +262,14 @@ def test_the_example_of_two_tiers_is_read(tmp_path):
 
 
 def test_bundles_are_links_of_fewer_switches(tmp_path):
-    """Bandwidth as without the bundle, half of the spines on the bill."""
+    """Bandwidth and flows as without the bundle, half of the spines in the network and on the bill."""
     text = TOPO_32.replace("Radix_Down 4", "Radix_Down 8\nBundle 2")
     bundled, plain = from_topo(written(tmp_path, text)), from_topo(written(tmp_path, TOPO_32, "plain"))
     assert read_topo(tmp_path / "input").aggs == 1
-    assert same_network(bundled.network, plain.network)
+    assert bundled.network.trunk_bps.tolist() == plain.network.trunk_bps.tolist()
+    assert (bundled.network.nodes, plain.network.nodes) == (37, 38)
+    load = workloads.permutation(32, bytes=2**18, seed=1)
+    assert simulate(bundled, load).flows.equals(simulate(plain, load).flows)
     assert (plain.bill(), bundled.bill()) == (
         Bill(switches=6, dac_cables=32, aoc_cables=8),
         Bill(switches=5, dac_cables=32, aoc_cables=8),
@@ -281,6 +284,7 @@ def test_bundles_are_links_of_fewer_switches(tmp_path):
     assert (shape.aggs, shape.cores) == (16, 4)
     tree = shape.tree()
     assert tree.network.trunk_bps[tree.network.trunk][tree.network.source >= 128].max() == 8 * 100e9  # of a pod
+    assert tree.network.nodes == 128 + 32 + 16 + 4
     assert tree.bill().switches == 32 + 16 + 4
 
 
