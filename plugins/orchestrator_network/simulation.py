@@ -268,7 +268,8 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
     routes = lowered.routes
     if not alike:
-        bounds = forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours)
+        tree = isinstance(topology, FatTree)
+        bounds = forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours, tree=tree)
         if not isinstance(topology, FatTree):
             return bounds
         alone = np.maximum(bounds.alone_ps, alone_on_tiers(topology, one_plane, wire, answered=answered))
@@ -288,9 +289,8 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     # A flow that spreads over paths may be a little faster than one that does not.
     back_ps = wire.acknowledge_ps(routes, link_bps)
     sooner_ps = back_ps * answered - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
-    shortest_ps = wire.shortest_arrival_ps(routes, one_plane.size_bytes, link_bps)
     alone = alone_ps(lowered, network.trunk_bps) + sooner_ps
-    end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, shortest_ps)
+    end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, (wire, link_bps))
     return Bounds(alone_ps=alone, back_ps=back_ps, end_ps=end_ps)
 
 
@@ -374,21 +374,27 @@ def bound_ps(
     workload: Workload,
     capacity_bps: np.ndarray,
     back_ps: np.ndarray,
-    shortest_ps: np.ndarray | None = None,
+    packets_of: tuple[Wire, float] | None = None,
 ) -> int:
     """Return a lower bound on when the last flow finishes, in picoseconds from time 0, for these routes.
 
     No trunk carries its bits in less than bits / capacity after the first of its flows may start, and the quickest
     of its flows still has to arrive; no flow finishes before start + its time alone. Dependencies are left out, so
-    it stays a bound. ``shortest_ps``: what the last bit of a flow takes at least, if that is less than for one alone.
+    it stays a bound. ``packets_of`` links of a speed: the first packet to reach a trunk and the last to leave it may be of two
+    flows, so certain is what the smallest last packet of all that cross it takes, beside the trunk.
     """
     share = lowered.routes.share.tocoo()
     flow, trunk = share.coords
-    latency_ps = (lowered.delay_ps if shortest_ps is None else shortest_ps) + back_ps
+    beside_ps = lowered.delay_ps[flow]
+    if packets_of is not None:
+        wire, link_bps = packets_of
+        smallest = np.full(len(capacity_bps), np.inf)
+        np.minimum.at(smallest, trunk, wire.last_bytes(workload.size_bytes)[flow])
+        beside_ps = wire.passing_ps(lowered.routes, flow, smallest[trunk], link_bps)
     first = np.full(len(capacity_bps), np.iinfo(np.int64).max)
     quickest = first.copy()
     np.minimum.at(first, trunk, workload.start_ps[flow])
-    np.minimum.at(quickest, trunk, latency_ps[flow])
+    np.minimum.at(quickest, trunk, beside_ps + back_ps[flow])
     bits = lowered.bits @ lowered.routes.share
     used = bits > 0
     through = first[used] + bits[used] / capacity_bps[used] * PS_PER_S + quickest[used]

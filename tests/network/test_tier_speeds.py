@@ -189,6 +189,36 @@ def test_no_packet_beats_the_bound(speeds, rows, balancer, delivery, failed):
     assert result.summary["end_us"] >= result.summary["end_bound_us"]
 
 
+def test_the_bound_of_all_flows_is_that_of_the_fullest_tier():
+    """In closed form: all pods send over their four uplinks, and the last packet still crosses the five other links."""
+    tree = FatTree(hosts=16, tiers=3, link_gbps=(100, 100, 50))
+    load = workloads.flows([(host, (host + 4) % 16, 100 * PAYLOAD, 0) for host in range(16)])
+    sending = 4 * 100 * FULL * 8000 / (4 * 50)
+    stored = FULL * (4 * 80 + 160) + HEADER * (4 * 80 + 2 * 160)
+    found = simulate(tree, load, fidelity="packet", load_balancer="reps").summary
+    assert found["end_bound_us"] == pytest.approx((sending + stored + 12e6) / 1e6)
+    assert found["end_us"] >= found["end_bound_us"]
+    # Of one speed the formula is that of all trees.
+    alike, unlike = (FatTree(hosts=16, tiers=3, link_gbps=gbps) for gbps in (100, (100, 100, 100.0001)))
+    near = [packet_bounds(one, load, Wire()).end_ps for one in (alike, unlike)]
+    assert near[1] == pytest.approx(near[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("speeds", [100, (100, 100, 200)])
+def test_the_first_at_a_trunk_and_the_last_may_be_of_two_flows(speeds):
+    """A packet of 4000 bytes of a far flow comes first to the only uplink of a ToR, full ones of a near flow keep it busy then."""
+    tree = FatTree(hosts=128, tiers=3, oversubscription=8, link_gbps=speeds)
+    load = workloads.flows([(0, 127, 3936, 0), (1, 4, 40 * PAYLOAD, 0)])
+    found = simulate(
+        tree, load, fidelity="packet", transport="constant", load_balancer="ecmp", queue_packets=500
+    ).summary
+    assert found["end_us"] == pytest.approx(
+        (4000 * 80 + (4000 + 40 * FULL) * 80 + 2 * FULL * 80 + 4 * HEADER * 80 + 8e6) / 1e6
+    )
+    # 150 bytes less on each of the two links behind the uplink
+    assert found["end_us"] - found["end_bound_us"] == pytest.approx(2 * 150 * 80 / 1e6)
+
+
 def test_datagrams_overtake_too():
     """A full packet and one of 65 bytes, which nobody answers: sprayed they end when the full one has arrived."""
     tree = FatTree(hosts=16, tiers=3, link_gbps=100)

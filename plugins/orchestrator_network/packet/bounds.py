@@ -16,7 +16,8 @@ its latency after the greatest of
 and it is over when a header has come back. With one path the second is what happens where links are alike (see `routers`),
 and with full packets the fourth is where they are not. Of all flows together the first two hold for those of a source and of a target; every
 link that all minimal paths of some flows share carries all of them; and all links together carry every byte as often as it
-crosses a link.
+crosses a link. In a tree, where the same lies before a trunk for all flows that cross it, or behind it, the smallest of their last
+packets is stored on all other links of the quickest way beside.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ def forwarding_bounds(
     *,
     answered: bool = True,
     detours: bool = False,
+    tree: bool = False,
 ) -> Bounds:
     """Return the bounds of flows over minimal paths of a network, not yet behind routers, whose hosts forward.
 
     ``routes`` tell which trunks all paths of a flow share, and how many links a path has. Flows that are not ``answered``
-    are over when their last packet arrives. With ``detours`` they may leave and arrive over any link.
+    are over when their last packet arrives. With ``detours`` they may leave and arrive over any link. ``tree``: all flows that cross
+    a trunk have links of the same speeds and latencies before it, or all have behind it.
     """
     source, target = workload.source, workload.target
     if network.barred is None:
@@ -106,7 +109,8 @@ def forwarding_bounds(
         start_ps.min() + total @ hops / (1 / each).sum() + back_ps.min(),
     ]
     if network.route_weight is None and not detours:
-        ends.append(_through_shared(network, routes, total, start_ps, back_ps, each))
+        beside_ps = back_ps + latency_ps * tree
+        ends.append(_through_shared(network, routes, total, start_ps, beside_ps, short * tree, stored, each))
     return Bounds(
         alone_ps=alone_ps, back_ps=np.ceil(back_ps).astype(np.int64), end_ps=int(np.floor(max(ends) - np.sum(rounded)))
     )
@@ -213,10 +217,15 @@ def _through_shared(
     routes: Routes,
     total: np.ndarray,
     start_ps: np.ndarray,
-    back_ps: np.ndarray,
+    beside_ps: np.ndarray,
+    last_bytes: np.ndarray,
+    stored_ps: np.ndarray,
     each: np.ndarray,
 ) -> float:
-    """Return when the flows are over of which all paths cross the busiest trunk."""
+    """Return when the flows are over of which all paths cross the busiest trunk.
+
+    They take ``beside_ps``, and the smallest of the ``last_bytes`` that cross a trunk is stored on all of ``stored_ps`` but the trunk.
+    """
     share = routes.share.tocoo()
     certain = share.data > 1 - 1e-9
     flow, trunk = (ends[certain] for ends in share.coords)
@@ -224,7 +233,12 @@ def _through_shared(
         return 0.0
     least = np.full((2, len(network.trunk_bps)), np.inf)
     np.minimum.at(least[0], trunk, start_ps[flow])
-    np.minimum.at(least[1], trunk, back_ps[flow])
+    of_trunk = np.full(len(network.trunk_bps), np.inf)
+    np.minimum.at(of_trunk, network.trunk, each)
+    smallest = np.full(len(network.trunk_bps), np.inf)
+    np.minimum.at(smallest, trunk, last_bytes[flow])
+    others_ps = np.maximum(stored_ps[flow] - of_trunk[trunk], 0)
+    np.minimum.at(least[1], trunk, beside_ps[flow] + smallest[trunk] * others_ps)
     carried = np.bincount(trunk, total[flow], len(network.trunk_bps))
     used = carried > 0
     together = 1 / np.bincount(network.trunk, 1 / each)  # of the links of a trunk, as the kernel counts them
