@@ -53,7 +53,7 @@ def _(topology: FatTree) -> np.ndarray:
     host = np.arange(topology.hosts)
     parts = [np.full(2 * topology.hosts, topology.hosts - 1.0)]
     groups = [host // topology.ports.tor_down] if topology.levels > 1 else []
-    groups += [groups[0] // topology.ports.agg_down] if topology.levels == 3 else []
+    groups += [groups[0] // topology.tors_per_pod] if topology.levels == 3 else []
     for group in groups:
         size = np.bincount(group).astype(float)
         parts += [size * (topology.hosts - size)] * 2

@@ -2,7 +2,8 @@
 
 Rules (they reproduce all 16 totals published for HammingMesh, arXiv:2209.01346 table 2): 64-port switches; 16 links
 of 400 Gb/s an accelerator (16 planes of a tree with one link, or 4 planes of a mesh with four); traces on a board
-are free; cables from host to ToR and half of the board-edge cables are copper (DAC), all others optical (AoC).
+are free; cables from host to ToR and half of the board-edge cables are copper (DAC), all others optical (AoC). An NVSwitch is a
+part of its server and no switch of the network: it has a price of its own, which does not follow the speed of links.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ LINKS_PER_DEVICE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """US dollars a piece; the defaults are those of the published totals."""
+    """US dollars a piece; the defaults are those of the published totals, and an NVSwitch is paid with its server."""
 
     switch_usd: float = 14_280.0
     dac_usd: float = 272.0
     aoc_usd: float = 603.0
+    nvswitch_usd: float = 0.0
     ports: int = 64
     source: str = "arXiv:2209.01346, table 2"
 
     def __post_init__(self) -> None:
-        for name in ("switch_usd", "dac_usd", "aoc_usd"):
+        for name in ("switch_usd", "dac_usd", "aoc_usd", "nvswitch_usd"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}, it must be 0 or more, in US dollars a piece")
@@ -40,22 +42,26 @@ class Prices:
 
 @dataclass(frozen=True, kw_only=True)
 class Bill:
-    """Pieces to buy: switches (fractions: a switch shared with another network), copper and optical cables."""
+    """Pieces to buy: switches (fractions: a switch shared with another network), copper and optical cables, NVSwitches."""
 
     switches: float
     dac_cables: float
     aoc_cables: float
+    nvswitches: float = 0
 
     def times(self, copies: float) -> Bill:
         """Return the bill of that many copies."""
         return Bill(
-            switches=self.switches * copies, dac_cables=self.dac_cables * copies, aoc_cables=self.aoc_cables * copies
+            switches=self.switches * copies,
+            dac_cables=self.dac_cables * copies,
+            aoc_cables=self.aoc_cables * copies,
+            nvswitches=self.nvswitches * copies,
         )
 
     def usd(self, prices: Prices = Prices()) -> float:
         """Return the price in US dollars."""
         cables = self.dac_cables * prices.dac_usd + self.aoc_cables * prices.aoc_usd
-        return self.switches * prices.switch_usd + cables
+        return self.switches * prices.switch_usd + cables + self.nvswitches * prices.nvswitch_usd
 
 
 class Billed(Protocol):
@@ -128,18 +134,20 @@ def rail_bill(hosts: int, leaves: int, uplinks: int, *, radix: int = 64) -> Bill
 
 
 def topology_cost(topology: Billed, prices: Prices = Prices(), *, link_gbps: float | None = None) -> dict[str, float]:
-    """Return ``switches``, ``dac_cables``, ``aoc_cables``, ``published_usd`` and ``network_capex_usd``.
+    """Return ``switches``, ``nvswitches``, ``dac_cables``, ``aoc_cables``, ``published_usd`` and ``network_capex_usd``.
 
     The published prices are those of 400 Gb/s parts; ``network_capex_usd`` holds the price of a gigabit constant,
-    so links of another speed (``link_gbps``) cost in proportion. A topology that says itself how fast what is bought is
-    (``bought_gbps``) is believed.
+    so links of another speed (``link_gbps``) cost in proportion, but NVSwitches what they cost. A topology that says itself how fast what is bought is
+    (``bought_gbps``, unless it is None) is believed.
     """
-    link_gbps = getattr(topology, "bought_gbps", link_gbps)
+    bought_gbps = getattr(topology, "bought_gbps", None)
+    link_gbps = link_gbps if bought_gbps is None else bought_gbps
     bill = topology.bill()
     usd = bill.usd(prices)
     scale = 1.0 if link_gbps is None else link_gbps / PUBLISHED_LINK_GBPS
-    pieces = {"switches": bill.switches, "dac_cables": bill.dac_cables, "aoc_cables": bill.aoc_cables}
-    return {**pieces, "published_usd": usd, "network_capex_usd": usd * scale}
+    inside_usd = bill.nvswitches * prices.nvswitch_usd
+    pieces = {name: getattr(bill, name) for name in ("switches", "nvswitches", "dac_cables", "aoc_cables")}
+    return {**pieces, "published_usd": usd, "network_capex_usd": (usd - inside_usd) * scale + inside_usd}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,10 @@ csg-htsim and uet-htsim, which knows AGG alone; TOR and CORE are counted in the 
     AGG i, link j     up-link j of aggregation switch i, counted over all pods: to core (i mod aggs of a pod) x up-links + j
     CORE i, link j    the link of core i down to pod j; with two tiers of spine i down to ToR j
 
+Where a bundle joins two switches, the first cables of all bundles of a switch are counted, then the second ones, and so on:
+with n switches on the other side, link j is cable j // n of the bundle to switch j mod n. (htsim names a bundle by j < n and takes
+its first cable down.)
+
 Both directions of the cable are down from the begin, and routes know it: flows are split over the minimal paths that are
 left. Queues keep the size that the whole tree has. A path that is left may turn upwards again below the top.
 """
@@ -83,10 +87,10 @@ class FailedTree(FatTree):
         whole = self.whole.network
         down = np.zeros(whole.links, bool)
         for failure in self.failures:
-            low, high = self._ends(failure)
+            low, high, cable = self._ends(failure)
             first, second = whole.names.index(low), whole.names.index(high)
-            down |= (whole.source == first) & (whole.target == second)
-            down |= (whole.source == second) & (whole.target == first)
+            for source, target in ((first, second), (second, first)):
+                down[np.flatnonzero((whole.source == source) & (whole.target == target))[cable]] = True
         return ~down
 
     @cached_property
@@ -108,13 +112,15 @@ class FailedTree(FatTree):
         """Return what a demand matrix [hosts, hosts] puts on every link, in the demand's unit, float64 [links]."""
         return minimal_loads(self.network, demand)
 
-    def _ends(self, failure: Failure) -> tuple[str, str]:
-        """Return the names of the lower and the upper end of a cable."""
-        ports, aggs = self.ports, self.ports.tor_up
+    def _ends(self, failure: Failure) -> tuple[str, str, int]:
+        """Return the names of the lower and the upper end of a cable, and its number in their bundle."""
+        ports, aggs = self.ports, self.ports.above_tor
         most = {
             "TOR": (self.tors, ports.tor_up if self.levels > 1 else 0),
             "AGG": (self.pods * aggs, ports.agg_up) if self.levels == 3 else (0, 0),
-            "CORE": (aggs * ports.agg_up, self.pods) if self.levels == 3 else (aggs, self.tors),
+            "CORE": (ports.tops, self.pods * ports.core_bundle)
+            if self.levels == 3
+            else (ports.tops, self.tors * ports.agg_bundle),
         }
         if failure.tier not in most:
             raise TopologyError(f"{_of(failure)}switch_type is {failure.tier}, not one of {', '.join(TIERS)}")
@@ -130,15 +136,17 @@ class FailedTree(FatTree):
                     f"{_of(failure)}{name} is {value}; this tree has {failure.tier} switches 0 to {switches - 1} with "
                     f"links 0 to {links - 1} each"
                 )
-        switch, link = failure.switch, failure.link
+        switch, others = failure.switch, {"TOR": aggs, "AGG": ports.above_agg}
+        below = self.tors if self.levels == 2 else self.pods
+        cable, other = divmod(failure.link, others.get(failure.tier, below))
         if self.levels == 2:
-            tor, spine = (switch, link) if failure.tier == "TOR" else (link, switch)
-            return f"tor{tor}", f"core{spine}"
+            tor, spine = (switch, other) if failure.tier == "TOR" else (other, switch)
+            return f"tor{tor}", f"core{spine}", cable
         if failure.tier == "TOR":
-            return f"tor{switch}", f"agg{switch // ports.agg_down * aggs + link}"
+            return f"tor{switch}", f"agg{switch // self.tors_per_pod * aggs + other}", cable
         if failure.tier == "AGG":
-            return f"agg{switch}", f"core{switch % aggs * ports.agg_up + link}"
-        return f"agg{link * aggs + switch // ports.agg_up}", f"core{switch}"
+            return f"agg{switch}", f"core{switch % aggs * ports.above_agg + other}", cable
+        return f"agg{other * aggs + switch // ports.above_agg}", f"core{switch}", cable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +172,6 @@ def without(tree: FatTree, failures: Iterable[Failure]) -> FatTree:
         return tree
     if isinstance(tree, FailedTree):
         return without(tree.whole, (*tree.failures, *failed))
-    if getattr(tree, "switches", tree.ports) != tree.ports:
-        raise TopologyError(
-            f"{_of(failed[0])}the tree bundles links, several of one cable's ends count as switches of their own here, and a failure "
-            "names a whole switch; use a tree without bundles"
-        )
     return FailedTree(**{one.name: getattr(tree, one.name) for one in fields(FatTree)}, failures=failed, whole=tree)
 
 

@@ -12,13 +12,39 @@ _PORTS = 64  # of a switch, where nothing is said
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Ports of the switches of a fat tree: ToR down and up, aggregation down and up, ports of a core (or spine)."""
+    """Ports of the switches of a fat tree: ToR down and up, aggregation down and up, ports of a core (or spine).
+
+    ``agg_bundle`` cables join a ToR to each aggregation switch of its pod (with two tiers to each spine), ``core_bundle`` cables
+    an aggregation switch to each of its cores.
+    """
 
     tor_down: int
     tor_up: int = 0
     agg_down: int = 0
     agg_up: int = 0
     core: int = 0
+    agg_bundle: int = 1
+    core_bundle: int = 1
+
+    @property
+    def above_tor(self) -> int:
+        """How many switches a ToR is joined to."""
+        return self.tor_up // self.agg_bundle
+
+    @property
+    def above_agg(self) -> int:
+        """How many cores an aggregation switch is joined to."""
+        return self.agg_up // self.core_bundle
+
+    @property
+    def tors_per_pod(self) -> int:
+        """How many ToRs an aggregation switch is joined to."""
+        return self.agg_down // self.agg_bundle
+
+    @property
+    def tops(self) -> int:
+        """The number of logical switches of the top tier: cores, or spines; 0 in a tree of one tier."""
+        return {1: 0, 2: self.above_tor, 3: self.above_tor * self.above_agg}[self.levels]
 
     @property
     def levels(self) -> int:
@@ -30,7 +56,7 @@ class Ports:
         tors = math.ceil(hosts / self.tor_down)
         if self.levels < 3:
             return tors * self.tor_up
-        return math.ceil(tors / self.agg_down) * self.tor_up * self.agg_up
+        return math.ceil(tors / self.tors_per_pod) * self.above_tor * self.agg_up
 
 
 def tree_ports(hosts: int, tiers: int | None, oversubscription: float, radix: int | None) -> Ports:

@@ -64,7 +64,7 @@ def tiers(links: pa.Table) -> dict[str, np.ndarray]:
 
 def _height(name: str) -> tuple[int, int]:
     """Order tiers on the way of a packet: up from the hosts, then down to them."""
-    rank = {"host": 0, "leaf": 1, "tor": 1, "agg": 2, "spine": 3, "core": 3}
+    rank = {"host": 0, "nvswitch": 1, "leaf": 1, "tor": 1, "agg": 2, "spine": 3, "core": 3}
     source, target = (rank.get(end, 2) for end in name.split(" to "))
     return (0, source) if source < target else (1, -source)
 

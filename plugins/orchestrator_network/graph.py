@@ -66,6 +66,8 @@ class Network:
     weights of their links; None takes all alike, and a link of weight 0 has failed: no route takes it. ``detours``: packets may leave minimal
     routes. ``channel_order``: what keeps virtual channels few, None for one that fits any network. ``barred``: links that
     packets to some hosts do not take. ``ends_only``: no route leads through a host, whatever its links; costs see to it.
+    ``sized_bps``: queues, thresholds, windows and round trip are those of a network of links of that rate, as htsim has them
+    where the tiers of a fat tree differ; None: of the rates that links have.
     """
 
     hosts: int
@@ -81,6 +83,7 @@ class Network:
     channel_order: ChannelOrder | None = None
     barred: Barred | None = None
     ends_only: bool = False
+    sized_bps: float | None = None
 
     @property
     def nodes(self) -> int:

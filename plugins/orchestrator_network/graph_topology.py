@@ -51,7 +51,8 @@ class GraphTopology:
 
     ``link_gbps`` and ``latency_ps`` are those of cables that state none. ``planes`` disjoint copies carry 1/planes of
     every message each and are alike, so one is simulated. ``hosts_forward``: hosts with several links pass packets on;
-    False: they are ends only.
+    False: they are ends only. ``server_switches``, by name, are parts of servers (NVSwitches): they are priced as such, and a
+    host's links to them do not count as links to the network.
     """
 
     host_names: tuple[str, ...]
@@ -62,6 +63,7 @@ class GraphTopology:
     planes: int = 1
     latency_ps: int = 1_000_000
     hosts_forward: bool = True
+    server_switches: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         nodes, links = len(self.host_names) + len(self.switch_names), sum(cable.count for cable in self.cables)
@@ -75,6 +77,9 @@ class GraphTopology:
             raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
         if self.planes < 1:
             raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        strange = [name for name in self.server_switches if name not in self.switch_names]
+        if strange:
+            raise TopologyError(f"server_switches has `{strange[0]}`, which is no switch of this network")
         first, second = (np.array(ends) for ends in zip(*((one.first, one.second) for one in self.cables), strict=True))
         joined = csr_array((np.ones(len(first)), (first, second)), shape=(nodes, nodes))
         _, part = connected_components(joined, directed=False)
@@ -159,6 +164,27 @@ class GraphTopology:
         return float(sent_bps[: self.hosts].min())
 
     @cached_property
+    def _outside(self) -> np.ndarray:
+        """Which links leave a host for the network; where a host has none, all of its own. Bool [links]."""
+        network, inside = self.network, np.isin(self.network.names, self.server_switches)
+        of_host = network.source < self.hosts
+        outside = of_host & ~inside[network.target]
+        enclosed = np.bincount(network.source[outside], minlength=network.nodes) == 0
+        return np.asarray(outside | (of_host & enclosed[network.source]))
+
+    @property
+    def outside_gbps(self) -> float:
+        """What the host with the least can send to the network in one plane in Gb/s, its own server's switches aside."""
+        network = self.network
+        sent_bps = np.bincount(network.source[self._outside], network.capacity_bps[self._outside], self.hosts)
+        return float(sent_bps.min() / 1e9)
+
+    @property
+    def local_links(self) -> int:
+        """The number of links of the first host into its own server."""
+        return int(((self.network.source == 0) & ~self._outside).sum())
+
+    @cached_property
     def network(self) -> Network:
         """One plane as a graph; the equal links of a cable are one trunk."""
         wiring = Wiring()
@@ -200,10 +226,16 @@ class GraphTopology:
         return float(np.average(speeds, weights=[cable.count for cable in bought]))
 
     def bill(self) -> Bill:
-        """Return switches and cables of all planes, one switch a node."""
+        """Return switches and cables of all planes, one switch a node; those of servers by themselves."""
         pieces = {"copper": 0, "optical": 0, "none": 0}
         for cable in self.cables:
             at_host = min(cable.first, cable.second) < self.hosts
             pieces[cable.kind or ("copper" if at_host else "optical")] += cable.count
-        bill = Bill(switches=len(self.switch_names), dac_cables=pieces["copper"], aoc_cables=pieces["optical"])
+        inside = len(self.server_switches)
+        bill = Bill(
+            switches=len(self.switch_names) - inside,
+            dac_cables=pieces["copper"],
+            aoc_cables=pieces["optical"],
+            nvswitches=inside,
+        )
         return bill.times(self.planes)

@@ -67,7 +67,7 @@ def packet_parts(
         header_bytes=wire.header_bytes,
         slow=_slow(topology, slow_links),
         changes=_changes(topology.network, link_changes),
-        taper=float(getattr(topology, "oversubscription", None) or 1.0),
+        taper=float(getattr(topology, "taper", None) or getattr(topology, "oversubscription", None) or 1.0),
         **said,
     )
     return chosen, find_balancer(load_balancer or chosen.load_balancer), options
@@ -160,14 +160,16 @@ def _slow(topology: Topology, count: int) -> tuple[int, ...]:
 
 
 def _changes(network: Network, wanted: Iterable[tuple[int, str, str, float]]) -> tuple[tuple[int, int, float], ...]:
-    """Return changes of links by their numbers; parallel links between two ends change together."""
+    """Return changes of links by their numbers; parallel links between two ends change together, but for those that failed."""
     changes = []
     for when_ps, first, second, share in wanted:
         ends = [network.names.index(name) if name in network.names else -1 for name in (first, second)]
         found = np.flatnonzero((network.source == ends[0]) & (network.target == ends[1]))
         if len(found) == 0:
             raise TopologyError(f"no link leads from `{first}` to `{second}`; names are those of the table of links")
-        if network.route_weight is not None and np.any(network.route_weight[found] == 0):
+        if network.route_weight is not None:
+            found = found[network.route_weight[found] > 0]
+        if len(found) == 0:
             raise TopologyError(f"the link from `{first}` to `{second}` has failed, and no change brings it back")
         changes += [(when_ps, int(link), share) for link in found]
     return tuple(changes)

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import shortest_path
 from orchestrator_network.engine import run
 from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.fairness import alone_rates
+from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
 from orchestrator_network.lowering import LoweredFlows, lower_flows
 from orchestrator_network.packet_parts import (
@@ -27,6 +28,7 @@ from orchestrator_network.packet_parts import (
 from orchestrator_network.packet_rules import Delivery, Lossless, LossRecovery, TrimmingMode
 from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
 from orchestrator_network.topology import Topology
+from orchestrator_network.tree_bounds import alone_on_tiers
 from orchestrator_network.wire import PS_PER_S, CountedWire, Wire
 from orchestrator_network.workloads import Workload
 
@@ -90,7 +92,8 @@ def simulate(
     end; ``analytic``: every flow as if alone. A flow finishes when its sender has the last acknowledgement; times
     are integer picoseconds. ``slow_links``: so many links from cores to aggregation switches have a quarter of their
     speed. ``link_changes``: (time in ps, from, to, share of its speed from then on) of links by the names of their
-    ends; share 0 takes a link down with what waits for it, a later change brings it back. ``load_balancer`` and ``lossless``
+    ends; share 0 takes a link down with what waits for it, a later change brings it back; a host
+    whose own link is down waits. ``load_balancer`` and ``lossless``
     (links that never drop data: priority flow control, or credit) are by default what the transport is meant for. There a
     switch says stop above ``stop_packets`` of a link (15; of credit, the room beside what is on its way) and, with priority
     flow control, go on at ``go_packets`` (four fifths of that).
@@ -268,7 +271,13 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
     routes = lowered.routes
     if not alike:
-        return forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours)
+        tree = isinstance(topology, FatTree)
+        bounds = forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours, tree=tree)
+        if not isinstance(topology, FatTree):
+            return bounds
+        alone = np.maximum(bounds.alone_ps, alone_on_tiers(topology, one_plane, wire, answered=answered))
+        end_ps = max(bounds.end_ps, int((one_plane.start_ps + alone).max()))
+        return replace(bounds, alone_ps=alone, end_ps=end_ps)
     if detours:
         of_hosts = np.zeros(len(network.trunk_bps))
         of_hosts[network.trunk[(network.source < network.hosts) | (network.target < network.hosts)]] = 1
@@ -282,12 +291,9 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
         lowered = replace(lowered, routes=routes, program=replace(lowered.program, delay_ps=delay_ps))
     # A flow that spreads over paths may be a little faster than one that does not.
     back_ps = wire.acknowledge_ps(routes, link_bps)
-    sooner_ps = back_ps - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
-    if not answered:
-        sooner_ps = np.zeros_like(back_ps)
-    shortest_ps = wire.shortest_arrival_ps(routes, one_plane.size_bytes, link_bps)
+    sooner_ps = back_ps * answered - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
     alone = alone_ps(lowered, network.trunk_bps) + sooner_ps
-    end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, shortest_ps)
+    end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, (wire, link_bps))
     return Bounds(alone_ps=alone, back_ps=back_ps, end_ps=end_ps)
 
 
@@ -371,21 +377,27 @@ def bound_ps(
     workload: Workload,
     capacity_bps: np.ndarray,
     back_ps: np.ndarray,
-    shortest_ps: np.ndarray | None = None,
+    packets_of: tuple[Wire, float] | None = None,
 ) -> int:
     """Return a lower bound on when the last flow finishes, in picoseconds from time 0, for these routes.
 
     No trunk carries its bits in less than bits / capacity after the first of its flows may start, and the quickest
     of its flows still has to arrive; no flow finishes before start + its time alone. Dependencies are left out, so
-    it stays a bound. ``shortest_ps``: what the last bit of a flow takes at least, if that is less than for one alone.
+    it stays a bound. ``packets_of`` links of a speed: the first packet to reach a trunk and the last to leave it may be of two
+    flows, so certain is what the smallest last packet of all that cross it takes, beside the trunk.
     """
     share = lowered.routes.share.tocoo()
     flow, trunk = share.coords
-    latency_ps = (lowered.delay_ps if shortest_ps is None else shortest_ps) + back_ps
+    beside_ps = lowered.delay_ps[flow]
+    if packets_of is not None:
+        wire, link_bps = packets_of
+        smallest = np.full(len(capacity_bps), np.inf)
+        np.minimum.at(smallest, trunk, wire.last_bytes(workload.size_bytes)[flow])
+        beside_ps = wire.passing_ps(lowered.routes, flow, smallest[trunk], link_bps)
     first = np.full(len(capacity_bps), np.iinfo(np.int64).max)
     quickest = first.copy()
     np.minimum.at(first, trunk, workload.start_ps[flow])
-    np.minimum.at(quickest, trunk, latency_ps[flow])
+    np.minimum.at(quickest, trunk, beside_ps + back_ps[flow])
     bits = lowered.bits @ lowered.routes.share
     used = bits > 0
     through = first[used] + bits[used] / capacity_bps[used] * PS_PER_S + quickest[used]

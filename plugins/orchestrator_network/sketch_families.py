@@ -40,7 +40,7 @@ def sketch(topology: Topology) -> Sketch:
 def _tree(tree: FatTree) -> Sketch:
     """Hosts, ToRs, aggregation switches and cores, one above the other."""
     ports, pods = tree.ports, tree.pods
-    aggs = ports.tor_up if tree.levels == 3 else 0
+    aggs = tree.aggs_per_pod
     cores = tree.network.nodes - tree.hosts - tree.tors - pods * aggs
     tor = np.arange(tree.tors)
     notes, tor_group = [], tor

@@ -37,7 +37,7 @@ COST = pa.schema(
         ("topology", pa.string()),
         ("scale", pa.string()),
         ("devices", pa.int64()),
-        *((name, pa.float64()) for name in ("link_gbps", "switches", "dac_cables", "aoc_cables")),
+        *((name, pa.float64()) for name in ("link_gbps", "switches", "nvswitches", "dac_cables", "aoc_cables")),
         *((name, pa.float64()) for name in ("usd", "usd_per_device", "published_usd")),
     ]
 )
@@ -74,8 +74,8 @@ def step_row(
 
 
 def _links_outside(topology: Topology) -> int:
-    """Return the links of the first host in all planes; a GPU's link into its own server is none of them."""
-    inside = 1 if getattr(topology, "local_gbps", 0) else 0
+    """Return the links of the first host in all planes; a GPU's links into its own server are none of them."""
+    inside = getattr(topology, "local_links", 1 if getattr(topology, "local_gbps", 0) else 0)
     return (int(topology.network.degree()[0]) - inside) * topology.planes
 
 
@@ -101,6 +101,7 @@ def _cost_row(name: str, scale: str, devices: int, bill: Bill, usd: float) -> di
         "devices": devices,
         "link_gbps": PUBLISHED_LINK_GBPS,
         "switches": float(bill.switches),
+        "nvswitches": float(bill.nvswitches),
         "dac_cables": float(bill.dac_cables),
         "aoc_cables": float(bill.aoc_cables),
         "usd": usd,

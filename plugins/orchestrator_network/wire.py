@@ -69,16 +69,13 @@ class Wire:
             stored_ps = packet_bits / 8 * _behind_ps(routes)
         return np.asarray(np.rint(routes.latency_ps + stored_ps), np.int64)
 
-    def shortest_arrival_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
-        """Return what passes at least after the last bit of a message has left until it arrives, int64 [flows] in ps.
+    def passing_ps(self, routes: Routes, flows: np.ndarray, size_bytes: np.ndarray, link_bps: float) -> np.ndarray:
+        """Return what a packet of ``size_bytes`` [flows] takes along the routes of these flows but on one link, int64 in ps.
 
-        `arrival_ps` has a full packet stored at every switch; where other messages come between, it may be the last one.
+        Links are of one speed: no byte arrives sooner after it has left any one of them.
         """
-        last = self.last_bytes(payload_bytes)
-        stored_ps = (routes.hops - 1) * self.sent_ps(last, link_bps)
-        if routes.stored_ps is not None:
-            stored_ps = last * _behind_ps(routes)
-        return np.asarray(np.rint(routes.latency_ps + stored_ps), np.int64)
+        stored_ps = (routes.hops[flows] - 1) * self.sent_ps(size_bytes, link_bps)
+        return np.asarray(np.rint(routes.latency_ps[flows] + stored_ps), np.int64)
 
     def overtaking_ps(self, routes: Routes, payload_bytes: np.ndarray, link_bps: float) -> np.ndarray:
         """Return by how much a message may arrive before the formula where its packets take several paths, int64 ps.

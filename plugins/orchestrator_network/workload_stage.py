@@ -111,7 +111,7 @@ def _carrier(
         asked = Asked(
             hosts=topology.hosts,
             flow_bytes=config.flow_bytes or 0,
-            link_gbps=_outside_gbps(topology),
+            link_gbps=outside_gbps(topology),
             seed=seed,
             names=topology.network.names[: topology.hosts],
         )
@@ -131,8 +131,11 @@ def _carrier(
     return carry
 
 
-def _outside_gbps(topology: Topology) -> float:
-    """Return what a host sends over all its links of all planes; a GPU's link into its own server is none of them."""
+def outside_gbps(topology: Topology) -> float:
+    """Return what a host sends over all its links of all planes; a GPU's links into its own server are none of them."""
+    stated_gbps = getattr(topology, "outside_gbps", None)
+    if stated_gbps is not None:
+        return float(stated_gbps) * topology.planes
     inside_gbps = float(getattr(topology, "local_gbps", 0.0))
     return (topology.injection_bps / 1e9 - inside_gbps) * topology.planes
 

@@ -39,20 +39,22 @@ NAMES = ("mean", "p50", "p99", "max")
 
 def topology_file(tree: FatTree) -> str:
     """Return the tree in htsim's format; every tier above the ToR states its share of the taper."""
-    ports = tree.ports
+    ports, gbps = tree.ports, tree.tier_gbps
     rows = [f"Nodes {tree.hosts}", "Tiers 3", f"Podsize {ports.tor_down * ports.agg_down}"]
     tiers = ((ports.tor_down, ports.tor_up), (ports.agg_down, ports.agg_up), (ports.core, 0))
     for tier, (down, up) in enumerate(tiers):
-        rows += [f"Tier {tier}", f"Downlink_speed_Gbps {tree.link_gbps:g}", f"Radix_Down {down}"]
+        rows += [f"Tier {tier}", f"Downlink_speed_Gbps {gbps[tier]:g}", f"Radix_Down {down}"]
         rows += [f"Radix_Up {up}"] if up else []
-        rows += [f"Oversubscribed {down // up}"] if up and down > up else []
+        # htsim compares the ToR's with its ports, and that of an aggregation switch with its bandwidth.
+        taper = int(down // up if tier == 0 else down * gbps[1] / (up * gbps[2])) if up else 1
+        rows += [f"Oversubscribed {taper}"] if taper > 1 else []
         rows += [f"Downlink_Latency_ns {tree.latency_ps // 1000}"]
     return "\n".join(rows) + "\n"
 
 
 def run_peer(binary: str, folder: Path, tree: FatTree, options: list[str]) -> tuple[list[float], int, float]:
     """Return sorted completion times in microseconds, retransmissions, and seconds of the whole run."""
-    command = [binary, "-topo", "tree.topo", "-tm", "load.cm", "-linkspeed", str(int(tree.link_gbps * 1000))]
+    command = [binary, "-topo", "tree.topo", "-tm", "load.cm", "-linkspeed", str(int(tree.tier_gbps[0] * 1000))]
     began = time.perf_counter()
     done = subprocess.run(
         [*command, "-paths", "64", "-end", "1000000", "-o", "log.dat", *options],
@@ -132,6 +134,7 @@ def difference_percent(mine: float, theirs: float) -> float:
 @click.option("--mebibytes", "sizes", default=[2.0], multiple=True, help="of every flow")
 @click.option("--transport", "transports", default=["nscc"], multiple=True, type=click.Choice(list(TRANSPORTS)))
 @click.option("--balancer", default="reps", help="reps, oblivious, bitmap, reps_legacy or mixed")
+@click.option("--gbps", default="100", help="of all links, or of the links below each of the three tiers: 100,100,200")
 @click.option("--slow", default=0, help="links from cores down at a quarter of their speed")
 @click.option(
     "--drop-tail", is_flag=True, help="ports drop and do not trim; five times as deep, SLEEK finds the losses"
@@ -145,6 +148,7 @@ def main(
     sizes: tuple[float, ...],
     transports: tuple[str, ...],
     balancer: str,
+    gbps: str,
     slow: int,
     drop_tail: bool,
     seeds: int,
@@ -153,7 +157,8 @@ def main(
     warm = FatTree(hosts=16, tiers=3)
     simulate(warm, workloads.permutation(16, bytes=4096, seed=1), fidelity="packet")  # load the compiled code
     for taper, count, size, transport in itertools.product(tapers, senders, sizes, transports):
-        tree = FatTree(hosts=hosts, tiers=3, oversubscription=taper, link_gbps=100)
+        speeds = tuple(float(one) for one in gbps.split(","))
+        tree = FatTree(hosts=hosts, tiers=3, oversubscription=taper, link_gbps=speeds if len(speeds) > 1 else speeds[0])
         size_bytes = int(size * 2**20)
         load = incast(hosts, count, size_bytes) if count else workloads.permutation(hosts, bytes=size_bytes, seed=42)
         options = [*TRANSPORTS[transport], "-load_balancing_algo", balancer]
@@ -165,7 +170,7 @@ def main(
         what = f"incast of {count}" if count else "permutation"
         what += ", ports that drop" if drop_tail else ""
         click.echo(
-            f"{hosts} hosts, {taper}:1, {what}, {size:g} MiB a flow, {transport}, {balancer}, {slow} slow links, {seeds} seeds"
+            f"{hosts} hosts of {gbps} Gb/s, {taper}:1, {what}, {size:g} MiB a flow, {transport}, {balancer}, {slow} slow links, {seeds} seeds"
         )
         compare(binary, tree, load, options, settings, seeds)
 

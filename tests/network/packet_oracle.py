@@ -158,10 +158,11 @@ class Oracle:
 
     def change(self, link, share, now):
         link.up = share > 0
-        if link.up:
-            link.ps_per_byte = link.base / share
+        link.ps_per_byte = link.base / (share or 1.0)
+        if link.source < self.hosts:  # who sends knows, and waits
+            self.kick(link.source, now)
+        if link.up or link.source < self.hosts:
             return
-        link.ps_per_byte = link.base
         data = [packet for queue in self.queues(link) for packet in queue]
         link.drops += len(link.high) + len(data)
         for packet in [*data, *link.high]:
@@ -273,6 +274,8 @@ class Oracle:
 
     def pick(self, host, now):
         link, ring = self.links[host], self.rings[host]
+        if not link.up:
+            return None
         if ring and not self.is_open(link, None, now):
             return link.high.popleft() if link.high else None
         if ring and link.high:

@@ -149,6 +149,46 @@ def test_the_switch_does_not_choose_a_port_that_is_down():
     assert found["adaptive"].summary["end_us"] < found["oblivious"].summary["end_us"]
 
 
+FLAP = [(20_000_000, end, other, 0.0) for end, other in (("host0", "tor0"), ("tor0", "host0"))]
+BACK = [(400_000_000, end, other, 1.0) for _, end, other, _ in FLAP]
+
+
+@pytest.mark.parametrize("transport", ["nscc", "rccc", "smartt_v4", "dcqcn", "bbr"])
+@pytest.mark.parametrize("pair", [(0, 15), (15, 0)])
+def test_a_host_whose_cable_flaps_goes_on(transport, pair):
+    """Both directions of it, at the sender or the receiver: what was lost is sent again, and the flow ends soon after."""
+    load = workloads.flows([(*pair, 2**20, 0)])
+    calm, flap = (
+        simulate(TREE, load, fidelity="packet", transport=transport, lossless="none", link_changes=changes)
+        for changes in ([], FLAP + BACK)
+    )
+    assert calm.summary["drops"] == 0 < flap.summary["drops"]
+    assert flap.summary["timeouts"] > 0
+    assert 400 < flap.summary["end_us"] < 400 + 6 * calm.summary["end_us"]
+    carried = {(row["src"], row["dst"]): row["bytes"] for row in flap.links.to_pylist()}
+    assert carried[f"host{pair[0]}", f"tor{pair[0] // 2}"] > 2**20
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_slow_cable_of_a_host_is_slow(share):
+    """It is as one of that speed: all of the message leaves at it."""
+    load = workloads.flows([(0, 15, 100 * PAYLOAD, 1)])
+    slow = [(0, "host0", "tor0", share)]
+    flow = simulate(TREE, load, fidelity="packet", transport="constant", link_changes=slow).flows.to_pylist()[0]
+    assert flow["finish_ps"] - 1 == 100 * FULL * 80 / share + 5 * FULL * 80 + 12e6 + 6 * HEADER * 80
+
+
+@pytest.mark.parametrize("transport", ["nscc", "rccc", "dcqcn"])
+@pytest.mark.parametrize("cable", [("host0", "tor0"), ("tor0", "host0")])
+def test_a_host_that_stays_cut_off_is_an_error(cable, transport):
+    """It names the flow and asks for its path."""
+    load = workloads.flows([(0, 15, 2**18, 0), (4, 9, 2**18, 0)])
+    with pytest.raises(
+        ValueError, match=r"1 flows make no progress .* flow 0 from host 0 to 15; is every path of it down"
+    ):
+        simulate(TREE, load, fidelity="packet", transport=transport, link_changes=[(1_000_000, *cable, 0.0)])
+
+
 def test_queues_and_marks_can_be_set():
     """Ports hold as many packets as asked for, and mark between these shares of them."""
     load = workloads.incast(range(4, 12), 0, 500_000)

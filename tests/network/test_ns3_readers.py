@@ -1,10 +1,17 @@
 """Topology and flow files of the ns-3 simulators: what is read, and what is refused and where."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from orchestrator_network import simulate, workloads
+from orchestrator_network.cost import Bill, Prices, topology_cost
 from orchestrator_network.errors import TopologyError, WorkloadError
-from orchestrator_network.readers import read_hpcc_flows, read_hpcc_topology
+from orchestrator_network.flow_figures import tiers
+from orchestrator_network.readers import from_hpcc, read_hpcc_flows, read_hpcc_topology
+from orchestrator_network.tables import cost_table
+from orchestrator_network.workload_stage import outside_gbps
 from tests.network.foreign_files import HPCC_FLOWS, HPCC_TOPOLOGY, written
 
 
@@ -35,14 +42,64 @@ def test_ids_of_switches_may_come_first(tmp_path):
 
 
 def test_the_header_of_simai_is_read(tmp_path):
-    """NVSwitches and switches are both switches, and their ids may take two lines."""
+    """The NVSwitches come first among the ids of switches, which may take two lines, and are named."""
     links = [(0, 4), (1, 4), (2, 5), (3, 5), (4, 6), (5, 6)]
     text = "7 2 2 1 6 H100\n4 5\n6\n" + "".join(f"{a} {b} 2880Gbps 0.000025ms 0\n" for a, b in links)
     network = read_hpcc_topology(written(tmp_path, text))
-    assert network.names == ("host0", "host1", "host2", "host3", "switch4", "switch5", "switch6")
+    assert network.names == ("host0", "host1", "host2", "host3", "nvswitch4", "nvswitch5", "switch6")
+    other = read_hpcc_topology(written(tmp_path, text.replace("\n4 5\n6\n", "\n6 4\n5\n")))
+    assert other.names == ("host0", "host1", "host2", "host3", "nvswitch4", "switch5", "nvswitch6")
     assert list(zip(network.source.tolist(), network.target.tolist(), strict=True))[:6] == links
     assert set(network.capacity_bps) == {2.88e12}
     assert set(network.latency_ps) == {25_000}
+
+
+# Two servers of two GPUs with an NVSwitch each, whose GPUs hang on rails of one switch a rail below one spine.
+SERVERS = (
+    "9 2 2 3 10 H100\n4 5 6 7 8\n"
+    + "".join(f"{gpu} {4 + gpu // 2} 2880Gbps 0.000025ms 0\n" for gpu in range(4))
+    + "".join(f"{gpu} {6 + gpu % 2} 200Gbps 0.0005ms 0\n" for gpu in range(4))
+    + "".join(f"{rail} 8 400Gbps 0.0005ms 0\n" for rail in (6, 7))
+)
+
+
+def test_nvswitches_are_no_switches_of_the_network(tmp_path):
+    """Neither they nor their links are bought with it; they have a price of their own, whatever the speed of links."""
+    topology = from_hpcc(written(tmp_path, SERVERS), planes=2)
+    assert topology.bill() == Bill(switches=6, dac_cables=8, aoc_cables=4, nvswitches=4)
+    assert topology.bought_gbps == pytest.approx((4 * 200 + 2 * 400) / 6)
+    usual, priced = (topology_cost(topology, prices) for prices in (Prices(), Prices(nvswitch_usd=1000.0)))
+    assert usual["published_usd"] == 6 * 14_280 + 8 * 272 + 4 * 603
+    assert usual["network_capex_usd"] == pytest.approx(usual["published_usd"] * topology.bought_gbps / 400)
+    for name in ("published_usd", "network_capex_usd"):
+        assert priced[name] - usual[name] == pytest.approx(4000)
+    rows = cost_table(topology, priced, Prices(nvswitch_usd=1000.0)).to_pylist()
+    assert (rows[0]["switches"], rows[0]["nvswitches"]) == (6, 4)
+    assert {row["nvswitches"] for row in rows[1:]} == {0}
+    with pytest.raises(ValueError, match="nvswitch_usd is -1"):
+        Prices(nvswitch_usd=-1)
+    with pytest.raises(TopologyError, match="server_switches has `spine`, which is no switch"):
+        replace(topology, server_switches=("spine",))
+
+
+def test_what_a_gpu_sends_to_the_network_leaves_its_server_out(tmp_path):
+    """Offered loads are of the links to the rails, two planes of 200 Gb/s; where a host has no others, of all."""
+    topology = from_hpcc(written(tmp_path, SERVERS), planes=2)
+    assert (topology.outside_gbps, topology.local_links, topology.injection_bps) == (200, 1, 3.08e12)
+    assert outside_gbps(topology) == 400
+    inside = "5 2 1 0 4 H100\n4\n" + "".join(f"{gpu} 4 2880Gbps 0.000025ms 0\n" for gpu in range(4))
+    alone = from_hpcc(written(tmp_path, inside, "alone"))
+    assert (alone.outside_gbps, alone.local_links) == (2880, 0)
+    assert alone.bill() == Bill(switches=0, dac_cables=0, aoc_cables=0, nvswitches=1)
+
+
+def test_nvswitches_are_named_in_tables_and_figures(tmp_path):
+    """Flows within a server cross its NVSwitch alone, and its links are a tier of their own."""
+    topology = from_hpcc(written(tmp_path, SERVERS))
+    result = simulate(topology, workloads.flows([(0, 1, 10**6, 0), (1, 3, 10**6, 0)]))
+    busy = {(row["src"], row["dst"]) for row in result.links.to_pylist() if row["bytes"]}
+    assert busy == {("host0", "nvswitch4"), ("nvswitch4", "host1"), ("host1", "switch7"), ("switch7", "host3")}
+    assert {"host to nvswitch", "nvswitch to host"} < set(tiers(result.links))
 
 
 def test_ns3_flows_are_read(tmp_path):

@@ -265,7 +265,6 @@ def test_slow_links_are_counted_from_the_first_aggregation_switch():
         (SMALL, {"wire": Wire(header_bytes=0)}, "headers from 1 byte on"),
         (SMALL.with_latency(3_000_000_000), {}, "latencies up to"),
         (SMALL, {"link_changes": [(0, "core0", "agg9", 0.0)]}, "no link leads from `core0` to `agg9`"),
-        (SMALL, {"link_changes": [(0, "host0", "tor0", 0.0)]}, "uplink of host 0"),
         (SMALL, {"link_changes": [(0, "core0", "agg0", 2.0)]}, "shares 0 to 1"),
     ],
 )

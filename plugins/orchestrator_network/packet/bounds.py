@@ -16,7 +16,8 @@ its latency after the greatest of
 and it is over when a header has come back. With one path the second is what happens where links are alike (see `routers`),
 and with full packets the fourth is where they are not. Of all flows together the first two hold for those of a source and of a target; every
 link that all minimal paths of some flows share carries all of them; and all links together carry every byte as often as it
-crosses a link.
+crosses a link. In a tree, where the same lies before a trunk for all flows that cross it, or behind it, the smallest of their last
+packets is stored on all other links of the quickest way beside.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ def forwarding_bounds(
     *,
     answered: bool = True,
     detours: bool = False,
+    tree: bool = False,
 ) -> Bounds:
     """Return the bounds of flows over minimal paths of a network, not yet behind routers, whose hosts forward.
 
     ``routes`` tell which trunks all paths of a flow share, and how many links a path has. Flows that are not ``answered``
-    are over when their last packet arrives. With ``detours`` they may leave and arrive over any link.
+    are over when their last packet arrives. With ``detours`` they may leave and arrive over any link. ``tree``: all flows that cross
+    a trunk have links of the same speeds and latencies before it, or all have behind it.
     """
     source, target = workload.source, workload.target
     if network.barred is None:
@@ -84,7 +87,8 @@ def forwarding_bounds(
     header = wire.header_bytes
     back_ps = (header * (in_ps + out_ps) + header * stored + latency_ps) * answered
     # A packet takes a whole number of ps, up to half of one less than these products where those are none.
-    rounded = 0.5 * (packets + 2 * hops + 4) if np.any(np.concatenate([each, inner]) % 1) else 0.0
+    taken = np.concatenate([each[network.capacity_bps > 0], inner])
+    rounded = 0.5 * (packets + 2 * hops + 4) if np.any(taken % 1) else 0.0
     arrive_ps = np.maximum(
         begin * out_ps + total * _together(first, each) + crossing_ps,
         reach_ps + total * _together(last, each) + short * in_ps,
@@ -105,7 +109,8 @@ def forwarding_bounds(
         start_ps.min() + total @ hops / (1 / each).sum() + back_ps.min(),
     ]
     if network.route_weight is None and not detours:
-        ends.append(_through_shared(network, routes, total, start_ps, back_ps, each))
+        beside_ps = back_ps + latency_ps * tree
+        ends.append(_through_shared(network, routes, total, start_ps, beside_ps, short * tree, stored, each))
     return Bounds(
         alone_ps=alone_ps, back_ps=np.ceil(back_ps).astype(np.int64), end_ps=int(np.floor(max(ends) - np.sum(rounded)))
     )
@@ -139,8 +144,10 @@ def _slowest_shared(network: Network, routes: Routes, each: np.ndarray) -> np.nd
 
 
 def _ps_per_byte(capacity_bps: np.ndarray) -> np.ndarray:
-    """Return what the kernel takes for a byte, in ps."""
-    return np.asarray(np.rint(8 * PS_PER_S / capacity_bps * 256) / 256)
+    """Return what the kernel takes for a byte, in ps; nothing ever leaves over a link without capacity, which has failed."""
+    took, up = np.full(len(capacity_bps), np.inf), capacity_bps > 0
+    took[up] = np.rint(8 * PS_PER_S / capacity_bps[up] * 256) / 256
+    return took
 
 
 def _ways(network: Network, source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,10 +217,15 @@ def _through_shared(
     routes: Routes,
     total: np.ndarray,
     start_ps: np.ndarray,
-    back_ps: np.ndarray,
+    beside_ps: np.ndarray,
+    last_bytes: np.ndarray,
+    stored_ps: np.ndarray,
     each: np.ndarray,
 ) -> float:
-    """Return when the flows are over of which all paths cross the busiest trunk."""
+    """Return when the flows are over of which all paths cross the busiest trunk.
+
+    They take ``beside_ps``, and the smallest of the ``last_bytes`` that cross a trunk is stored on all of ``stored_ps`` but the trunk.
+    """
     share = routes.share.tocoo()
     certain = share.data > 1 - 1e-9
     flow, trunk = (ends[certain] for ends in share.coords)
@@ -221,7 +233,12 @@ def _through_shared(
         return 0.0
     least = np.full((2, len(network.trunk_bps)), np.inf)
     np.minimum.at(least[0], trunk, start_ps[flow])
-    np.minimum.at(least[1], trunk, back_ps[flow])
+    of_trunk = np.full(len(network.trunk_bps), np.inf)
+    np.minimum.at(of_trunk, network.trunk, each)
+    smallest = np.full(len(network.trunk_bps), np.inf)
+    np.minimum.at(smallest, trunk, last_bytes[flow])
+    others_ps = np.maximum(stored_ps[flow] - of_trunk[trunk], 0)
+    np.minimum.at(least[1], trunk, beside_ps[flow] + smallest[trunk] * others_ps)
     carried = np.bincount(trunk, total[flow], len(network.trunk_bps))
     used = carried > 0
     together = 1 / np.bincount(network.trunk, 1 / each)  # of the links of a trunk, as the kernel counts them

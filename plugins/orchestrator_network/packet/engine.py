@@ -353,8 +353,6 @@ def _changes(wiring: Wiring, options: Options, run: np.ndarray, heap: np.ndarray
     number[wiring.order] = np.arange(len(wiring.order))
     for i, (when_ps, original, share) in enumerate(options.changes):
         link = number[original]
-        if link < run["hosts"][0]:
-            raise WorkloadError(f"change {i} is of the uplink of host {link}; only ports of switches can change")
         if when_ps < 0 or not 0 <= share <= 1:
             raise WorkloadError(
                 f"change {i} is at {when_ps} ps to {share:g} of the speed; times are 0 or more, shares 0 to 1"

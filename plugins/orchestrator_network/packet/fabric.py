@@ -1,7 +1,8 @@
 """From a network to the arrays of the kernel: ports, queue sizes, ECN thresholds, routing tables.
 
 Queues hold the bandwidth-delay product of the longest path, at the rate of their own link, rounded up to whole packets; ECN
-marks from 20 % to 80 % of that in packets, each rounded up.
+marks from 20 % to 80 % of that in packets, each rounded up. Where the tiers of a fat tree differ in speed they are, as in htsim
+(`calculate_rtt` of `main_uec.cpp`), all those of a tree as fast as the links of its hosts; so are round trip and windows.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
     With detours the packet has the longest way between two switches with hosts more.
     """
     real = real_links(network)
-    rate_bps = float(network.capacity_bps[:real].max())
+    capacity_bps = _sized(network)
+    rate_bps = float(capacity_bps[:real].max())
     inner = np.arange(network.links) >= real
-    per_link_ps = (packet_bytes + header_bytes) * 8 / network.capacity_bps * PS_PER_S
+    per_link_ps = (packet_bytes + header_bytes) * 8 / capacity_bps * PS_PER_S
     weight = 2 * network.latency_ps + per_link_ps
     # Hosts on one switch are alike, so the longest path is that between the first hosts of two switches.
     tor = np.full(network.hosts, -1)
@@ -79,13 +81,20 @@ def describe(network: Network, *, packet_bytes: int, header_bytes: int, trimming
         longest_ps, hops = longest_ps + more_ps, hops + more_hops
     return Fabric(
         rate_bps=rate_bps,
-        host_bps=float(network.capacity_bps[up].max()) if len(inner) > real else 0.0,
+        host_bps=float(capacity_bps[up].max()) if len(inner) > real else 0.0,
         rtt_ps=round(float(longest_ps)),
         packet_bytes=packet_bytes,
         header_bytes=header_bytes,
         trimming=trimming,
         hops=int(hops),
     )
+
+
+def _sized(network: Network) -> np.ndarray:
+    """Return the rates that queues and windows are made for, float64 [links]."""
+    if network.sized_bps is None:
+        return network.capacity_bps
+    return np.full(network.links, network.sized_bps)
 
 
 def _longest(network: Network, some: np.ndarray, weight: np.ndarray, inner: np.ndarray) -> tuple[float, float]:
@@ -156,7 +165,7 @@ def wire_up(
     share = np.ones(network.links)
     share[slow] = slow_to
     share = share[order]
-    queue = _queues(fabric, network.capacity_bps[order])
+    queue = _queues(fabric, _sized(network)[order])
     links["latency"] = network.latency_ps[order]
     to_host = network.target[order] < hosts
     links["limit"] = queue * fabric.packet_bytes * share * np.where(to_host, last_hop, 1.0)

@@ -244,8 +244,15 @@ def look_ahead(s: State, at: int) -> None:
 
 
 @inner
-def change_link(s: State, number: int, now: int) -> None:
-    """Give a link another speed, or take it down with what waits for it."""
+def change_link(s: State, choose: Choose, number: int, now: int) -> None:
+    """Give a link another speed, or take it down with what waits for it; a host keeps what it has until its link is back."""
+    link = s.changes[number].link
+    if link < s.run[0].hosts:
+        serve_host(s, choose, link, now)
+        s.links[link].ps_per_byte = s.changes[number].ps_per_byte
+        s.links[link].limit = s.changes[number].limit
+        kick(s, choose, link, now)
+        return
     packet = change(s, number, now)
     while packet >= 0:
         following = s.packets[packet].next
@@ -265,7 +272,7 @@ def fire(s: State, on_loss: React, on_tick: React, choose: Choose, learn: Learn,
     elif kind == TAPER:
         adapt_to_taper(s, number, now)
     elif kind == CHANGE:
-        change_link(s, number, now)
+        change_link(s, choose, number, now)
     elif kind == COME_BACK:
         s.run[0].until = 0
     elif kind == GATE_WORD:

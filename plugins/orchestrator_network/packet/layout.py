@@ -122,7 +122,7 @@ RECOVERY = _record(
     i8="probe_at timer_at probed_at",  # when the next probe is due, 0: never; its timer; when the last one was sent
     i4="until resent number active",  # number: of the last probe
 )
-#: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to it is lost.
+#: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to a port of a switch is lost.
 CHANGE_OF = _record(i4="link ps_per_byte limit spare")
 #: State and constants of a run.
 RUN = _record(

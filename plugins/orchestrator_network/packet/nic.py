@@ -233,7 +233,9 @@ def enter_ring(s: State, flow: int) -> None:
 
 @inner
 def pick(s: State, choose: Choose, host: int, now: int) -> int:
-    """Return what a host sends at ``now``, or EMPTY."""
+    """Return what a host sends at ``now``, or EMPTY; one whose link is down sends nothing and loses nothing."""
+    if s.links[host].limit < 0:
+        return EMPTY
     flow = s.hosts[host].ring_head
     if flow == EMPTY:
         return take_high(s, host)

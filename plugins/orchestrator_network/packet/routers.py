@@ -65,6 +65,7 @@ def with_reduction_points(network: Network, links: np.ndarray) -> RoutedNetwork:
         route_weight=None if weight is None else joined(weight, ones, ones),
         detours=_with_hosts(network, count),
         channel_order=_with_links(network, 2 * count),
+        sized_bps=network.sized_bps,
         real_links=network.links,
     )
 
@@ -105,6 +106,7 @@ def behind_routers(network: Network) -> Network:
         detours=_moved(network),
         channel_order=_with_links(network, 2 * hosts),
         barred=_barred(network, 2 * hosts),
+        sized_bps=network.sized_bps,
         real_links=network.links,
     )
 

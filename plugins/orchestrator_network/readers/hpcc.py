@@ -5,7 +5,7 @@ of SimAI's `common.h`. Topology:
 
     NODES SWITCHES LINKS                                                  or, of SimAI,
     NODES GPUS_PER_SERVER NVSWITCHES SWITCHES LINKS GPU_TYPE
-    ids of all switches, on one line or several
+    ids of all switches, on one line or several; of SimAI the NVSWITCHES first
     A B 100Gbps 0.001ms ERROR_RATE                                        a duplex link, LINKS times
 
 Flows: their number, then `SRC DST PRIORITY_GROUP PORT BYTES START_S` for each. As the simulator does, the readers take
@@ -65,13 +65,14 @@ def read_hpcc_flows(path: Path | str, network: Network | Sequence[str] | None = 
 def read_hpcc_topology(path: Path | str) -> Network:
     """Read a topology file: hosts first in the order of their ids, then switches, as names `hostID` and `switchID`.
 
+    The NVSwitches of SimAI's files are `nvswitchID`.
     Every link has the rate and the delay of its line and is a trunk of its own. Raises TopologyError, `file:line:
     reason`, also for links that lose packets, which no fluid flow can.
     """
     lines = Lines(path, TopologyError)
     rows = _lines_with_tokens(lines)
-    nodes, switches, links = _header(lines, next(rows, None))
-    is_switch: set[int] = set()
+    nodes, inner, switches, links = _header(lines, next(rows, None))
+    is_switch: dict[int, str] = {}
     while len(is_switch) < switches:
         ids = next(rows, None)
         if ids is None or len(is_switch) + len(ids) > switches:
@@ -82,7 +83,7 @@ def read_hpcc_topology(path: Path | str) -> Network:
             number = lines.whole(token, "the switch id", 0, nodes - 1)
             if number in is_switch:
                 lines.refuse(f"switch {number} is listed twice")
-            is_switch.add(number)
+            is_switch[number] = "nvswitch" if len(is_switch) < inner else "switch"
     table = _declared(lines, rows, links, "links", 5, lambda fields: _link(lines, fields, nodes))
     # Only now are the nodes allocated: a connected network has at most one more than links.
     if nodes > links + 1:
@@ -93,7 +94,7 @@ def read_hpcc_topology(path: Path | str) -> Network:
     first, second, rate_bps, delay_ps = np.array(table, np.int64).T
     network = Network(
         hosts=nodes - switches,
-        names=tuple(f"switch{node}" if node in is_switch else f"host{node}" for node in order),
+        names=tuple(f"{is_switch.get(node, 'host')}{node}" for node in order),
         source=place[np.concatenate([first, second])],
         target=place[np.concatenate([second, first])],
         capacity_bps=np.tile(rate_bps, 2).astype(float),
@@ -112,13 +113,20 @@ def from_hpcc(path: Path | str, *, planes: int = 1) -> GraphTopology:
     """Return the network of `read_hpcc_topology` as a topology that `simulate` takes.
 
     Every link has the rate and the delay of its line. Routes are minimal, split evenly, and lead through no host, as in
-    that simulator: a server's own switches join its hosts alone. Those count as switches and their links as links of a
-    host, in prices and offered loads, too. Raises TopologyError.
+    that simulator: a server's own switches join its hosts alone. NVSwitches come with their server (`Prices.nvswitch_usd`), and
+    so do their links: neither counts as a part of the network, in prices and offered loads. Raises TopologyError.
     """
     network = read_hpcc_topology(path)
+    inside = np.array([name.startswith("nvswitch") for name in network.names])
     links = len(network.source) // 2  # the second half is the other directions
     cables = tuple(
-        Cable(first=first, second=second, gbps=rate_bps / 1e9, latency_ps=delay_ps)
+        Cable(
+            first=first,
+            second=second,
+            gbps=rate_bps / 1e9,
+            latency_ps=delay_ps,
+            kind="none" if inside[first] or inside[second] else None,
+        )
         for first, second, rate_bps, delay_ps in zip(
             network.source[:links].tolist(),
             network.target[:links].tolist(),
@@ -134,6 +142,7 @@ def from_hpcc(path: Path | str, *, planes: int = 1) -> GraphTopology:
         name="hpcc",
         planes=planes,
         hosts_forward=False,
+        server_switches=tuple(np.array(network.names)[inside].tolist()),
     )
 
 
@@ -187,10 +196,11 @@ def _flow(lines: Lines, tokens: list[str], hosts: dict[int, int] | None) -> _Par
     return ends[0], ends[1], size_bytes, lines.picoseconds(tokens[5], "the start", PS_PER_S)
 
 
-def _header(lines: Lines, tokens: list[str] | None) -> tuple[int, int, int]:
-    """Return the numbers of nodes, switches (of both kinds) and links."""
+def _header(lines: Lines, tokens: list[str] | None) -> tuple[int, int, int, int]:
+    """Return the numbers of nodes, NVSwitches, switches (of both kinds) and links."""
     if tokens is None:
         lines.refuse("the file is empty; the first line must be `NODES SWITCHES LINKS`")
+    inner = 0
     if len(tokens) == 6:
         nodes, _, inner, outer, links = (lines.whole(token, "a count", 0, _MAX_NODES) for token in tokens[:5])
         switches = inner + outer
@@ -203,7 +213,7 @@ def _header(lines: Lines, tokens: list[str] | None) -> tuple[int, int, int]:
         )
     if nodes - switches < 2 or links < 1:
         lines.refuse(f"{nodes} nodes of which {switches} are switches, {links} links; a network has 2 hosts and a link")
-    return nodes, switches, links
+    return nodes, inner, switches, links
 
 
 def _link(lines: Lines, tokens: list[str], nodes: int) -> _Parsed:
