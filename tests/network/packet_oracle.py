@@ -14,12 +14,12 @@ from collections import deque
 import numpy as np
 
 from orchestrator_network.packet import layout as at
-from tests.network.packet_oracle_parts import Flow, Link, Packet, Random, murmur, states
+from tests.network.packet_oracle_parts import Flow, Link, Packet, Random, Routing, states
 
 LEAVES, TIMER, ARRIVES = 0, 1, 2  # the order of what happens at one time
 
 
-class Oracle:
+class Oracle(Routing):
     """Run with ``to_end``; ``events`` lists (time, link, flow, psn, kind, size) of every arrival."""
 
     def __init__(self, network, workload, control, balancer, options, fabric, order):
@@ -240,35 +240,6 @@ class Oracle:
             self.acknowledge(packet, now)
         else:
             self.reject(packet, now)
-
-    def route(self, node, packet):
-        if (node, packet.target) not in self.ways:
-            distance = self.distance_to(packet.target)
-            near = [
-                link
-                for link in self.links
-                if link.source == node and distance.get(link.target, math.inf) + link.cost == distance[node]
-            ]
-            self.ways[node, packet.target] = near
-        out = self.ways[node, packet.target]
-        if len(out) == 1:
-            return out[0]
-        key = 2 * packet.flow + (0 if packet.kind == "data" else 1)
-        return out[murmur(key, packet.entropy, self.salts[node - self.hosts]) * len(out) >> 32]
-
-    def distance_to(self, target):
-        if target not in self.distances:
-            distance, edge = {}, [(0, target)]
-            while edge:
-                far, node = heapq.heappop(edge)
-                if node in distance:
-                    continue
-                distance[node] = far
-                if node == target or node >= self.hosts:
-                    edge += [(far + link.cost, link.source) for link in self.links if link.target == node]
-                    heapq.heapify(edge)
-            self.distances[target] = distance
-        return self.distances[target]
 
     # hosts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -97,3 +98,36 @@ class Flow:
         self.expected, self.beyond, self.unreported, self.got_bytes, self.owes = 0, set(), 0, 0, False
         self.started = self.arrived = self.finished = -1
         self.retransmissions = self.trims = self.marks = self.timeouts = self.duplicates = 0
+
+
+class Routing:
+    """What switches know: the links of all shortest ways, among which flow and entropy value choose."""
+
+    def route(self, node, packet):
+        if (node, packet.target) not in self.ways:
+            distance = self.distance_to(packet.target)
+            near = [
+                link
+                for link in self.links
+                if link.source == node and distance.get(link.target, math.inf) + link.cost == distance[node]
+            ]
+            self.ways[node, packet.target] = near
+        out = self.ways[node, packet.target]
+        if len(out) == 1:
+            return out[0]
+        key = 2 * packet.flow + (0 if packet.kind == "data" else 1)
+        return out[murmur(key, packet.entropy, self.salts[node - self.hosts]) * len(out) >> 32]
+
+    def distance_to(self, target):
+        if target not in self.distances:
+            distance, edge = {}, [(0, target)]
+            while edge:
+                far, node = heapq.heappop(edge)
+                if node in distance:
+                    continue
+                distance[node] = far
+                if node == target or node >= self.hosts:
+                    edge += [(far + link.cost, link.source) for link in self.links if link.target == node]
+                    heapq.heapify(edge)
+            self.distances[target] = distance
+        return self.distances[target]
