@@ -20,9 +20,9 @@ import numpy as np
 from scipy.sparse import csr_array, hstack
 
 from orchestrator_network.cost import Bill, dragonfly_bill
-from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import ChannelOrder, Detours, Network, Wiring, check_routing
+from orchestrator_network.graph import ChannelOrder, Detours, Network, Wiring
 from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
+from orchestrator_network.shape_rules import check_dragonfly, check_links
 from orchestrator_network.valiant import Valiant
 
 # A way over two global links never costs less than one with a local link on either side.
@@ -49,29 +49,9 @@ class Dragonfly:
     latency_ps: int = 1_000_000
 
     def __post_init__(self) -> None:
-        for field in ("hosts_per_router", "routers_per_group", "global_links"):
-            if getattr(self, field) < 1:
-                raise TopologyError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.groups < 2:
-            raise TopologyError(f"a Dragonfly has at least 2 groups, got {self.groups}; one group is a HyperX")
-        check_routing(self.routing)
-        if self.routing != "minimal" and self.groups < 3:
-            raise TopologyError(f"routing {self.routing} needs a third group to pass through; use minimal, or 3 groups")
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if self.links_per_pair < 1:
-            raise TopologyError(
-                f"{self.groups} groups cannot all be joined: a group has {self.routers_per_group} x "
-                f"{self.global_links} global ports for {self.groups - 1} others; use more global_links or fewer groups"
-            )
-        used = self.hosts_per_router + self.routers_per_group - 1 + self.global_links
-        if used > self.radix:
-            raise TopologyError(
-                f"a router needs {used} ports ({self.hosts_per_router} hosts, {self.routers_per_group - 1} local, "
-                f"{self.global_links} global), the switch has {self.radix}; use fewer, or a larger radix"
-            )
+        check_links(self.link_gbps, self.planes)
+        shape = (self.hosts_per_router, self.routers_per_group, self.global_links, self.groups)
+        check_dragonfly(*shape, self.routing, self.radix)
 
     def with_latency(self, latency_ps: int) -> Dragonfly:
         """Return the same network with another latency a link, in picoseconds."""

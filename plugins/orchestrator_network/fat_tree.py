@@ -25,6 +25,7 @@ from orchestrator_network.errors import TopologyError
 from orchestrator_network.fat_tree_ports import Ports, tree_ports
 from orchestrator_network.graph import Network, Wiring
 from orchestrator_network.routes import Routes, check_pairs
+from orchestrator_network.shape_rules import check_links
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,7 @@ class FatTree:
     switch_latency_ps: int = 0
 
     def __post_init__(self) -> None:
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        check_links(self.link_gbps, self.planes)
         if min(self.latency_ps, self.switch_latency_ps) < 0:
             raise TopologyError(f"latencies must be 0 or more, got {self.latency_ps} and {self.switch_latency_ps} ps")
         _ = self.ports

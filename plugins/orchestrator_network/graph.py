@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, shortest_path
 
 from orchestrator_network.errors import TopologyError
-
-Rule = Literal["valiant", "ugal_l", "ugal_g"]
+from orchestrator_network.shape_rules import Rule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,12 +142,6 @@ class Network:
         reached = np.unique(label[: self.hosts])
         if len(reached) > 1:
             raise TopologyError(f"the network is disconnected: its hosts fall into {len(reached)} of {parts} parts")
-
-
-def check_routing(routing: str) -> None:
-    """Refuse a routing that is none, with those that are."""
-    if routing not in {"minimal", *get_args(Rule)}:
-        raise TopologyError(f"routing is `{routing}`, it must be one of minimal, {', '.join(get_args(Rule))}")
 
 
 class Wiring:

@@ -30,6 +30,7 @@ from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.line_routes import Costs, LineShape, LineTables, line_tables, product_shares
 from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
+from orchestrator_network.shape_rules import check_hamming_mesh, check_links
 
 # Twelve a hop. The way over one switch, two cables, counts 16: longer than one trace, shorter than two. The way over the
 # spine, two uplinks more, counts 26, between two and three. No sum of one kind equals one of another, so all minimal
@@ -60,22 +61,8 @@ class HammingMesh:
     def __post_init__(self) -> None:
         if self.routing not in {"even", "balanced"}:
             raise TopologyError(f"routing is `{self.routing}`, it must be even or balanced")
-        shape = (self.board_rows, self.board_columns, self.grid_rows, self.grid_columns)
-        if min(shape) < 1 or self.hosts < 2:
-            raise TopologyError(f"a HammingMesh needs positive sides and at least 2 hosts, got {shape}")
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if self.radix < 4 or self.radix % 2:
-            raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
-        for side, boards in (("row", self.grid_columns), ("column", self.grid_rows)):
-            if 2 * boards > self.radix * self.radix // 2:
-                raise TopologyError(
-                    f"{boards} boards in a {side} have {2 * boards} ends, a tree of two levels "
-                    f"of {self.radix}-port switches has {self.radix * self.radix // 2}; use larger boards or a "
-                    "larger radix"
-                )
+        check_links(self.link_gbps, self.planes)
+        check_hamming_mesh(self.board_rows, self.board_columns, self.grid_rows, self.grid_columns, self.radix)
 
     def with_latency(self, latency_ps: int) -> HammingMesh:
         """Return the same mesh with another latency a link."""

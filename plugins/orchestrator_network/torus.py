@@ -25,10 +25,10 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 from orchestrator_network.cost import Bill, torus_bill
-from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.rings import hamiltonian_cycles
 from orchestrator_network.routes import Routes, check_pairs, minimal_loads
+from orchestrator_network.shape_rules import check_links, check_torus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +47,8 @@ class Torus:
     board: int = 2
 
     def __post_init__(self) -> None:
-        if len(self.sides) not in {2, 3} or min(self.sides) < 2:
-            raise TopologyError(f"a torus has 2 or 3 sides of at least 2, got {tuple(self.sides)}")
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if self.board < 1 or any(side % self.board for side in self.sides[:2]):
-            raise TopologyError(
-                f"boards of {self.board} x {self.board} do not tile {self.sides[0]} x {self.sides[1]} accelerators; "
-                "use a board that divides both sides, or board=1"
-            )
+        check_links(self.link_gbps, self.planes)
+        check_torus(self.sides, self.board)
 
     def with_latency(self, latency_ps: int) -> Torus:
         """Return the same torus with another latency a link, in picoseconds."""
