@@ -203,4 +203,4 @@ class FatTree:
 
     def bill(self) -> Bill:
         """Return switches and cables of all planes."""
-        return fat_tree_bill(self.hosts, self.ports, self.levels).times(self.planes)
+        return fat_tree_bill(self.hosts, self.ports).times(self.planes)

@@ -57,7 +57,7 @@ class GivenTree(FatTree):
 
     def bill(self) -> Bill:
         """Return switches and cables of all planes."""
-        return fat_tree_bill(self.hosts, self.switches, self.levels).times(self.planes)
+        return fat_tree_bill(self.hosts, self.ports, bought=self.switches).times(self.planes)
 
 
 @dataclass(frozen=True, kw_only=True)
