@@ -21,7 +21,7 @@ from scipy.sparse import csr_array, hstack
 
 from orchestrator_network.cost import Bill, dragonfly_bill
 from orchestrator_network.graph import ChannelOrder, Detours, Network, Wiring
-from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes, span
 from orchestrator_network.shape_rules import check_dragonfly, check_links
 from orchestrator_network.valiant import Valiant
 
@@ -161,8 +161,7 @@ class Dragonfly:
         check_pairs(self.hosts, sources, targets)
         entry, leave = sources // self.hosts_per_router, targets // self.hosts_per_router
         away = np.flatnonzero(entry != leave)
-        pairs = (entry[away], leave[away])
-        inner = self._valiant.routes(*pairs) if self.routing == "valiant" else minimal_routes(self.fabric, *pairs)
+        inner = self._between(entry[away], leave[away])
         count = len(sources)
         flow, every = np.arange(count), np.ones(count)
         place = csr_array((np.ones(len(away)), (away, np.arange(len(away)))), shape=(count, len(away)))
@@ -172,6 +171,32 @@ class Dragonfly:
         hops[away] += inner.hops
         share = csr_array(hstack([*ends, place @ inner.share], format="csr"))
         return Routes(share=share, latency_ps=latency_ps, hops=hops)
+
+    def _between(self, entry: np.ndarray, leave: np.ndarray) -> Routes:
+        """Return the routes between different routers."""
+        if self.routing == "valiant":
+            return self._valiant.routes(entry, leave)
+        return minimal_routes(self.fabric, entry, leave)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes` without shares; every pair of routers is looked at once."""
+        entry, leave = sources // self.hosts_per_router, targets // self.hosts_per_router
+        pair = entry * self.routers + leave
+        asked = np.unique(pair[entry != leave])
+        new = asked[np.isnan(self._far[1, asked])]
+        if len(new):
+            inner = self._between(*np.divmod(new, self.routers))
+            self._far[:, new] = inner.latency_ps, inner.hops
+        away = entry != leave
+        latency_ps, hops = np.full(len(sources), 2.0 * self.latency_ps), np.full(len(sources), 2.0)
+        latency_ps[away] += self._far[0, pair[away]]
+        hops[away] += self._far[1, pair[away]]
+        return span(latency_ps, hops)
+
+    @cached_property
+    def _far(self) -> np.ndarray:
+        """Return latency and hops between routers, float64 [2, routers x routers]; NaN where nobody has asked yet."""
+        return np.full((2, self.routers**2), np.nan)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""

@@ -24,7 +24,7 @@ from orchestrator_network.cost import Bill, fat_tree_bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.fat_tree_ports import Ports, tree_ports
 from orchestrator_network.graph import Network, Wiring
-from orchestrator_network.routes import Routes, check_pairs
+from orchestrator_network.routes import Routes, check_pairs, span
 from orchestrator_network.shape_rules import check_links
 
 
@@ -178,10 +178,18 @@ class FatTree:
         ]
         row, column = np.concatenate(rows), np.concatenate(columns)
         shape = (len(sources), len(self.network.trunk_bps))
-        hops = (2.0 + 2.0 * away) + 2.0 * far
         share = csr_array((np.ones(len(row)), (row, column)), shape=shape)
-        latency_ps = hops * self.latency_ps + (hops - 1) * self.switch_latency_ps
-        return Routes(share=share, latency_ps=latency_ps, hops=hops)
+        return replace(self._span(away, far), share=share)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes` without shares."""
+        tor_from, tor_to = sources // self.ports.tor_down, targets // self.ports.tor_down
+        per_pod = self.ports.agg_down if self.levels == 3 else self.tors
+        return self._span(tor_from != tor_to, tor_from // per_pod != tor_to // per_pod)
+
+    def _span(self, away: np.ndarray, far: np.ndarray) -> Routes:
+        hops = (2.0 + 2.0 * away) + 2.0 * far
+        return span(hops * self.latency_ps + (hops - 1) * self.switch_latency_ps, hops)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""

@@ -29,7 +29,7 @@ from orchestrator_network.cost import Bill, hamming_mesh_bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.line_routes import Costs, LineShape, LineTables, line_tables, product_shares
-from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes, span
 from orchestrator_network.shape_rules import check_hamming_mesh, check_links
 
 # Twelve a hop. The way over one switch, two cables, counts 16: longer than one trace, shorter than two. The way over the
@@ -245,6 +245,16 @@ class HammingMesh:
         hops = np.concatenate([links for _, links in parts]).astype(float)
         share = csr_array(vstack([shares for shares, _ in parts], format="csr"))
         return Routes(share=share, latency_ps=hops * self.latency_ps, hops=hops)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes`, where it is known from the tables without shares."""
+        if self.routing != "even":
+            return self.routes(sources, targets)
+        (rows, columns), (row_of, column_of) = self._tables, self._place
+        in_row = column_of[sources] * self.columns + column_of[targets]
+        in_column = row_of[sources] * self.rows + row_of[targets]
+        hops = (rows.links[in_row] + columns.links[in_column]).astype(float)
+        return span(hops * self.latency_ps, hops)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""

@@ -111,6 +111,10 @@ class HyperX:
         )
         return Routes(share=csr_array(share), latency_ps=latency_ps, hops=hops)
 
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes`, without shares where they are minimal."""
+        return self.routes(sources, targets) if self.routing == "valiant" else self.mesh.spans(sources, targets)
+
     def _all_from(self, hosts: np.ndarray, back: bool = False) -> Routes:
         """Return the sum of the minimal routes from (``back``: to) each of ``hosts`` to all others."""
         ends, place = np.unique(hosts, return_inverse=True)

@@ -18,6 +18,8 @@ from orchestrator_network.tuning import Tuning
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
 
+_PAIRS = 1 << 18  # of hosts whose distance is taken at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
@@ -117,16 +119,23 @@ class CollectiveLowering:
         return self._move(key, exchange.step_bytes, 1)
 
     def _farthest(self, ranks: np.ndarray) -> Routes:
-        """Return the routes from that rank to all others whose last message arrives last."""
-        link_bps, bits = self._topology.link_bps, float(self._wire.packet_bytes * 8)
-        found, longest_ps = None, -1
-        for rank in ranks:
-            routes = self._topology.routes(np.full(len(ranks) - 1, rank), ranks[ranks != rank])
-            arrival_ps = int(self._wire.arrival_ps(routes, bits, link_bps).max())
-            if arrival_ps > longest_ps:
-                found, longest_ps = routes, arrival_ps
-        assert found is not None
-        return found
+        """Return the routes from that rank to all others whose last message arrives last; of several, from the first.
+
+        A topology with ``spans`` says how far hosts are apart for many sources at a time, without which links lie between.
+        """
+        link_bps, bits, others = self._topology.link_bps, float(self._wire.packet_bytes * 8), len(ranks) - 1
+        spans = getattr(self._topology, "spans", None)
+        block = 1 if spans is None else max(1, _PAIRS // len(ranks))
+        farthest, longest_ps = ranks[0], -1
+        for begin in range(0, len(ranks), block):
+            some = ranks[begin : begin + block]
+            source, target = np.repeat(some, len(ranks)), np.tile(ranks, len(some))
+            away = source != target
+            routes = (spans or self._topology.routes)(source[away], target[away])
+            arrival_ps = self._wire.arrival_ps(routes, bits, link_bps).reshape(len(some), others).max(axis=1)
+            if arrival_ps.max() > longest_ps:
+                farthest, longest_ps = some[arrival_ps.argmax()], arrival_ps.max()
+        return self._topology.routes(np.full(others, farthest), ranks[ranks != farthest])
 
     def _reduction(self, part: Reduction) -> Move:
         """Return the transfer of a reduction in switches: every link of the tree carries the buffer once each way."""

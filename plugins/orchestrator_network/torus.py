@@ -27,7 +27,7 @@ from scipy.special import gammaln
 from orchestrator_network.cost import Bill, torus_bill
 from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.rings import hamiltonian_cycles
-from orchestrator_network.routes import Routes, check_pairs, minimal_loads
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, span
 from orchestrator_network.shape_rules import check_links, check_torus
 
 
@@ -122,8 +122,16 @@ class Torus:
             shape=(len(sources), 2 * len(self.sides) * self.hosts),
         )
         table.sum_duplicates()
-        hops = np.minimum(ahead, sides - ahead).sum(axis=1).astype(float)
-        return Routes(share=table, latency_ps=hops * self.latency_ps, hops=hops)
+        return replace(self._span(ahead), share=table)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes` without shares."""
+        start, end = (np.stack(np.unravel_index(side, self.sides), axis=1) for side in (sources, targets))
+        return self._span((end - start) % np.array(self.sides))
+
+    def _span(self, ahead: np.ndarray) -> Routes:
+        hops = np.minimum(ahead, np.array(self.sides) - ahead).sum(axis=1).astype(float)
+        return span(hops * self.latency_ps, hops)
 
     def _displaced(self, ahead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the links of the minimal paths to a host ``ahead`` steps forward.
