@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from orchestrator_network.allreduce_flows import as_workload
 from orchestrator_network.collectives import Algorithm, AllReduce, Chain, Phase, Uniform, candidates, lower
 from orchestrator_network.double_tree import DoubleTree
+from orchestrator_network.engine import run
 from orchestrator_network.fairness import alone_rates
 from orchestrator_network.in_network import Reduction
 from orchestrator_network.program import Program, ProgramBuilder
@@ -18,6 +20,8 @@ from orchestrator_network.tuning import Tuning
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
 
+#: Messages of a double binary tree that are followed one by one, at a millisecond each or less; larger ones take rounds.
+MOST_SINGLE = 20_000
 _PAIRS = 1 << 18  # of hosts whose distance is taken at once
 
 
@@ -79,6 +83,8 @@ class CollectiveLowering:
                 moves.append(self._phase(part))
             elif isinstance(part, Uniform):
                 moves.append(self._uniform(part))
+            elif isinstance(part, DoubleTree) and len(part) <= MOST_SINGLE:
+                moves.append(self._double_tree(part))
             elif isinstance(part, DoubleTree):
                 piece = part.size_bytes / 2 / part.pieces
                 moves += [
@@ -136,6 +142,22 @@ class CollectiveLowering:
             if arrival_ps.max() > longest_ps:
                 farthest, longest_ps = some[arrival_ps.argmax()], arrival_ps.max()
         return self._topology.routes(np.full(others, farthest), ranks[ranks != farthest])
+
+    def _double_tree(self, tree: DoubleTree) -> Move:
+        """Return the transfer of a double binary tree: the bytes of its messages, then what else they take when alone.
+
+        Pieces follow one another on an edge without a latency between them, and those on fast links wait for none on slow
+        ones; rounds in lockstep, which larger trees take, pay both.
+        """
+        topology, bits = self._topology, float(self._wire.bits(tree.size_bytes / self._topology.planes))
+        messages = as_workload(tree.messages())
+        workload = replace(messages, source=tree.ranks[messages.source], target=tree.ranks[messages.target])
+        lowered = lower_flows(topology, workload, self._wire)
+        took_ps = int(run(lowered.program, topology.network.trunk_bps, sharing="max_min").finish_ps.max())
+        row = csr_array((lowered.bits @ lowered.routes.share / bits).reshape(1, -1))
+        alone_bps = float(alone_rates(row, topology.network.trunk_bps)[0])
+        delay_ps = max(round(took_ps - bits / alone_bps * PS_PER_S), 0)
+        return Move(bits=bits, row=self._builder.rows(row), alone_bps=alone_bps, delay_ps=delay_ps)
 
     def _reduction(self, part: Reduction) -> Move:
         """Return the transfer of a reduction in switches: every link of the tree carries the buffer once each way."""
