@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.workload_rules import check_allreduce
 from orchestrator_network.workloads import Workload, flows
 
 _Span = tuple[int, int]  # bytes of the buffer, first and one after the last
@@ -81,7 +82,7 @@ def as_workload(messages: Sequence[Message]) -> Workload:
 
 def ring_messages(ranks: int, size_bytes: int) -> list[Message]:
     """Return the messages of `ring_allreduce`."""
-    _check(ranks, size_bytes, ranks)
+    check_allreduce(ranks, size_bytes, ranks)
     messages: list[Message] = []
     members, spans = range(ranks), _cut((0, size_bytes), ranks)
     done = _reduce_scatter(messages, members, spans, [()] * ranks)
@@ -91,7 +92,7 @@ def ring_messages(ranks: int, size_bytes: int) -> list[Message]:
 
 def recursive_doubling_messages(ranks: int, size_bytes: int) -> list[Message]:
     """Return the messages of `recursive_doubling_allreduce`."""
-    _check(ranks, size_bytes, 1)
+    check_allreduce(ranks, size_bytes, 1)
     messages: list[Message] = []
     power = 1 << (ranks.bit_length() - 1)
     arrived: list[tuple[int, ...]] = [()] * ranks
@@ -119,7 +120,7 @@ def recursive_doubling_messages(ranks: int, size_bytes: int) -> list[Message]:
 
 def double_binary_tree_messages(ranks: int, size_bytes: int, pieces: int = 1) -> list[Message]:
     """Return the messages of `double_binary_tree_allreduce`."""
-    _check(ranks, size_bytes, 2 * pieces)
+    check_allreduce(ranks, size_bytes, 2 * pieces)
     if pieces < 1:
         raise WorkloadError(f"a tree moves at least 1 piece, got {pieces}")
     parent = _parents(ranks)
@@ -138,7 +139,7 @@ def hierarchical_messages(servers: int, per_server: int, size_bytes: int) -> lis
     """Return the messages of `hierarchical_allreduce`."""
     if servers < 1 or per_server < 1:
         raise WorkloadError(f"{servers} servers of {per_server} hosts: both must be at least 1")
-    _check(servers * per_server, size_bytes, servers * per_server)
+    check_allreduce(servers * per_server, size_bytes, servers * per_server)
     messages: list[Message] = []
     shards = _cut((0, size_bytes), per_server)
     done: dict[int, tuple[int, ...]] = {}
@@ -153,15 +154,6 @@ def hierarchical_messages(servers: int, per_server: int, size_bytes: int) -> lis
     for ranks in server_ranks:
         _all_gather(messages, ranks, shards, [done[rank] for rank in ranks])
     return messages
-
-
-def _check(ranks: int, size_bytes: int, least_bytes: int) -> None:
-    if ranks < 2:
-        raise WorkloadError(f"an all-reduce needs at least 2 ranks, got {ranks}")
-    if size_bytes < least_bytes:
-        raise WorkloadError(
-            f"an all-reduce over {ranks} ranks needs {least_bytes} bytes, one a message, got {size_bytes}"
-        )
 
 
 def _cut(span: _Span, parts: int) -> list[_Span]:

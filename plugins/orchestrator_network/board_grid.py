@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator_network.errors import TopologyError
+from orchestrator_network.shape_rules import check_radix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,7 @@ class BoardGrid:
                 f"a grid of {self.rows} x {self.columns} boards of {self.board} x {self.board} accelerators has an empty "
                 "side; every side is at least 1"
             )
-        if self.radix < 4 or self.radix % 2:
-            raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
+        check_radix(self.radix)
         outside = sorted(at for at in self.failed if not (0 <= at[0] < self.rows and 0 <= at[1] < self.columns))
         if outside:
             raise TopologyError(

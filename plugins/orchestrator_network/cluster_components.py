@@ -6,14 +6,17 @@ states its own links and planes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.file_config import FileConfig
+from orchestrator_network.file_config import READ_WHEN_PLANNED, FileConfig
+from orchestrator_network.shape_rules import check_rails, least_groups
 
 if TYPE_CHECKING:
     from orchestrator_network.dragonfly import Dragonfly
@@ -45,6 +48,29 @@ class DragonflyConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, it must be at least 1, or null")
+        if not self._joins():
+            raise TopologyError(
+                f"no Dragonfly has routers of {self.radix} ports with hosts_per_router {_free(self.hosts_per_router)}, "
+                f"routers_per_group {_free(self.routers_per_group)}, global_links {_free(self.global_links)} and routing "
+                f"{self.routing}: hosts, the other routers and global links share the ports, and a group needs a global port "
+                f"for each of {least_groups(self.routing) - 1} others; use fewer of each, more global_links, or a larger radix"
+            )
+
+    def _joins(self) -> bool:
+        """Whether routers have the ports for the fewest groups, for which two hosts and two routers are always enough."""
+        groups = least_groups(self.routing)
+        sizes = itertools.product(_tried(self.hosts_per_router, 2), _tried(self.routers_per_group, 2))
+        return any(self.links(hosts, routers, groups) for hosts, routers in sizes)
+
+    def links(self, hosts: int, routers: int, groups: int) -> int | None:
+        """Return the global links of every router, None where its ports do not suffice."""
+        free = self.radix - hosts - routers + 1
+        links = self.global_links or min(hosts, free)
+        return (
+            links
+            if 1 <= links <= free and groups >= least_groups(self.routing) and routers * links >= groups - 1
+            else None
+        )
 
     def shape(self, devices: int) -> tuple[int, int, int, int]:
         """Return hosts a router, routers a group, global links a router, and groups; raises TopologyError."""
@@ -83,6 +109,10 @@ class RailOptimizedConfig:
             raise ValueError(f"gpus_per_node is {self.gpus_per_node}, it must be at least 1")
         if self.local_gbps <= 0:
             raise ValueError(f"local_gbps is {self.local_gbps}, it must be above 0")
+        # The fewest servers that are a network: what they do not make, more of them do not.
+        check_rails(
+            1 + (self.gpus_per_node == 1), self.gpus_per_node, self.oversubscription, self.cross_rail, self.radix
+        )
 
     def shape(self, devices: int) -> int:
         """Return the number of servers; raises TopologyError."""
@@ -94,6 +124,7 @@ class RailOptimizedConfig:
                 f"{devices} devices do not fill servers of {size}; use {' or '.join(map(str, near))} devices, or "
                 "another gpus_per_node"
             )
+        check_rails(nodes, size, self.oversubscription, self.cross_rail, self.radix)
         return nodes
 
 
@@ -106,6 +137,13 @@ class GraphConfig(FileConfig):
 
     file: ClassVar[str] = "a network in JSON or TOML"
     error: ClassVar[type[ValueError]] = TopologyError
+
+    def check_hosts(self, devices: int | None, planes: int | None) -> None:
+        """Refuse, when the recipe is planned, a file that is no network or has others than these; large ones are read later."""
+        from orchestrator_network.graph_topology import GraphTopology
+
+        if Path(self.path).stat().st_size <= READ_WHEN_PLANNED:
+            _agree(self.path, GraphTopology.from_file(self.path), devices, planes)
 
 
 class DragonflyBuilder:
@@ -134,7 +172,7 @@ class DragonflyBuilder:
 def _near(config: DragonflyConfig, devices: int, step: int) -> int | None:
     """Return the nearest number of devices in one direction that makes a Dragonfly."""
     tried = range(devices + step, devices + step * _SEARCHED, step)
-    return next((size for size in tried if _best_shape(config, size) is not None), None)
+    return next((size for size in tried if next(_shapes(config, size), None)), None)
 
 
 def _best_shape(config: DragonflyConfig, devices: int) -> tuple[int, int, int, int] | None:
@@ -148,19 +186,24 @@ def _imbalance(shape: tuple[int, int, int, int]) -> tuple[float, tuple[int, int,
 
 
 def _shapes(config: DragonflyConfig, devices: int) -> Iterator[tuple[int, int, int, int]]:
-    least_groups = 2 if config.routing == "minimal" else 3
     for hosts in _divisors(devices, config.hosts_per_router, config.radix):
         for routers in _divisors(devices // hosts, config.routers_per_group, config.radix):
             groups = devices // hosts // routers
-            free = config.radix - hosts - routers + 1
-            links = config.global_links or min(hosts, free)
-            if 1 <= links <= free and groups >= least_groups and routers * links >= groups - 1:
+            links = config.links(hosts, routers, groups)
+            if links is not None:
                 yield hosts, routers, links, groups
 
 
 def _divisors(count: int, only: int | None, most: int) -> list[int]:
-    tried = range(1, min(count, most) + 1) if only is None else [only]
-    return [one for one in tried if count % one == 0]
+    return [one for one in _tried(only, min(count, most)) if count % one == 0]
+
+
+def _tried(only: int | None, most: int) -> Sequence[int]:
+    return range(1, most + 1) if only is None else (only,)
+
+
+def _free(value: int | None) -> str:
+    return "null" if value is None else str(value)
 
 
 class RailOptimizedBuilder:
@@ -201,10 +244,14 @@ class GraphBuilder:
 
         path = self.config.verified()
         built = GraphTopology.from_file(path, link_gbps=link_gbps)
-        if built.hosts != devices:
-            raise TopologyError(
-                f"{path}: hosts: the file has {built.hosts}, asked for are {devices} devices; they must agree"
-            )
-        if planes not in {None, built.planes}:
-            raise TopologyError(f"{path}: planes: the file has {built.planes}, the recipe {planes}; they must agree")
+        _agree(str(path), built, devices, planes)
         return built
+
+
+def _agree(path: str, built: GraphTopology, devices: int | None, planes: int | None) -> None:
+    if devices not in {None, built.hosts}:
+        raise TopologyError(
+            f"{path}: hosts: the file has {built.hosts}, asked for are {devices} devices; they must agree"
+        )
+    if planes not in {None, built.planes}:
+        raise TopologyError(f"{path}: planes: the file has {built.planes}, the recipe {planes}; they must agree")

@@ -4,8 +4,8 @@ Without a number of planes every device has 16 links, as in the published machin
 link each, or 4 planes of a HammingMesh, HyperX or torus with four. Planes are disjoint and alike, so one is simulated
 with its share of every message. Dragonflies, rails and files are in `cluster_components`.
 
-A config whose ``shape(devices)`` says what the network of so many devices looks like refuses, when the recipe is planned,
-what cannot be built; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on.
+A config refuses what makes a network of no number of devices, and its ``shape(devices)``, which says what the network of so
+many devices looks like, what cannot be built of them: both when the recipe is planned; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from orchestrator_network.cost import LINKS_PER_DEVICE
 from orchestrator_network.errors import TopologyError
-from orchestrator_network.fat_tree_ports import Ports, tree_ports
+from orchestrator_network.fat_tree_ports import Ports, check_tree, tree_ports
+from orchestrator_network.shape_rules import (
+    check_board_line,
+    check_hamming_mesh,
+    check_hyperx,
+    check_line,
+    check_radix,
+    check_torus,
+)
 
 if TYPE_CHECKING:
     from orchestrator_network.fat_tree import FatTree
@@ -49,6 +57,7 @@ class FatTreeConfig:
                 f"radix is null and tiers is {'null' if self.tiers is None else self.tiers}; only the k-ary tree of "
                 "3 tiers needs no radix, set tiers: 3 or a radix"
             )
+        check_tree(self.tiers, self.oversubscription, self.radix)
 
     def shape(self, devices: int) -> Ports:
         """Return the ports of every tier; raises TopologyError."""
@@ -85,6 +94,8 @@ class Hx2MeshConfig:
             raise ValueError(f"board is {self.sides[0]} x {self.sides[1]}, a board has at least 1 accelerator a side")
         if self.grid_rows is not None and self.grid_rows < 1:
             raise ValueError(f"grid_rows is {self.grid_rows}, it must be at least 1, or null")
+        check_radix(self.radix)
+        check_board_line("column", self.grid_rows or 1, self.radix)
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -97,6 +108,7 @@ class Hx2MeshConfig:
         rows = self.grid_rows or _squarest(boards)
         if boards % rows:
             raise TopologyError(f"{boards} boards do not fill {rows} rows; grid_rows must divide {boards}")
+        check_hamming_mesh(*self.sides, rows, boards // rows, self.radix)
         return rows, boards // rows
 
 
@@ -123,7 +135,7 @@ class TorusConfig:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        _check_rows(self.rows)
+        _check_rows(self.rows, least=2)
         if self.board < 1:
             raise ValueError(f"board is {self.board}, it must be at least 1")
         if self.rows is not None and self.rows % self.board:
@@ -145,6 +157,7 @@ class TorusConfig:
                 f"{devices} devices in {rows} rows make no torus, both sides must be at least 2; use other rows, or "
                 f"{max(4, devices + devices % 2)} devices"
             )
+        check_torus((rows, columns), self.board)
         return rows, columns
 
 
@@ -165,11 +178,15 @@ class HyperXConfig:
 
     def __post_init__(self) -> None:
         _check_rows(self.rows)
+        check_radix(self.radix)
+        check_line(self.rows or 1, self.radix)
 
     def shape(self, devices: int) -> tuple[int, int]:
         """Return the rows and columns of accelerators; raises TopologyError."""
         rows = self.rows or _squarest(devices)
-        return rows, _columns(devices, rows)
+        columns = _columns(devices, rows)
+        check_hyperx(rows, columns, self.radix, self.routing)
+        return rows, columns
 
 
 def _boards(devices: int, sides: tuple[int, int], otherwise: str) -> int:
@@ -191,9 +208,9 @@ def _columns(devices: int, rows: int) -> int:
     return devices // rows
 
 
-def _check_rows(rows: int | None) -> None:
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows is {rows}, it must be at least 1, or null")
+def _check_rows(rows: int | None, least: int = 1) -> None:
+    if rows is not None and rows < least:
+        raise ValueError(f"rows is {rows}, it must be at least {least}, or null")
 
 
 class FatTreeBuilder:

@@ -4,6 +4,8 @@ Rules (they reproduce all 16 totals published for HammingMesh, arXiv:2209.01346 
 of 400 Gb/s an accelerator (16 planes of a tree with one link, or 4 planes of a mesh with four); traces on a board
 are free; cables from host to ToR and half of the board-edge cables are copper (DAC), all others optical (AoC). An NVSwitch is a
 part of its server and no switch of the network: it has a price of its own, which does not follow the speed of links.
+A tree of three tiers buys every cable of its graph; the large tapered machines of the published table, whose last pod is
+partly filled, buy fewer (`fat_tree_bill`).
 """
 
 from __future__ import annotations
@@ -71,17 +73,21 @@ class Billed(Protocol):
         """Return switches and cables of all planes."""
 
 
-def fat_tree_bill(hosts: int, ports: Ports, levels: int) -> Bill:
-    """Return the bill of one plane; upper tiers are packed: as many switches as their cables fill."""
+def fat_tree_bill(hosts: int, ports: Ports, *, pods: bool = True) -> Bill:
+    """Return the bill of one plane: the cables of the graph, and upper tiers packed, as many switches as their cables fill.
+
+    ``pods`` False, as the published machines are priced: aggregation switches serve the ToRs of any pod, so that those of a
+    partly filled pod have no more uplinks than their ToRs fill, which the graph has.
+    """
     tors = math.ceil(hosts / ports.tor_down)
-    if levels == 1:
+    if ports.levels == 1:
         return Bill(switches=1, dac_cables=hosts, aoc_cables=0)
     rising = tors * ports.tor_up
-    if levels == 2:
+    if ports.levels == 2:
         return Bill(switches=tors + math.ceil(rising / ports.core), dac_cables=hosts, aoc_cables=rising)
-    # Non-blocking above the ToR means as many cables to the cores as to the aggregation switches.
-    to_core = rising * ports.agg_up // ports.agg_down
-    switches = tors + math.ceil(rising / ports.agg_down) + math.ceil(to_core / ports.core)
+    to_core = ports.links_from_top(hosts) if pods else rising * ports.agg_up // ports.agg_down
+    middle = math.ceil((rising + to_core) / (ports.agg_down + ports.agg_up))
+    switches = tors + middle + math.ceil(to_core / ports.core)
     return Bill(switches=switches, dac_cables=hosts, aoc_cables=rising + to_core)
 
 
@@ -175,7 +181,8 @@ def published_shapes() -> list[PublishedShape]:
     ):
         for scale, (hosts, musd) in (("small", small), ("large", large)):
             tree = FatTree(hosts=hosts, oversubscription=taper, radix=64, planes=16)
-            shapes.append(_shape(name, scale, hosts, musd, tree.bill()))
+            bill = fat_tree_bill(hosts, tree.ports, pods=False).times(tree.planes)
+            shapes.append(_shape(name, scale, hosts, musd, bill))
     small_fly, large_fly = dragonfly_bill(8, 16, 8, 8), dragonfly_bill(30, 32, 17, 16)
     shapes.append(_shape("dragonfly", "small", 1024, 27.9, small_fly.times(16)))
     shapes.append(_shape("dragonfly", "large", 16320, 429.2, large_fly.times(16)))

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from orchestrator_network.dnn_facts import (
     GPT3,
-    GPT3_MOE,
     NUMBER_BYTES,
     SOURCE,
     CosmoFlowFacts,
@@ -23,8 +22,8 @@ from orchestrator_network.dnn_facts import (
     PipelineFacts,
     ResNetFacts,
 )
-from orchestrator_network.errors import WorkloadError
 from orchestrator_network.traffic import OPERATIONS, groups_table
+from orchestrator_network.workload_rules import FACTS, check_groups
 
 _PS_PER_US = 1_000_000
 
@@ -140,7 +139,7 @@ def resnet_step(facts: ResNetFacts = ResNetFacts()) -> StepTables:  # noqa: B008
 
 def cosmoflow_step(facts: CosmoFlowFacts = CosmoFlowFacts()) -> StepTables:  # noqa: B008 - frozen
     """Return a step of CosmoFlow: halos and shards of activations within four ranks, gradients among replicas."""
-    _check(facts.devices, facts.shards)
+    check_groups(facts)
     step, shards = _Step(), facts.shards
     everyone = step.group(range(facts.devices))
     alike = [step.group(range(shard, facts.devices, shards)) for shard in range(shards)]
@@ -187,7 +186,7 @@ def _cosmoflow_backward(
 def pipeline_step(facts: PipelineFacts = GPT3) -> StepTables:
     """Return one step of all pipelines: stages in pairs, the even one forward, the odd one backward."""
     width = facts.group
-    _check(facts.devices, facts.stages * width)
+    check_groups(facts)
     step = _Step()
     sharing = [step.group(range(first, first + width)) for first in range(0, facts.devices, width)]
     for rank in range(facts.devices):
@@ -223,17 +222,12 @@ def dlrm_step(facts: DlrmFacts = DlrmFacts()) -> StepTables:  # noqa: B008 - fro
     return step.tables(facts.devices, parameters=parameters, parallelism=f"D {facts.devices}")
 
 
-def _check(devices: int, multiple: int) -> None:
-    if devices < 1 or devices % multiple:
-        raise WorkloadError(f"{devices} devices do not make whole groups; take a multiple of {multiple}")
-
-
-_FACTS: dict[str, tuple[Callable[[Any], StepTables], Any]] = {
-    "resnet": (resnet_step, ResNetFacts()),
-    "cosmoflow": (cosmoflow_step, CosmoFlowFacts()),
-    "gpt3": (pipeline_step, GPT3),
-    "gpt3_moe": (pipeline_step, GPT3_MOE),
-    "dlrm": (dlrm_step, DlrmFacts()),
+_STEPS: dict[str, Callable[[Any], StepTables]] = {
+    "resnet": resnet_step,
+    "cosmoflow": cosmoflow_step,
+    "gpt3": pipeline_step,
+    "gpt3_moe": pipeline_step,
+    "dlrm": dlrm_step,
 }
 
 
@@ -242,8 +236,6 @@ def workload_step(name: str, devices: int | None = None) -> StepTables:
 
     Raises WorkloadError for a number of devices that makes no whole groups.
     """
-    build, facts = _FACTS[name]
-    if devices is not None:
-        facts = replace(facts, devices=devices)
-    _check(facts.devices, 2)
-    return build(facts)
+    facts = FACTS[name] if devices is None else replace(FACTS[name], devices=devices)
+    check_groups(facts)
+    return _STEPS[name](facts)

@@ -1,5 +1,7 @@
 """The all-reduce over two binary trees inside a step: as messages, and as rounds in lockstep (Sanders, Speck and Träff 2009).
 
+Rounds are for trees of very many messages: they wait for the slowest of every round, and pay a latency in each.
+
 Half of the buffer goes up and down each tree, in pieces that follow one another on every edge; every rank is inside of
 one tree at most. A round is all messages that wait for equally many others, so a piece is on every edge in its own round.
 With k pieces and trees of h edges from root to leaf there are about k + 2 h rounds, each of which moves 4 pieces through

@@ -20,9 +20,9 @@ import numpy as np
 from scipy.sparse import csr_array, hstack
 
 from orchestrator_network.cost import Bill, dragonfly_bill
-from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import ChannelOrder, Detours, Network, Wiring, check_routing
-from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
+from orchestrator_network.graph import ChannelOrder, Detours, Network, Wiring
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes, span
+from orchestrator_network.shape_rules import check_dragonfly, check_links
 from orchestrator_network.valiant import Valiant
 
 # A way over two global links never costs less than one with a local link on either side.
@@ -49,29 +49,9 @@ class Dragonfly:
     latency_ps: int = 1_000_000
 
     def __post_init__(self) -> None:
-        for field in ("hosts_per_router", "routers_per_group", "global_links"):
-            if getattr(self, field) < 1:
-                raise TopologyError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.groups < 2:
-            raise TopologyError(f"a Dragonfly has at least 2 groups, got {self.groups}; one group is a HyperX")
-        check_routing(self.routing, grid=False)
-        if self.routing != "minimal" and self.groups < 3:
-            raise TopologyError(f"routing {self.routing} needs a third group to pass through; use minimal, or 3 groups")
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if self.links_per_pair < 1:
-            raise TopologyError(
-                f"{self.groups} groups cannot all be joined: a group has {self.routers_per_group} x "
-                f"{self.global_links} global ports for {self.groups - 1} others; use more global_links or fewer groups"
-            )
-        used = self.hosts_per_router + self.routers_per_group - 1 + self.global_links
-        if used > self.radix:
-            raise TopologyError(
-                f"a router needs {used} ports ({self.hosts_per_router} hosts, {self.routers_per_group - 1} local, "
-                f"{self.global_links} global), the switch has {self.radix}; use fewer, or a larger radix"
-            )
+        check_links(self.link_gbps, self.planes)
+        shape = (self.hosts_per_router, self.routers_per_group, self.global_links, self.groups)
+        check_dragonfly(*shape, self.routing, self.radix)
 
     def with_latency(self, latency_ps: int) -> Dragonfly:
         """Return the same network with another latency a link, in picoseconds."""
@@ -181,8 +161,7 @@ class Dragonfly:
         check_pairs(self.hosts, sources, targets)
         entry, leave = sources // self.hosts_per_router, targets // self.hosts_per_router
         away = np.flatnonzero(entry != leave)
-        pairs = (entry[away], leave[away])
-        inner = self._valiant.routes(*pairs) if self.routing == "valiant" else minimal_routes(self.fabric, *pairs)
+        inner = self._between(entry[away], leave[away])
         count = len(sources)
         flow, every = np.arange(count), np.ones(count)
         place = csr_array((np.ones(len(away)), (away, np.arange(len(away)))), shape=(count, len(away)))
@@ -192,6 +171,32 @@ class Dragonfly:
         hops[away] += inner.hops
         share = csr_array(hstack([*ends, place @ inner.share], format="csr"))
         return Routes(share=share, latency_ps=latency_ps, hops=hops)
+
+    def _between(self, entry: np.ndarray, leave: np.ndarray) -> Routes:
+        """Return the routes between different routers."""
+        if self.routing == "valiant":
+            return self._valiant.routes(entry, leave)
+        return minimal_routes(self.fabric, entry, leave)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes` without shares; every pair of routers is looked at once."""
+        entry, leave = sources // self.hosts_per_router, targets // self.hosts_per_router
+        pair = entry * self.routers + leave
+        asked = np.unique(pair[entry != leave])
+        new = asked[np.isnan(self._far[1, asked])]
+        if len(new):
+            inner = self._between(*np.divmod(new, self.routers))
+            self._far[:, new] = inner.latency_ps, inner.hops
+        away = entry != leave
+        latency_ps, hops = np.full(len(sources), 2.0 * self.latency_ps), np.full(len(sources), 2.0)
+        latency_ps[away] += self._far[0, pair[away]]
+        hops[away] += self._far[1, pair[away]]
+        return span(latency_ps, hops)
+
+    @cached_property
+    def _far(self) -> np.ndarray:
+        """Return latency and hops between routers, float64 [2, routers x routers]; NaN where nobody has asked yet."""
+        return np.full((2, self.routers**2), np.nan)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""

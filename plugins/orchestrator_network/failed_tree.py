@@ -73,6 +73,10 @@ class FailedTree(FatTree):
         """Port counts of every tier, those of the whole tree."""
         return self.whole.ports
 
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart, which failed links may lengthen."""
+        return self.routes(sources, targets)
+
     def with_latency(self, latency_ps: int) -> FailedTree:
         """Return the same tree with another latency a link."""
         return replace(self, latency_ps=latency_ps, whole=self.whole.with_latency(latency_ps))

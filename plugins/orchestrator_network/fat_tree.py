@@ -24,7 +24,8 @@ from orchestrator_network.cost import Bill, fat_tree_bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.fat_tree_ports import Ports, tree_ports
 from orchestrator_network.graph import Network, Wiring
-from orchestrator_network.routes import Routes, check_pairs, paced
+from orchestrator_network.routes import Routes, check_pairs, paced, span
+from orchestrator_network.shape_rules import check_links
 from orchestrator_network.wire import PS_PER_S
 
 
@@ -51,10 +52,10 @@ class FatTree:
         if isinstance(self.link_gbps, list):  # as it comes from a file
             object.__setattr__(self, "link_gbps", tuple(self.link_gbps))
         given = self.link_gbps if isinstance(self.link_gbps, tuple) else (self.link_gbps,)
-        if not given or not all(gbps > 0 for gbps in given):
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        if not given:
+            raise TopologyError("link_gbps has no speed; give one number, or one a tier")
+        for gbps in given:
+            check_links(gbps, self.planes)
         if min(self.latency_ps, self.switch_latency_ps) < 0:
             raise TopologyError(f"latencies must be 0 or more, got {self.latency_ps} and {self.switch_latency_ps} ps")
         _ = self.ports
@@ -239,15 +240,25 @@ class FatTree:
         ]
         row, column = np.concatenate(rows), np.concatenate(columns)
         shape = (len(sources), len(self.network.trunk_bps))
-        hops = (2.0 + 2.0 * away) + 2.0 * far
         share = csr_array((np.ones(len(row)), (row, column)), shape=shape)
-        latency_ps = hops * self.latency_ps + (hops - 1) * self.switch_latency_ps
-        routes = Routes(share=share, latency_ps=latency_ps, hops=hops)
+        routes = replace(self._span(away, far), share=share)
         if self.one_speed:
             return routes
         each = [8 * PS_PER_S / (gbps * 1e9) for gbps in self.tier_gbps]
         stored_ps = 2 * (each[0] + away * each[1] + (far * each[2] if self.levels == 3 else 0.0))
         return paced(routes, stored_ps, self.network.trunk_bps)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes`, without shares where links are of one speed."""
+        if not self.one_speed:
+            return self.routes(sources, targets)
+        tor_from, tor_to = sources // self.ports.tor_down, targets // self.ports.tor_down
+        per_pod = self.tors_per_pod
+        return self._span(tor_from != tor_to, tor_from // per_pod != tor_to // per_pod)
+
+    def _span(self, away: np.ndarray, far: np.ndarray) -> Routes:
+        hops = (2.0 + 2.0 * away) + 2.0 * far
+        return span(hops * self.latency_ps + (hops - 1) * self.switch_latency_ps, hops)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""
@@ -269,4 +280,4 @@ class FatTree:
 
     def bill(self) -> Bill:
         """Return switches and cables of all planes."""
-        return fat_tree_bill(self.hosts, self.ports, self.levels).times(self.planes)
+        return fat_tree_bill(self.hosts, self.ports).times(self.planes)

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 from orchestrator_network.errors import TopologyError
+from orchestrator_network.shape_rules import check_radix
 
 _PORTS = 64  # of a switch, where nothing is said
+_LARGEST_K = 4096  # ports of a switch of k-ary trees that are looked for: 17 billion hosts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,9 @@ def tree_ports(hosts: int, tiers: int | None, oversubscription: float, radix: in
 
     Raises TopologyError for a tree that cannot be, naming what would do.
     """
-    _check(hosts, tiers, oversubscription, radix)
+    check_tree(tiers, oversubscription, radix)
+    if hosts < 2:
+        raise TopologyError(f"a fat tree needs at least 2 hosts, got {hosts}")
     if tiers == 3 and radix is None:
         return _k_ary_ports(hosts, oversubscription)
     radix = radix or _PORTS
@@ -87,15 +91,19 @@ def tree_ports(hosts: int, tiers: int | None, oversubscription: float, radix: in
     return Ports(tor_down=down, tor_up=up, agg_down=radix // 2, agg_up=radix // 2, core=radix)
 
 
-def _check(hosts: int, tiers: int | None, oversubscription: float, radix: int | None) -> None:
-    if hosts < 2:
-        raise TopologyError(f"a fat tree needs at least 2 hosts, got {hosts}")
+def check_tree(tiers: int | None, oversubscription: float, radix: int | None) -> None:
+    """Refuse, with a TopologyError, what makes a tree of no number of hosts."""
     if not 1 <= oversubscription < math.inf:
         raise TopologyError(f"oversubscription must be at least 1 (1 is non-blocking), got {oversubscription}")
     if tiers not in {None, 1, 2, 3}:
         raise TopologyError(f"a fat tree has 1, 2 or 3 tiers, got {tiers}")
-    if radix is not None and (radix < 4 or radix % 2):
-        raise TopologyError(f"radix must be an even number of ports, at least 4, got {radix}")
+    if radix is not None:
+        check_radix(radix)
+    elif tiers == 3 and not any(_whole(k, oversubscription) for k in range(4, _LARGEST_K + 1, 2)):
+        raise TopologyError(
+            f"oversubscription {oversubscription:g} divides the uplinks of no k-ary tree of up to {_LARGEST_K} ports; use a "
+            "taper of small whole numbers, 1.5 or 2 for example, or give a radix"
+        )
 
 
 def _tapered(radix: int, oversubscription: float) -> tuple[int, int]:
@@ -114,11 +122,20 @@ def _k_ary_ports(hosts: int, oversubscription: float) -> Ports:
             f"a k-ary tree of 3 tiers has k^3/4 hosts for an even k, {hosts} is none; "
             f"use {sizes} hosts, or give radix=64"
         )
-    at_tor = min(oversubscription, 4)
-    tor_up, agg_up = k / 2 / at_tor, k / 2 / (oversubscription / at_tor)
-    if tor_up != int(tor_up) or agg_up != int(agg_up) or tor_up < 1 or agg_up < 1:
+    tor_up, agg_up = _uplinks(k, oversubscription)
+    if not _whole(k, oversubscription):
         raise TopologyError(
             f"oversubscription {oversubscription:g} leaves {tor_up:g} uplinks a ToR and {agg_up:g} an aggregation "
             f"switch of {k} ports; both must be whole numbers"
         )
     return Ports(tor_down=k // 2, tor_up=int(tor_up), agg_down=k // 2, agg_up=int(agg_up), core=k)
+
+
+def _uplinks(k: int, oversubscription: float) -> tuple[float, float]:
+    """Return the uplinks of a ToR and of an aggregation switch; the taper is at the ToR up to 4."""
+    at_tor = min(oversubscription, 4)
+    return k / 2 / at_tor, k / 2 / (oversubscription / at_tor)
+
+
+def _whole(k: int, oversubscription: float) -> bool:
+    return all(links >= 1 and links == int(links) for links in _uplinks(k, oversubscription))

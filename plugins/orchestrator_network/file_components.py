@@ -32,11 +32,13 @@ class TopoConfig(FileConfig):
     file: ClassVar[str] = "an htsim .topo file"
     error: ClassVar[type[ValueError]] = TopologyError
 
-    def check_hosts(self, devices: int) -> None:
-        """Refuse another number of devices than the file has hosts, when the recipe is planned."""
+    def check_hosts(self, devices: int | None, planes: int | None) -> None:
+        """Refuse, when the recipe is planned, a file that is no fat tree, and another number of devices than it has hosts."""
         from orchestrator_network.readers.topo import read_topo
 
-        _agree(self.path, read_topo(self.path).hosts, devices)
+        tree = read_topo(self.path).tree(planes=planes or 1)
+        if devices is not None:
+            _agree(self.path, tree.hosts, devices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,13 @@ class HpccTopologyConfig(FileConfig):
     file: ClassVar[str] = "a topology file of HPCC or SimAI"
     error: ClassVar[type[ValueError]] = TopologyError
 
-    def check_hosts(self, devices: int) -> None:
-        """Refuse another number of devices than the file has hosts, when the recipe is planned."""
-        from orchestrator_network.readers.hpcc import read_hpcc_topology
+    def check_hosts(self, devices: int | None, planes: int | None) -> None:
+        """Refuse, when the recipe is planned, a file that is no network, and another number of devices than it has hosts."""
+        from orchestrator_network.readers.hpcc import from_hpcc
 
-        _agree(self.path, read_hpcc_topology(self.path).hosts, devices)
+        built = from_hpcc(self.path, planes=planes or 1)
+        if devices is not None:
+            _agree(self.path, built.hosts, devices)
 
 
 class TopoBuilder:

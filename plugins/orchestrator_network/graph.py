@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, shortest_path
 
 from orchestrator_network.errors import TopologyError
-
-Rule = Literal["valiant", "ugal_l", "ugal_g", "dal"]
+from orchestrator_network.shape_rules import Rule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,13 +149,6 @@ class Network:
         reached = np.unique(label[: self.hosts])
         if len(reached) > 1:
             raise TopologyError(f"the network is disconnected: its hosts fall into {len(reached)} of {parts} parts")
-
-
-def check_routing(routing: str, *, grid: bool) -> None:
-    """Refuse a routing that is none, with those that are; ``dal`` routes on a ``grid``."""
-    rules = ["minimal", *(rule for rule in get_args(Rule) if grid or rule != "dal")]
-    if routing not in rules:
-        raise TopologyError(f"routing is `{routing}`, it must be one of {', '.join(rules)}")
 
 
 class Wiring:

@@ -19,6 +19,7 @@ from orchestrator_network.cost import Bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Network, Wiring
 from orchestrator_network.routes import Routes, minimal_loads, minimal_routes
+from orchestrator_network.shape_rules import check_links
 
 # Distances are counted in 16 bits, and no path visits a node twice.
 MOST_NODES = 32_000
@@ -73,10 +74,7 @@ class GraphTopology:
             raise TopologyError(
                 f"{nodes} nodes and {links} links are too many; the most are {MOST_NODES} and {MOST_LINKS}"
             )
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
+        check_links(self.link_gbps, self.planes)
         strange = [name for name in self.server_switches if name not in self.switch_names]
         if strange:
             raise TopologyError(f"server_switches has `{strange[0]}`, which is no switch of this network")

@@ -33,7 +33,8 @@ from orchestrator_network.cost import Bill, hamming_mesh_bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.line_routes import Costs, LineShape, LineTables, line_tables, product_shares
-from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, minimal_routes, span
+from orchestrator_network.shape_rules import check_hamming_mesh, check_links
 
 # Twelve a hop. The way over one switch, two cables, counts 16: longer than one trace, shorter than two. The way over the
 # spine, two uplinks more, counts 26, between two and three. No sum of one kind equals one of another, so all minimal
@@ -68,22 +69,8 @@ class HammingMesh:
     def __post_init__(self) -> None:
         if self.routing not in {"even", "balanced"}:
             raise TopologyError(f"routing is `{self.routing}`, it must be even or balanced")
-        shape = (self.board_rows, self.board_columns, self.grid_rows, self.grid_columns)
-        if min(shape) < 1 or self.hosts < 2:
-            raise TopologyError(f"a HammingMesh needs positive sides and at least 2 hosts, got {shape}")
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if self.radix < 4 or self.radix % 2:
-            raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
-        for side, boards in (("row", self.grid_columns), ("column", self.grid_rows)):
-            if 2 * boards > self.radix * self.radix // 2:
-                raise TopologyError(
-                    f"{boards} boards in a {side} have {2 * boards} ends, a tree of two levels "
-                    f"of {self.radix}-port switches has {self.radix * self.radix // 2}; use larger boards or a "
-                    "larger radix"
-                )
+        check_links(self.link_gbps, self.planes)
+        check_hamming_mesh(self.board_rows, self.board_columns, self.grid_rows, self.grid_columns, self.radix)
 
     def with_latency(self, latency_ps: int) -> HammingMesh:
         """Return the same mesh with another latency a link."""
@@ -277,6 +264,16 @@ class HammingMesh:
         hops = np.concatenate([links for _, links in parts]).astype(float)
         share = csr_array(vstack([shares for shares, _ in parts], format="csr"))
         return Routes(share=share, latency_ps=hops * self.latency_ps, hops=hops)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes`, where it is known from the tables without shares."""
+        if self.routing != "even":
+            return self.routes(sources, targets)
+        (rows, columns), (row_of, column_of) = self._tables, self._place
+        in_row = column_of[sources] * self.columns + column_of[targets]
+        in_column = row_of[sources] * self.rows + row_of[targets]
+        hops = (rows.links[in_row] + columns.links[in_column]).astype(float)
+        return span(hops * self.latency_ps, hops)
 
     def loads(self, demand: np.ndarray) -> np.ndarray:
         """Return what a demand matrix [hosts, hosts] puts on every trunk, in the demand's unit, float64 [trunks]."""

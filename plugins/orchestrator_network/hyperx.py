@@ -14,10 +14,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from orchestrator_network.cost import Bill
-from orchestrator_network.errors import TopologyError
-from orchestrator_network.graph import Detours, Network, check_routing
+from orchestrator_network.graph import Detours, Network
 from orchestrator_network.hamming_mesh import HammingMesh
 from orchestrator_network.routes import Routes
+from orchestrator_network.shape_rules import check_hyperx
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +40,7 @@ class HyperX:
     latency_ps: int = 1_000_000
 
     def __post_init__(self) -> None:
-        check_routing(self.routing, grid=True)
-        if self.routing != "minimal" and self.hosts < 3:
-            raise TopologyError(
-                f"routing {self.routing} needs a third accelerator to pass through, there are {self.hosts}"
-            )
-        if min(self.rows, self.columns) < 1 or self.rows * self.columns < 2:
-            raise TopologyError(
-                f"a HyperX needs positive rows and columns and at least 2 hosts, got {self.rows} x {self.columns}"
-            )
-        most = self.radix * self.radix // 4
-        if max(self.rows, self.columns) > most:
-            raise TopologyError(
-                f"a line of {max(self.rows, self.columns)} accelerators is too long: two levels of {self.radix}-port "
-                f"switches join {most}; use shorter sides or a larger radix"
-            )
+        check_hyperx(self.rows, self.columns, self.radix, self.routing)
         _ = self.mesh
 
     @cached_property
@@ -124,6 +110,10 @@ class HyperX:
             for name in ("share", "latency_ps", "hops")
         )
         return Routes(share=csr_array(share), latency_ps=latency_ps, hops=hops)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes`, without shares where they are minimal."""
+        return self.routes(sources, targets) if self.routing == "valiant" else self.mesh.spans(sources, targets)
 
     def _all_from(self, hosts: np.ndarray, back: bool = False) -> Routes:
         """Return the sum of the minimal routes from (``back``: to) each of ``hosts`` to all others."""

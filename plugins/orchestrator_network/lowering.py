@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from orchestrator_network.allreduce_flows import as_workload
 from orchestrator_network.collectives import Algorithm, AllReduce, Chain, Phase, Uniform, candidates, lower
 from orchestrator_network.double_tree import DoubleTree
+from orchestrator_network.engine import run
 from orchestrator_network.fairness import alone_rates
 from orchestrator_network.in_network import Reduction
 from orchestrator_network.program import Program, ProgramBuilder
@@ -17,6 +19,10 @@ from orchestrator_network.topology import Topology
 from orchestrator_network.tuning import Tuning
 from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
+
+#: Messages of a double binary tree that are followed one by one, at a millisecond each or less; larger ones take rounds.
+MOST_SINGLE = 20_000
+_PAIRS = 1 << 18  # of hosts whose distance is taken at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,8 @@ class CollectiveLowering:
                 moves.append(self._phase(part))
             elif isinstance(part, Uniform):
                 moves.append(self._uniform(part))
+            elif isinstance(part, DoubleTree) and len(part) <= MOST_SINGLE:
+                moves.append(self._double_tree(part))
             elif isinstance(part, DoubleTree):
                 piece = part.size_bytes / 2 / part.pieces
                 moves += [
@@ -117,16 +125,39 @@ class CollectiveLowering:
         return self._move(key, exchange.step_bytes, 1)
 
     def _farthest(self, ranks: np.ndarray) -> Routes:
-        """Return the routes from that rank to all others whose last message arrives last."""
-        link_bps, bits = self._topology.link_bps, float(self._wire.packet_bytes * 8)
-        found, longest_ps = None, -1
-        for rank in ranks:
-            routes = self._topology.routes(np.full(len(ranks) - 1, rank), ranks[ranks != rank])
-            arrival_ps = int(self._wire.arrival_ps(routes, bits, link_bps).max())
-            if arrival_ps > longest_ps:
-                found, longest_ps = routes, arrival_ps
-        assert found is not None
-        return found
+        """Return the routes from that rank to all others whose last message arrives last; of several, from the first.
+
+        A topology with ``spans`` says how far hosts are apart for many sources at a time, without which links lie between.
+        """
+        link_bps, bits, others = self._topology.link_bps, float(self._wire.packet_bytes * 8), len(ranks) - 1
+        spans = getattr(self._topology, "spans", None)
+        block = 1 if spans is None else max(1, _PAIRS // len(ranks))
+        farthest, longest_ps = ranks[0], -1
+        for begin in range(0, len(ranks), block):
+            some = ranks[begin : begin + block]
+            source, target = np.repeat(some, len(ranks)), np.tile(ranks, len(some))
+            away = source != target
+            routes = (spans or self._topology.routes)(source[away], target[away])
+            arrival_ps = self._wire.arrival_ps(routes, bits, link_bps).reshape(len(some), others).max(axis=1)
+            if arrival_ps.max() > longest_ps:
+                farthest, longest_ps = some[arrival_ps.argmax()], arrival_ps.max()
+        return self._topology.routes(np.full(others, farthest), ranks[ranks != farthest])
+
+    def _double_tree(self, tree: DoubleTree) -> Move:
+        """Return the transfer of a double binary tree: the bytes of its messages, then what else they take when alone.
+
+        Pieces follow one another on an edge without a latency between them, and those on fast links wait for none on slow
+        ones; rounds in lockstep, which larger trees take, pay both.
+        """
+        topology, bits = self._topology, float(self._wire.bits(tree.size_bytes / self._topology.planes))
+        messages = as_workload(tree.messages())
+        workload = replace(messages, source=tree.ranks[messages.source], target=tree.ranks[messages.target])
+        lowered = lower_flows(topology, workload, self._wire)
+        took_ps = int(run(lowered.program, topology.network.trunk_bps, sharing="max_min").finish_ps.max())
+        row = csr_array((lowered.bits @ lowered.routes.share / bits).reshape(1, -1))
+        alone_bps = float(alone_rates(row, topology.network.trunk_bps)[0])
+        delay_ps = max(round(took_ps - bits / alone_bps * PS_PER_S), 0)
+        return Move(bits=bits, row=self._builder.rows(row), alone_bps=alone_bps, delay_ps=delay_ps)
 
     def _reduction(self, part: Reduction) -> Move:
         """Return the transfer of a reduction in switches: every link of the tree carries the buffer once each way."""

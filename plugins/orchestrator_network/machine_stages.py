@@ -65,7 +65,7 @@ class AllocateConfig:
             ("trials", self.trials, 1, math.inf),
             ("aspect_ratio", self.aspect_ratio, 1, math.inf),
         ):
-            if value is not None and not low <= value <= high:
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
                 raise ValueError(
                     f"{name} is {value}, it must be {low} to {high}"
                     if high < math.inf

@@ -1,9 +1,10 @@
 """The stages about published workloads: the traffic of their steps, and what networks cost for the time that they take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator import Context, StageError, Wired, stage
+from orchestrator_network.workload_rules import FACTS, check_groups, tiled_columns
 from orchestrator_storage import Table, Traffic
 
 SOURCE = "plot data of arXiv:2209.01346"
@@ -36,6 +37,14 @@ class WorkloadTrafficConfig:
             raise ValueError(f"tile is {self.tile}, it must be at least 1; 1 numbers devices row by row")
         if self.order == "stages_first" and (self.tile > 1 or not self.workload.startswith("gpt3")):
             raise ValueError("order: stages_first is for gpt3 and gpt3_moe, without tiles; leave it out")
+        facts = FACTS[self.workload] if self.devices is None else replace(FACTS[self.workload], devices=self.devices)
+        check_groups(facts)
+        if self.tile > 1:
+            tiled_columns(facts.devices, self.tile, self.columns)
+        elif self.columns is not None:
+            raise ValueError(
+                f"columns is {self.columns}, but tile is 1, which lays no grid; set tile, or leave columns out"
+            )
 
 
 @stage("network.workload_traffic", version="1", cites=["arXiv:2209.01346"])

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+from orchestrator_network.errors import TopologyError
+
 Delivery = Literal["rud", "rod", "rudi", "uud"]
 Lossless = Literal["none", "pfc", "credit"]
 TrimmingMode = Literal["htsim", "spec"]
@@ -20,6 +22,10 @@ WIDEST = 65_536  # values that the 16-bit fields of a packet tell apart
 MOST_BIT_ERRORS = 1e-4  # above, no packet of usual size gets through
 STOP_PACKETS = 15  # above which a switch says stop, where nothing is said
 MOST_STOP_PACKETS = 10_000
+MOST_TRACED = 256  # flows
+MOST_PS_PER_BYTE = 2**31 - 1  # of a link, in 1/256 ps
+SLOWEST_BPS = 8e12 * 256 / MOST_PS_PER_BYTE
+SLOW_SHARE = 0.25  # of their speed that slow links have
 MOST_QUEUE_PACKETS = 100_000
 #: Hosts with several links. Each is behind a router, which has a row for every host in the table of routes: 67 MB for these.
 MOST_FORWARDING_HOSTS = 4096
@@ -37,6 +43,14 @@ def check_sizes(packet_bytes: int, header_bytes: int) -> None:
         raise ValueError(
             f"header_bytes is {header_bytes} and packet_bytes {packet_bytes}; fidelity packet takes headers from 1 byte on, and "
             f"packets of more than their header and below {WIDEST} bytes"
+        )
+
+
+def check_speed(slowest_bps: float) -> None:
+    """Refuse links so slow that the time of a byte does not fit; raises TopologyError."""
+    if slowest_bps < SLOWEST_BPS:
+        raise TopologyError(
+            f"a link has {slowest_bps:.4g} bit/s; packet fidelity takes links of at least {SLOWEST_BPS:.4g}, or use fidelity `flow`"
         )
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from orchestrator_network.dnn_workloads import StepTables
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.workload_rules import tiled_columns
 
 
 def tiled(step: StepTables, tile: int, columns: int | None = None) -> StepTables:
@@ -21,13 +22,7 @@ def tiled(step: StepTables, tile: int, columns: int | None = None) -> StepTables
     The grid has ``columns``, None: as square as the devices allow, as topologies are. Raises WorkloadError for tiles
     that leave devices over.
     """
-    columns = columns or step.devices // max(n for n in range(1, int(step.devices**0.5) + 1) if step.devices % n == 0)
-    rows, rest = divmod(step.devices, columns)
-    if tile < 1 or rest or rows % tile or columns % tile:
-        raise WorkloadError(
-            f"tiles of {tile} x {tile} do not fill {step.devices} devices in {columns} columns; take a tile that divides "
-            "rows and columns"
-        )
+    columns = tiled_columns(step.devices, tile, columns)
     number, inside = np.divmod(np.arange(step.devices), tile * tile)
     row = number // (columns // tile) * tile + inside // tile
     device = row * columns + number % (columns // tile) * tile + inside % tile

@@ -23,6 +23,7 @@ from orchestrator_network.cost import Bill, rail_bill
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import Barred, Network, Wiring
 from orchestrator_network.routes import Routes, check_pairs, paced, summed_loads
+from orchestrator_network.shape_rules import check_links, check_rails, nodes_a_unit
 from orchestrator_network.wire import PS_PER_S
 
 #: Of links, for packets: a way over a spine is shorter than one over two servers, and one inside a server than over rails.
@@ -51,39 +52,10 @@ class RailOptimized:
     local_latency_ps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.nodes < 1 or self.gpus_per_node < 1 or self.hosts < 2:
-            raise TopologyError(
-                f"a rail-optimised cluster needs servers, GPUs and at least 2 hosts, got {self.nodes} servers of "
-                f"{self.gpus_per_node} GPUs"
-            )
-        for field in ("link_gbps", "local_gbps"):
-            if getattr(self, field) <= 0:
-                raise TopologyError(f"{field} must be above 0, got {getattr(self, field)}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if self.radix < 4 or self.radix % 2:
-            raise TopologyError(f"radix must be an even number of ports, at least 4, got {self.radix}")
-        if self.cross_rail not in {"nvlink", "spine"}:
-            raise TopologyError(f"cross_rail is `{self.cross_rail}`, it must be nvlink or spine")
-        self._check_spine()
-
-    def _check_spine(self) -> None:
-        if self.oversubscription is None:
-            if self.units > 1:
-                raise TopologyError(
-                    f"{self.nodes} servers do not fit rails of one {self.radix}-port switch; give an oversubscription, "
-                    "so that a spine joins several, or a larger radix"
-                )
-            if self.cross_rail == "spine":
-                raise TopologyError("oversubscription is null, so there is no spine; use cross_rail nvlink")
-            return
-        if not 1 <= self.oversubscription < math.inf:
-            raise TopologyError(f"oversubscription must be at least 1 (1 is non-blocking), got {self.oversubscription}")
-        if self.leaves > self.radix:
-            raise TopologyError(
-                f"{self.nodes} servers of {self.gpus_per_node} GPUs need {self.leaves} leaves of {self.nodes_per_unit} "
-                f"ports down, a spine has {self.radix} ports; use fewer servers, a larger radix or more oversubscription"
-            )
+        check_links(self.link_gbps, self.planes)
+        if not self.local_gbps > 0:
+            raise TopologyError(f"local_gbps must be above 0, got {self.local_gbps}")
+        check_rails(self.nodes, self.gpus_per_node, self.oversubscription, self.cross_rail, self.radix)
 
     def with_latency(self, latency_ps: int) -> RailOptimized:
         """Return the same cluster with another latency a link, in picoseconds."""
@@ -105,9 +77,7 @@ class RailOptimized:
     @property
     def nodes_per_unit(self) -> int:
         """Servers whose GPUs share leaves: the ports down of a leaf, or all servers if they are fewer."""
-        taper = self.oversubscription
-        down = self.radix if taper is None else min(math.floor(self.radix * taper / (1 + taper)), self.radix - 1)
-        return min(self.nodes, down)
+        return nodes_a_unit(self.nodes, self.oversubscription, self.radix)
 
     @property
     def units(self) -> int:

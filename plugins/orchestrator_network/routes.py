@@ -50,6 +50,11 @@ class Routes:
         )
 
 
+def span(latency_ps: np.ndarray, hops: np.ndarray) -> Routes:
+    """Return what `Wire.arrival_ps` asks of routes over links of one speed, without shares."""
+    return Routes(share=csr_array((len(hops), 0)), latency_ps=latency_ps, hops=hops)
+
+
 def check_pairs(hosts: int, sources: np.ndarray, targets: np.ndarray) -> None:
     """Refuse flows from or to hosts that do not exist, and flows from a host to itself."""
     for name, side in (("source", sources), ("target", targets)):

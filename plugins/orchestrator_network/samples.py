@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator_network.errors import WorkloadError
+from orchestrator_network.packet_rules import MOST_TRACED
 from orchestrator_network.wire import PS_PER_S
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.sampling import Sampler
 
 AUTO_SAMPLES = 200  # over the length of the bound, if no interval is chosen
-MOST_TRACED = 256
 _PS_PER_US = 10**6
 
 # Data held in the ports of switches, the packet in service included; a port that held nothing at a time has no row.

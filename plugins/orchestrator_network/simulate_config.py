@@ -6,20 +6,24 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from orchestrator import Ref
-from orchestrator_network.cost import Prices
+from orchestrator_network.cost import LINKS_PER_DEVICE, Prices
 from orchestrator_network.packet.catalog_names import CREDITED, ORDERED, TRANSPORTS
 from orchestrator_network.packet_rules import (
     MOST_FORWARDING_HOSTS,
+    MOST_TRACED,
+    SLOW_SHARE,
     check_delivery,
     check_entropies,
     check_queues,
     check_recovery,
     check_sizes,
+    check_speed,
     check_thresholds,
     check_wires,
 )
 from orchestrator_network.tuning import Tuning
 from orchestrator_network.workload_components import SIZED, UNSIZED
+from orchestrator_network.workload_rules import check_allreduce
 
 #: Fields that `simulate` takes as they are at fidelity packet.
 PACKET_SETTINGS = (
@@ -32,6 +36,9 @@ _OF_WORKLOADS = ("flow_bytes", "seeds", "sample_us", "trace_flows")
 _OF_SINGLE_LINKS = (
     *("transport", "load_balancer", "slow_links", "link_changes", *PACKET_SETTINGS, "sample_us", "trace_flows"),
 )
+#: Of a link: less is no bit a second, and more no link that there is.
+_LEAST_GBPS, _MOST_GBPS = 1e-9, 1e9
+_MOST_BYTES = 2**63 - 1  # of a flow
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
 #: Routings of topologies that look at queues.
@@ -183,8 +190,8 @@ class SimulateConfig:
             there, hosts = (getattr(settings, name, None) for name in ("check_file", "check_hosts"))
             if callable(there):
                 there()
-            if callable(hosts) and self.devices is not None:
-                hosts(self.devices)
+            if callable(hosts):
+                hosts(self.devices, self.planes)
 
     def _check_link(self) -> None:
         if getattr(getattr(self.topology, "config", None), "depth", None) is not None and self.link_gbps is None:
@@ -198,6 +205,11 @@ class SimulateConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, it must be above 0")
+            links = LINKS_PER_DEVICE if name == "injection_gbps" else 1
+            if value is not None and not _LEAST_GBPS <= value / links <= _MOST_GBPS:
+                raise ValueError(
+                    f"{name} is {value:g}; it must be {links * _LEAST_GBPS:g} to {links * _MOST_GBPS:g} Gb/s"
+                )
         if self.injection_gbps is not None and self.link_gbps is not None:
             raise ValueError(
                 f"injection_gbps is {self.injection_gbps:g} and link_gbps {self.link_gbps:g}; set one: what a device "
@@ -223,10 +235,23 @@ class SimulateConfig:
                 "fidelity: packet, or routing: minimal or valiant"
             )
 
+    def _check_shape(self, devices: int) -> None:
+        """Refuse a number of devices of which the topology cannot be."""
+        settings = getattr(self.topology, "config", None)
+        fits = getattr(settings, "shape", None)
+        if callable(fits):
+            fits(devices)
+        forwarding = self.fidelity == "packet" and getattr(settings, "forwarding", False)
+        if forwarding and devices > MOST_FORWARDING_HOSTS:
+            raise ValueError(
+                f"devices is {devices}, and those of topology {self.topology} pass packets on; fidelity packet takes "
+                f"{MOST_FORWARDING_HOSTS} such devices, use fidelity: flow or fewer"
+            )
+
     def _check_slow_links(self, devices: int | None) -> None:
         """Refuse slow links where none are counted; topologies of other packages are asked when they are built.
 
-        ``devices`` of a training step are those of its traffic, which a plan does not know: None.
+        ``devices`` None are those of the traffic of a training step, which a plan does not know.
         """
         if self.slow_links < 0:
             raise ValueError(f"slow_links is {self.slow_links}, it must be at least 0")
@@ -270,8 +295,12 @@ class SimulateConfig:
                 f"allreduce is in_network, and the receivers of transport {self.transport} give credit for one link, where a switch "
                 "receives over many; use a transport without receiver credit, nscc for example"
             )
+        if self.devices is not None:
+            if self.devices < 2:
+                raise ValueError(f"devices is {self.devices}; a network needs a number of hosts, at least 2")
+            self._check_shape(self.devices)
         Tuning(per_server=self.per_server, chunk_bytes=self.chunk_bytes, chunks_in_flight=self.chunks_in_flight)
-        self._check_slow_links(None)
+        self._check_slow_links(self.devices)
         if self.delivery == "uud":
             raise ValueError("delivery is uud, which loses data that a training step waits for; use rud, rod or rudi")
         self._check_links()
@@ -284,22 +313,16 @@ class SimulateConfig:
             )
         if self.devices is None or self.devices < 2:
             raise ValueError(f"devices is {_shown(self.devices)}; workload {name} needs a number of hosts, at least 2")
-        for chosen, check in ((self.topology, "shape"), (self.workload, "check_devices")):
-            fits = getattr(getattr(chosen, "config", None), check, None)
-            if callable(fits):
-                fits(self.devices)
+        self._check_shape(self.devices)
+        fits = getattr(getattr(self.workload, "config", None), "check_devices", None)
+        if callable(fits):
+            fits(self.devices)
         self._check_slow_links(self.devices)
-        self._check_bytes(name)
+        self._check_bytes(name, self.devices)
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}, it must be at least 1")
         self._check_links()
         self._check_looks()
-        forwarding = getattr(getattr(self.topology, "config", None), "forwarding", False)
-        if self.fidelity == "packet" and forwarding and self.devices > MOST_FORWARDING_HOSTS:
-            raise ValueError(
-                f"devices is {self.devices}, and those of topology {self.topology} pass packets on; fidelity packet takes "
-                f"{MOST_FORWARDING_HOSTS} such devices, use fidelity: flow or fewer"
-            )
 
     def _check_links(self) -> None:
         check_entropies(self.entropies)
@@ -308,6 +331,7 @@ class SimulateConfig:
             raise ValueError(
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links and packets; set fidelity: packet"
             )
+        self._check_slowest()
         check_recovery(self.loss_recovery, trimming=self.trimming)
         check_wires(self.bit_error_rate, self.replay_window)
         check_queues(self.queue_packets, self.ecn_percent)
@@ -321,6 +345,18 @@ class SimulateConfig:
                 f"below packet_bytes, {self.packet_bytes}"
             )
 
+    def _check_slowest(self) -> None:
+        """Refuse links too slow for packets, as far as a recipe says their speed: that of hardware and files is known later."""
+        link_gbps = self.link_gbps if self.injection_gbps is None else self.injection_gbps / LINKS_PER_DEVICE
+        if self.fidelity != "packet" or link_gbps is None:
+            return
+        shares = [1.0, *([SLOW_SHARE] if self.slow_links else [])]
+        check_speed(link_gbps * 1e9 * min(shares))
+        local_gbps = getattr(getattr(self.topology, "config", None), "local_gbps", None)
+        if local_gbps is not None:
+            planes = LINKS_PER_DEVICE if self.link_gbps is None else self.planes or 1
+            check_speed(local_gbps / planes * 1e9)
+
     def _check_looks(self) -> None:
         if self.sample_us is not None and not 0 < self.sample_us < 1e12:
             raise ValueError(
@@ -331,14 +367,26 @@ class SimulateConfig:
             raise ValueError(
                 f"trace_flows is {wanted}; it must be how many flows, at least 1, or a list of their numbers"
             )
+        traced = wanted if isinstance(wanted, int) else len(set(wanted or ()))
+        if traced > MOST_TRACED:
+            raise ValueError(f"trace_flows asks for {traced} flows; the most are {MOST_TRACED}")
 
-    def _check_bytes(self, name: str) -> None:
+    def _check_bytes(self, name: str, devices: int) -> None:
         if name in UNSIZED and self.flow_bytes is not None:
             raise ValueError(f"flow_bytes is {self.flow_bytes}, but workload {name} has sizes of its own; leave it out")
         if name in SIZED and (self.flow_bytes is None or self.flow_bytes < 1):
             raise ValueError(
                 f"flow_bytes is {_shown(self.flow_bytes)}; workload {name} needs the bytes of a flow, at least 1"
             )
+        if self.flow_bytes is None:
+            return
+        if self.flow_bytes > _MOST_BYTES:
+            raise ValueError(f"flow_bytes is {self.flow_bytes}; it must be below 2^63")
+        if name == "ring_allreduce":  # has no settings that could say it
+            check_allreduce(devices, self.flow_bytes, devices)
+        enough = getattr(getattr(self.workload, "config", None), "check_bytes", None)
+        if callable(enough):
+            enough(devices, self.flow_bytes)
 
 
 def _changed(config: SimulateConfig, names: tuple[str, ...]) -> list[str]:

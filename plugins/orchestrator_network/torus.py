@@ -25,10 +25,10 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 from orchestrator_network.cost import Bill, torus_bill
-from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph import ChannelOrder, Network, Wiring
 from orchestrator_network.rings import hamiltonian_cycles
-from orchestrator_network.routes import Routes, check_pairs, minimal_loads
+from orchestrator_network.routes import Routes, check_pairs, minimal_loads, span
+from orchestrator_network.shape_rules import check_links, check_torus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +47,8 @@ class Torus:
     board: int = 2
 
     def __post_init__(self) -> None:
-        if len(self.sides) not in {2, 3} or min(self.sides) < 2:
-            raise TopologyError(f"a torus has 2 or 3 sides of at least 2, got {tuple(self.sides)}")
-        if self.link_gbps <= 0:
-            raise TopologyError(f"link_gbps must be above 0, got {self.link_gbps}")
-        if self.planes < 1:
-            raise TopologyError(f"planes must be at least 1, got {self.planes}")
-        if self.board < 1 or any(side % self.board for side in self.sides[:2]):
-            raise TopologyError(
-                f"boards of {self.board} x {self.board} do not tile {self.sides[0]} x {self.sides[1]} accelerators; "
-                "use a board that divides both sides, or board=1"
-            )
+        check_links(self.link_gbps, self.planes)
+        check_torus(self.sides, self.board)
 
     def with_latency(self, latency_ps: int) -> Torus:
         """Return the same torus with another latency a link, in picoseconds."""
@@ -131,8 +122,16 @@ class Torus:
             shape=(len(sources), 2 * len(self.sides) * self.hosts),
         )
         table.sum_duplicates()
-        hops = np.minimum(ahead, sides - ahead).sum(axis=1).astype(float)
-        return Routes(share=table, latency_ps=hops * self.latency_ps, hops=hops)
+        return replace(self._span(ahead), share=table)
+
+    def spans(self, sources: np.ndarray, targets: np.ndarray) -> Routes:
+        """Return how far hosts are apart: `routes` without shares."""
+        start, end = (np.stack(np.unravel_index(side, self.sides), axis=1) for side in (sources, targets))
+        return self._span((end - start) % np.array(self.sides))
+
+    def _span(self, ahead: np.ndarray) -> Routes:
+        hops = np.minimum(ahead, np.array(self.sides) - ahead).sum(axis=1).astype(float)
+        return span(hops * self.latency_ps, hops)
 
     def _displaced(self, ahead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the links of the minimal paths to a host ``ahead`` steps forward.

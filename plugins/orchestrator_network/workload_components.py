@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from orchestrator import Component
 from orchestrator_network.errors import WorkloadError
 from orchestrator_network.file_config import FileConfig
+from orchestrator_network.workload_rules import check_allreduce
 
 if TYPE_CHECKING:
     from orchestrator_network.workloads import Workload
@@ -168,6 +169,10 @@ class TreeConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "pieces")
 
+    def check_bytes(self, devices: int, size_bytes: int) -> None:
+        """Refuse a buffer with fewer bytes than pieces, when the recipe is planned; raises WorkloadError."""
+        check_allreduce(devices, size_bytes, 2 * self.pieces)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HierarchicalConfig:
@@ -185,6 +190,10 @@ class HierarchicalConfig:
         """Refuse a server that is not full, when the recipe is planned; raises WorkloadError."""
         if devices % self.per_server:
             raise WorkloadError(f"{devices} devices do not fill servers of {self.per_server}; change one of them")
+
+    def check_bytes(self, devices: int, size_bytes: int) -> None:
+        """Refuse a buffer with fewer bytes than ranks, when the recipe is planned; raises WorkloadError."""
+        check_allreduce(devices, size_bytes, devices)
 
 
 @dataclass(frozen=True, kw_only=True)

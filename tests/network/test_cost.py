@@ -1,8 +1,13 @@
 """Prices of networks."""
 
+import math
+
+import numpy as np
 import pytest
 
 from orchestrator_network import FatTree, HammingMesh, Prices, published_shapes, topology_cost
+from orchestrator_network.cost import fat_tree_bill
+from orchestrator_network.errors import TopologyError
 from orchestrator_network.graph_topology import Cable, GraphTopology
 
 
@@ -44,6 +49,47 @@ def test_a_tree_without_taper_buys_what_its_graph_has():
     bill = tree.bill()
     assert bill.switches == tree.network.nodes - tree.hosts
     assert bill.dac_cables + bill.aoc_cables == tree.network.links / 2
+
+
+def pieces_of(tree):
+    """Cables and ports by tier, counted link by link in the graph, and the switches that so many ports fill."""
+    network, hosts = tree.network, tree.hosts
+    tier = np.full(network.nodes, 3)
+    tier[:hosts] = 0
+    for above in (1, 2):  # of a node that a link from the tier below leads to
+        tier[network.target[(tier[network.source] == above - 1) & (tier[network.target] == 3)]] = above
+    used = np.bincount(tier[network.source], minlength=4)
+    copper = int(np.sum(tier[network.source] == 0))
+    ports = tree.ports
+    of_a_switch = {2: ports.core if tree.levels == 2 else ports.agg_down + ports.agg_up, 3: ports.core}
+    packed = [math.ceil(used[level] / of_a_switch[level]) for level in (2, 3) if used[level]]
+    return int(np.sum(tier == 1)) + sum(packed), copper, network.links // 2 - copper
+
+
+@pytest.mark.parametrize("radix", [4, 6, 8, 16])
+@pytest.mark.parametrize("tiers", [None, 2, 3])
+@pytest.mark.parametrize("taper", [1, 1.5, 4])
+def test_a_tree_buys_the_cables_of_its_graph(radix, tiers, taper):
+    """Of any number of hosts, also where the last pod is partly filled; upper tiers are as many switches as ports fill."""
+    partly = 0
+    for hosts in [*range(2, 150), 301, 1001]:
+        try:
+            tree = FatTree(hosts=hosts, tiers=tiers, oversubscription=taper, radix=radix)
+        except TopologyError:
+            continue
+        bill = tree.bill()
+        assert (bill.switches, bill.dac_cables, bill.aoc_cables) == pieces_of(tree), hosts
+        partly += tree.levels == 3 and tree.tors % tree.ports.agg_down > 0
+    assert partly or tiers == 2 or (tiers is None and radix == 16)
+
+
+@pytest.mark.parametrize(("hosts", "taper", "fewer"), [(16384, 1, 0), (16422, 2, 550), (16422, 4, 390)])
+def test_the_large_published_trees_leave_uplinks_of_the_last_pod_unbought(hosts, taper, fewer):
+    """12 pods and 7 of 32 ToRs, 10 pods and 2 of 32: (32 - 7) x 22 and (32 - 2) x 13 cables less in every plane."""
+    tree = FatTree(hosts=hosts, oversubscription=taper, radix=64)
+    published = fat_tree_bill(hosts, tree.ports, pods=False)
+    assert tree.bill().aoc_cables - published.aoc_cables == fewer
+    assert tree.bill().dac_cables == published.dac_cables
 
 
 def test_prices_can_be_edited_one_by_one():

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from orchestrator.errors import RecipeError, StageError
+from orchestrator.errors import RecipeError
 from orchestrator.testing import run_stage
 from orchestrator_network import FatTree, HammingMesh, Torus, simulate_step
 from orchestrator_network.dnn_facts import GPT3, GPT3_MOE, CosmoFlowFacts, DlrmFacts, ResNetFacts
@@ -152,14 +152,16 @@ def test_the_stage_writes_traffic(tmp_path):
     assert "read in github.com" in traffic.meta["source"]
     assert traffic.ops().num_rows == run.metrics["operations"] == 16 * 13
     assert run.metrics["compute_ms"] == pytest.approx(3.091)
-    with pytest.raises(StageError, match="multiple of 384"):
+    with pytest.raises(RecipeError, match="multiple of 384"):
         run_stage(workload_traffic, {"workload": "gpt3", "devices": 100}, home=tmp_path)
     with pytest.raises(RecipeError, match="gpt3_moe"):
         run_stage(workload_traffic, {"workload": "gpt3_mo"}, home=tmp_path)
     with pytest.raises(RecipeError, match="tile is 0"):
         run_stage(workload_traffic, {"tile": 0}, home=tmp_path)
-    with pytest.raises(StageError, match="do not fill 16 devices in 4 columns"):
+    with pytest.raises(RecipeError, match="do not fill 16 devices in 4 columns"):
         run_stage(workload_traffic, {"devices": 16, "tile": 3}, home=tmp_path)
+    with pytest.raises(RecipeError, match="columns is 4, but tile is 1, which lays no grid"):
+        run_stage(workload_traffic, {"devices": 16, "columns": 4}, home=tmp_path)
     with pytest.raises(RecipeError, match="devices is 0"):
         run_stage(workload_traffic, {"devices": 0}, home=tmp_path)
 

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.convert import build
+from orchestrator.plugins import installed
 from orchestrator_network import GraphTopology, Torus
 from orchestrator_network.errors import TopologyError
+from orchestrator_network.simulate_config import SimulateConfig
 
 TOML = """
 name = "rack"
@@ -217,3 +220,25 @@ def test_a_recipe_names_the_content_of_its_file(tmp_path):
         GraphBuilder(GraphConfig(path=str(path), sha256="0" * 64)).build(3, 50.0)
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
         GraphConfig(path=str(path), sha256="abc")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "message"),
+    [
+        (TABLE, {"devices": 4}, "hosts: the file has 3, asked for are 4 devices; they must agree"),
+        (
+            TABLE,
+            {"devices": 3, "link_gbps": 50.0, "planes": 3},
+            "planes: the file has 2, the recipe 3; they must agree",
+        ),
+        ({**TABLE, "switches": 2}, {}, "`switch1` is not joined to `host0`"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_when_the_recipe_is_planned(tmp_path, text, said, message):
+    """Also where the devices are those of a training step: what the file says of itself is known."""
+    path = written(tmp_path, text)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    chosen = {"name": "graph", "path": str(path), "sha256": digest}
+    config = build(SimulateConfig, {"topology": chosen} | said, "simulate", installed().components)
+    with pytest.raises(TopologyError, match=message):
+        config.check_files()

@@ -14,6 +14,7 @@ from orchestrator_network import (
     RailOptimized,
     Tuning,
     Wire,
+    lowering,
     simulate,
     simulate_step,
     workloads,
@@ -96,11 +97,33 @@ def test_a_double_tree_is_that_of_single_messages(ranks, pieces):
     arrived_ps = fluid.flows["finish_ps"].to_numpy().max() - HOP - 2 * 64 * 80  # not the last acknowledgement
     packet = step_ps(SWITCH, ranks, size, "double_binary_tree", tuning=tuning, fidelity="packet")
     assert packet == pytest.approx(arrived_ps, rel=0.09)
+    flow = step_ps(SWITCH, ranks, size, "double_binary_tree", tuning=tuning)
+    assert flow == pytest.approx(arrived_ps, rel=1e-4)  # headers of a piece of a few bytes less
+
+
+@pytest.mark.parametrize("cross_rail", ["nvlink", "spine"])
+@pytest.mark.parametrize("local_gbps", [12.5, 225])
+def test_a_double_tree_over_links_of_two_speeds_waits_for_no_round(cross_rail, local_gbps, monkeypatch):
+    """Within an eighth of the packets, where rounds in lockstep wait for the slow links and pay for every latency."""
+    rails = RailOptimized(
+        nodes=4, gpus_per_node=4, link_gbps=25, local_gbps=local_gbps, planes=16, cross_rail=cross_rail
+    )
+    sizes = (MB // 16, MB, 16 * MB)
+    packet, flow = (
+        np.array([step_ps(rails, 16, size, "double_binary_tree", fidelity=one, wire=Wire()) for size in sizes])
+        for one in ("packet", "flow")
+    )
+    monkeypatch.setattr(lowering, "MOST_SINGLE", 0)
+    rounds = np.array([step_ps(rails, 16, size, "double_binary_tree", wire=Wire()) for size in sizes])
+    assert np.abs(flow / packet - 1).max() < 0.13
+    assert np.all(rounds > 1.08 * packet)
+    assert (rounds / packet).max() > 1.25
 
 
 @pytest.mark.parametrize("ranks", [4, 16])
-def test_a_double_tree_in_lockstep_takes_its_rounds(ranks):
+def test_a_double_tree_in_lockstep_takes_its_rounds(ranks, monkeypatch):
     """Every round is a latency and as many pieces as the busiest port has, counted here by hand from the messages."""
+    monkeypatch.setattr(lowering, "MOST_SINGLE", 0)
     size, pieces = 8 * MB, 8
     tree = DoubleTree(ranks=np.arange(ranks), size_bytes=size, pieces=pieces)
     busiest = [max(np.bincount(ends).max() for ends in pair) for pair in tree.rounds()]

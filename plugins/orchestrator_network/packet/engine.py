@@ -17,8 +17,6 @@ from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.extras import Sizes, prepare_more
 from orchestrator_network.packet.fabric import (
-    MOST_PS_PER_BYTE,
-    SLOWEST_BPS,
     Wiring,
     describe,
     queue_packets,
@@ -31,6 +29,7 @@ from orchestrator_network.packet.options import LONGEST, Options
 from orchestrator_network.packet.routers import real_links
 from orchestrator_network.packet.state import State, rows, together
 from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
+from orchestrator_network.packet_rules import MOST_PS_PER_BYTE, SLOWEST_BPS
 from orchestrator_network.wire import PS_PER_S
 from orchestrator_network.workloads import Workload
 

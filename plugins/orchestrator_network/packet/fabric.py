@@ -20,13 +20,12 @@ from orchestrator_network.packet import layout as at
 from orchestrator_network.packet.routers import real_links
 from orchestrator_network.packet.state import rows
 from orchestrator_network.packet.transports.base import Fabric
+from orchestrator_network.packet_rules import check_speed
 from orchestrator_network.wire import PS_PER_S
 
 _SOURCES = 512  # of paths that are looked at together
 _MOST_COLUMNS = 65_535  # that a packet can name
 COST = 2.0**40  # beyond any latency of a path, and exact in float64 up to a route cost of 8192
-MOST_PS_PER_BYTE = 2**31 - 1  # in 1/256 ps
-SLOWEST_BPS = 8 * PS_PER_S * 256 / MOST_PS_PER_BYTE
 _MOST_PORTS = 2**12 - 1  # of a switch that lead to one place, and 2^19 entries of all tables
 _MOST_ENTRIES = 2**19 - 1
 _UNSEEN = 1e-9  # hops of a link that no result shows; 0 would be no link.
@@ -177,10 +176,7 @@ def wire_up(
         links["mark_from"][to_host] = 2**31 - 1
     links["to"] = network.target[order]
     slowest = float((network.capacity_bps[order] * share).min())
-    if slowest < SLOWEST_BPS:
-        raise TopologyError(
-            f"a link has {slowest:.4g} bit/s; packet fidelity takes links of at least {SLOWEST_BPS:.4g}, or use fidelity `flow`"
-        )
+    check_speed(slowest)
     links["ps_per_byte"] = np.rint(8 * PS_PER_S / (network.capacity_bps[order] * share) * 256)
     counters["random"] = random_states(seed, 1, network.links)
     return Wiring(links=links, counters=counters, order=order, **_tables(network, number))

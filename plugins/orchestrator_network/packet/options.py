@@ -9,6 +9,7 @@ from orchestrator_network.packet_rules import (
     DELIVERIES,
     LOSS_RECOVERIES,
     MOST_STOP_PACKETS,
+    SLOW_SHARE,
     STOP_PACKETS,
     TRIMMING_MODES,
     check_entropies,
@@ -46,7 +47,7 @@ class Options:
     ack_every_bytes: int | None = None
     seed: int = 0
     slow: tuple[int, ...] = ()
-    slow_to: float = 0.25
+    slow_to: float = SLOW_SHARE
     taper: float = 1.0
     changes: tuple[tuple[int, int, float], ...] = ()
     delivery: str = "rud"
