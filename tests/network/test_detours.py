@@ -57,7 +57,7 @@ def test_dropped_and_trimmed_packets_leave_no_detour_behind():
     """Rows of packets are used again: without trimming, with timeouts, event for event."""
     machine = dragonfly("ugal_g", groups=4)
     load = workloads.flows([(host, 31, 90_000, 0) for host in range(24)])
-    state = compare(machine, load, Constant(), Oblivious(), seed=5, trimming=False)
+    state = compare(machine, load, Constant(), Oblivious(), seed=5, trimming=False, loss_recovery="timeout")
     assert state.counters["drops"].sum() > 5
 
 

@@ -83,7 +83,7 @@ def test_samples_are_what_the_plain_simulator_holds_at_that_time(oracle, lossles
 def test_the_wait_for_a_timeout_is_sampled_too():
     """Where data is dropped and nothing moves until a timer, samples repeat what the plain simulator holds meanwhile."""
     load = workloads.flows([(i, 0, 60_000, 0) for i in range(2, 16)])
-    sampler, seen = sampled(load, every_ps=500_000, trimming=False, seed=4)
+    sampler, seen = sampled(load, every_ps=500_000, trimming=False, loss_recovery="timeout", seed=4)
     assert len(seen) == len(sampler.times_ps) - 1
     assert np.array_equal(np.stack(sampler.queues[:-1]), [held for held, _, _ in seen])
     assert sampler.received[:-1] == [got for _, got, _ in seen]

@@ -286,7 +286,7 @@ def test_equal_speeds_are_one_speed():
     [
         ((100, 200), r"link_gbps has 2 speeds, \(100, 200\), and the tree 3 tiers; give one a tier"),
         ((100, 0, 100), "link_gbps must be above 0"),
-        ((), "link_gbps must be above 0"),
+        ((), "link_gbps has no speed; give one number, or one a tier"),
     ],
 )
 def test_speeds_that_are_no_tiers_are_refused(speeds, message):
