@@ -33,25 +33,35 @@ if TYPE_CHECKING:
 
 PORTS_OF_A_MESH = 4
 
+_FASTEST = 1e6  # times the links of hosts
+
 
 @dataclass(frozen=True, kw_only=True)
 class FatTreeConfig:
     """What may be set of a fat tree.
 
-    oversubscription  taper at the leaf: ports down over ports up; 1, 2, 4 are published as full, 50 %, 75 %
-    tiers             1 to 3; null: the fewest that fit
-    radix             ports of a switch; null with three tiers: the k-ary tree of k^3/4 hosts
+    oversubscription   taper at the leaf: ports down over ports up; 1, 2, 4 are published as full, 50 %, 75 %
+    tiers              1 to 3; null: the fewest that fit
+    radix              ports of a switch; null with three tiers: the k-ary tree of k^3/4 hosts
+    tier_speeds        of the links below every tier in use, over that of hosts' links: 1 first; null: all alike
     switch_latency_ns  what a packet takes through a switch, beside the latency of links
     """
 
     oversubscription: float = 1.0
     tiers: int | None = None
     radix: int | None = 64
+    tier_speeds: tuple[float, ...] | None = None
     switch_latency_ns: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.switch_latency_ns < 1e9:
             raise ValueError(f"switch_latency_ns is {self.switch_latency_ns}; it must be 0 or more, and below a second")
+        speeds = self.tier_speeds
+        if speeds is not None and (not speeds or speeds[0] != 1 or not all(0 < one < _FASTEST for one in speeds)):
+            raise ValueError(
+                f"tier_speeds is {list(speeds)}; it has the speed of each tier's links over that of hosts' links, so 1 first and all above 0 "
+                f"and below {_FASTEST:g}, for example [1, 2, 4]"
+            )
         if self.radix is None and self.tiers != 3:
             raise ValueError(
                 f"radix is null and tiers is {'null' if self.tiers is None else self.tiers}; only the k-ary tree of "
@@ -61,7 +71,13 @@ class FatTreeConfig:
 
     def shape(self, devices: int) -> Ports:
         """Return the ports of every tier; raises TopologyError."""
-        return tree_ports(devices, self.tiers, self.oversubscription, self.radix)
+        ports = tree_ports(devices, self.tiers, self.oversubscription, self.radix)
+        if self.tier_speeds is not None and len(self.tier_speeds) != ports.levels:
+            raise TopologyError(
+                f"tier_speeds is {list(self.tier_speeds)}, and a tree of {devices} hosts has {ports.levels} tiers; give one speed a tier, or "
+                "set tiers"
+            )
+        return ports
 
     def links_from_top(self, devices: int) -> int:
         """Return how many links lead from the top tier down, which ``slow_links`` counts."""
@@ -224,11 +240,13 @@ class FatTreeBuilder:
         from orchestrator_network.fat_tree import FatTree
 
         config = self.config
+        config.shape(devices)
+        speeds = config.tier_speeds
         return FatTree(
             hosts=devices,
             tiers=config.tiers,
             oversubscription=config.oversubscription,
-            link_gbps=link_gbps,
+            link_gbps=link_gbps if speeds is None else tuple(link_gbps * speed for speed in speeds),
             radix=config.radix,
             planes=planes or LINKS_PER_DEVICE,
             switch_latency_ps=round(config.switch_latency_ns * 1000),

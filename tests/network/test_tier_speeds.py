@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_network import FatTree, Wire, simulate, workloads
+from orchestrator_network.components import FatTreeBuilder, FatTreeConfig
 from orchestrator_network.cost import topology_cost
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.failed_tree import Failure
@@ -293,3 +294,15 @@ def test_speeds_that_are_no_tiers_are_refused(speeds, message):
     """The values, the rule, and what to give."""
     with pytest.raises(TopologyError, match=message):
         FatTree(hosts=16, tiers=3, link_gbps=speeds)
+
+
+def test_a_recipe_names_the_speeds_of_tiers():
+    """Over that of hosts' links, as many as there are tiers; what is none is refused before anything is built."""
+    config = FatTreeConfig(tiers=3, radix=None, tier_speeds=(1, 2, 4))
+    built = FatTreeBuilder(config).build(16, 100, planes=1)
+    assert built == FatTree(hosts=16, tiers=3, link_gbps=(100, 200, 400))
+    with pytest.raises(TopologyError, match=r"tier_speeds is \[1, 2, 4\], and a tree of 16 hosts has 1 tiers"):
+        FatTreeConfig(tier_speeds=(1, 2, 4)).shape(16)
+    for speeds in ((), (2, 1), (1, 0), (1, float("inf"))):
+        with pytest.raises(ValueError, match="1 first and all above 0"):
+            FatTreeConfig(tier_speeds=speeds)
