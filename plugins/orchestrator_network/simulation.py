@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from orchestrator_network.engine import run
 from orchestrator_network.errors import TopologyError, WorkloadError
+from orchestrator_network.failed_tree import FailedTree
 from orchestrator_network.fairness import alone_rates
 from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 Fidelity = Literal["packet", "flow", "analytic"]
 MOST_SHARED = 5_000  # flows whose fair shares are worked out beside a packet run
+_ROUNDING = 1e-9  # of a share
 LONGEST_S = 2**62 / PS_PER_S  # half of what an int64 of picoseconds holds: 53 days
 
 
@@ -169,7 +171,7 @@ def simulate(
     columns = {"start_ps": start_ps, "finish_ps": finish_ps + back_ps, "packets": packets}
     columns |= dict.fromkeys(("retransmissions", "trims", "marks", "entropies"), none)
     flows = flow_table(workload, alone_ps(lowered, capacity) + back_ps, columns)
-    summary = {"fidelity": fidelity} | summarize(flows, bound_ps(lowered, workload, capacity, back_ps), workload)
+    summary = {"fidelity": fidelity} | summarize(flows, bound_ps(topology, lowered, workload, back_ps), workload)
     summary |= {"max_min_mean_us": summary["fct_us"]["mean"] if fidelity == "flow" else None}
     summary |= {"packet_hops": None, "packet_hops_per_s": None}
     trunk_bits = lowered.bits @ lowered.routes.share
@@ -271,8 +273,8 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     one_plane = replace(workload, size_bytes=-(-workload.size_bytes // topology.planes))
     routes = lowered.routes
     if not alike:
-        tree = isinstance(topology, FatTree)
-        bounds = forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours, tree=tree)
+        levelled = is_levelled(topology)
+        bounds = forwarding_bounds(network, routes, one_plane, wire, answered=answered, detours=detours, tree=levelled)
         if not isinstance(topology, FatTree):
             return bounds
         alone = np.maximum(bounds.alone_ps, alone_on_tiers(topology, one_plane, wire, answered=answered))
@@ -293,7 +295,7 @@ def packet_bounds(topology: Topology, workload: Workload, wire: Wire, *, answere
     back_ps = wire.acknowledge_ps(routes, link_bps)
     sooner_ps = back_ps * answered - wire.overtaking_ps(routes, one_plane.size_bytes, link_bps)
     alone = alone_ps(lowered, network.trunk_bps) + sooner_ps
-    end_ps = bound_ps(lowered, one_plane, network.trunk_bps, sooner_ps, (wire, link_bps))
+    end_ps = bound_ps(topology, lowered, one_plane, sooner_ps, (wire, link_bps))
     return Bounds(alone_ps=alone, back_ps=back_ps, end_ps=end_ps)
 
 
@@ -372,10 +374,15 @@ def alone_ps(lowered: LoweredFlows, capacity_bps: np.ndarray) -> np.ndarray:
     return np.asarray(sending_ps + lowered.delay_ps)
 
 
+def is_levelled(topology: Topology) -> bool:
+    """Tell whether a trunk has as many links before it, or behind it, on the paths of all flows: in whole trees."""
+    return isinstance(topology, FatTree) and not isinstance(topology, FailedTree)
+
+
 def bound_ps(
+    topology: Topology,
     lowered: LoweredFlows,
     workload: Workload,
-    capacity_bps: np.ndarray,
     back_ps: np.ndarray,
     packets_of: tuple[Wire, float] | None = None,
 ) -> int:
@@ -384,9 +391,16 @@ def bound_ps(
     No trunk carries its bits in less than bits / capacity after the first of its flows may start, and the quickest
     of its flows still has to arrive; no flow finishes before start + its time alone. Dependencies are left out, so
     it stays a bound. ``packets_of`` links of a speed: the first packet to reach a trunk and the last to leave it may be of two
-    flows, so certain is what the smallest last packet of all that cross it takes, beside the trunk.
+    flows, so certain is what the smallest last packet of all that cross it takes, beside the trunk. Where a trunk is early on
+    the path of one flow and late on that of another, as in any network but a tree, nothing beside it is, but for links of hosts;
+    and packets that choose among several ways keep to no share of them.
     """
-    share = lowered.routes.share.tocoo()
+    network, capacity_bps = topology.network, topology.network.trunk_bps
+    levelled, shares = is_levelled(topology), lowered.routes.share
+    if packets_of is not None and not levelled:
+        shares = csr_array(shares.multiply(shares > 1 - _ROUNDING))
+        shares.eliminate_zeros()
+    share = shares.tocoo()
     flow, trunk = share.coords
     beside_ps = lowered.delay_ps[flow]
     if packets_of is not None:
@@ -394,11 +408,15 @@ def bound_ps(
         smallest = np.full(len(capacity_bps), np.inf)
         np.minimum.at(smallest, trunk, wire.last_bytes(workload.size_bytes)[flow])
         beside_ps = wire.passing_ps(lowered.routes, flow, smallest[trunk], link_bps)
+    if not levelled:
+        of_hosts = np.zeros(len(capacity_bps), bool)
+        of_hosts[network.trunk[(network.source < network.hosts) | (network.target < network.hosts)]] = True
+        beside_ps = np.where(of_hosts[trunk], beside_ps, 0)
     first = np.full(len(capacity_bps), np.iinfo(np.int64).max)
     quickest = first.copy()
     np.minimum.at(first, trunk, workload.start_ps[flow])
     np.minimum.at(quickest, trunk, beside_ps + back_ps[flow])
-    bits = lowered.bits @ lowered.routes.share
+    bits = lowered.bits @ shares
     used = bits > 0
     through = first[used] + bits[used] / capacity_bps[used] * PS_PER_S + quickest[used]
     alone = workload.start_ps + alone_ps(lowered, capacity_bps) + back_ps

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from orchestrator import Component
@@ -17,9 +18,11 @@ from orchestrator_network.file_config import FileConfig
 from orchestrator_network.workload_rules import check_allreduce
 
 if TYPE_CHECKING:
+    from orchestrator_network.readers.cm import ConnectionMatrix
     from orchestrator_network.workloads import Workload
 
 _HOME = "orchestrator_network.workload_components"
+_READ_WHEN_PLANNED = 1 << 22  # bytes: some 100,000 flows, a second
 #: Workloads that know the sizes of their flows.
 UNSIZED = ("poisson", "cm", "hpcc_flows")
 
@@ -205,6 +208,11 @@ class CmConfig(FileConfig):
 
     file: ClassVar[str] = "an htsim connection matrix"
 
+    def check_hosts(self, devices: int | None, planes: int | None) -> None:  # noqa: ARG002 - as of topologies
+        """Refuse, when the recipe is planned, a file that is no matrix, or of more nodes than devices; large ones are read later."""
+        if devices is not None and Path(self.path).stat().st_size <= _READ_WHEN_PLANNED:
+            _matrix(Path(self.path), devices)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HpccFlowsConfig(FileConfig):
@@ -343,13 +351,16 @@ def cm(config: CmConfig) -> Pattern:
 
 
 def _cm(config: CmConfig, asked: Asked) -> Workload:
+    return _matrix(config.verified(), asked.hosts).workload
+
+
+def _matrix(path: Path, hosts: int) -> ConnectionMatrix:
     from orchestrator_network.readers.cm import read_cm
 
-    path = config.verified()
     matrix = read_cm(path)
-    if matrix.nodes > asked.hosts:
-        raise WorkloadError(f"{path}: Nodes: the file has {matrix.nodes}, the recipe {asked.hosts} devices; use more")
-    return matrix.workload
+    if matrix.nodes > hosts:
+        raise WorkloadError(f"{path}: Nodes: the file has {matrix.nodes}, the recipe {hosts} devices; use more")
+    return matrix
 
 
 def hpcc_flows(config: HpccFlowsConfig) -> Pattern:

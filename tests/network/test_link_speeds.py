@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator_network import FatTree, Wire, simulate, workloads
+from orchestrator_network import Dragonfly, FatTree, Wire, simulate, workloads
 from orchestrator_network.graph_topology import Cable, GraphTopology
 from orchestrator_network.rail_optimized import RailOptimized
 
@@ -273,3 +273,43 @@ def test_a_slow_port_of_one_packet_still_takes_packets(queue_packets):
     load = workloads.permutation(16, bytes=100_000, seed=1)
     result = simulate(TREE, load, fidelity="packet", slow_links=16, queue_packets=queue_packets)
     assert result.summary["end_us"] >= result.summary["bound_us"]
+
+
+def row_of_switches(switches):
+    """Return switches in a line, with a host each."""
+    ends = range(switches)
+    return GraphTopology(
+        host_names=tuple(f"host{i}" for i in ends),
+        switch_names=tuple(f"switch{i}" for i in ends),
+        cables=(
+            *(Cable(first=i, second=switches + i) for i in ends),
+            *(Cable(first=switches + i, second=switches + i + 1) for i in range(switches - 1)),
+        ),
+        link_gbps=100,
+    )
+
+
+def test_bounds_know_that_a_link_is_early_for_one_flow_and_late_for_another():
+    """Packets of the one that begins far away pass when those of the other are through: no latency beside a link counts."""
+    load = workloads.flows([(2, 5, 40_860, 0), (0, 3, 40_860, 0)])
+    summary = simulate(row_of_switches(6), load, fidelity="packet").summary
+    assert 0.9 * summary["end_us"] < summary["end_bound_us"] <= summary["end_us"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 17), st.integers(1, 17), st.integers(1, 300_000)), min_size=1, max_size=20),
+    shape=st.sampled_from([(3, 2, 2, 3), (3, 3, 1, 2), (1, 6, 1, 3), (2, 3, 2, 3)]),
+    seed=st.integers(0, 9),
+)
+def test_no_run_over_minimal_routes_of_a_dragonfly_beats_its_bound(rows, shape, seed):
+    """Packets choose among parallel and equal ways as they like, and not in the proportions of an even split."""
+    hosts, routers, links, groups = shape
+    network = Dragonfly(
+        hosts_per_router=hosts, routers_per_group=routers, global_links=links, groups=groups, link_gbps=25
+    )
+    load = workloads.flows((src, (src + step) % 18, size, 0) for src, step, size in rows)
+    for balancer in ("ecmp", "oblivious"):
+        options = {"transport": "constant", "load_balancer": balancer, "seed": seed}
+        summary = simulate(network, load, fidelity="packet", **options).summary
+        assert summary["end_us"] >= summary["end_bound_us"] * (1 - 1e-12)

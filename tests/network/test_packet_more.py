@@ -226,3 +226,22 @@ def test_the_wire_of_security_is_the_sum_of_both():
         load_balancer="ecmp",
     )
     assert np.array_equal(result.flows["finish_ps"].to_numpy(), by_hand.flows["finish_ps"].to_numpy())
+
+
+@pytest.mark.parametrize("name", ["rccc", "nscc+rccc", "eqds", "ndp"])
+@pytest.mark.parametrize("trimming", [True, False])
+def test_grants_that_are_lost_are_asked_for(name, trimming):
+    """The last link back to the sender is down for 30 us, from several moments on: whatever was lost, the flow ends."""
+    for at_us in (9, 21, 33, 45, 57):
+        changes = [(at_us * 10**6, "tor0", "host0", 0.0), ((at_us + 30) * 10**6, "tor0", "host0", 1.0)]
+        load = workloads.flows([(0, 9, 2**20, 0)])
+        result = packets(load, transport=name, trimming=trimming, link_changes=changes, seed=1)
+        assert result.summary["end_us"] > at_us + 30
+        assert result.flows["packets"].to_pylist() == [-(-(2**20) // (FULL - 64))]
+
+
+def test_bit_errors_do_not_starve_senders_of_credit():
+    """Grants are lost in the midst of everything else, with SLEEK."""
+    load = workloads.flows([(0, 9, 2**20, 0), (6, 9, 2**20, 0)])
+    result = packets(load, transport="nscc+rccc", trimming=False, bit_error_rate=1e-5, seed=1)
+    assert result.summary["retransmissions"] > 10

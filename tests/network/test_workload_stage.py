@@ -303,7 +303,7 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
     assert flows["bytes"].to_pylist() == [50_000, 40_000]
     with pytest.raises(RecipeError, match=r"two.cm: its sha256 is .*, the recipe names another"):
         run_stage(simulate, asked(cm={"sha256": "0" * 64}), home=tmp_path)
-    with pytest.raises(StageError, match=r"two.cm: Nodes: the file has 16, the recipe 2 devices"):
+    with pytest.raises(RecipeError, match=r"two.cm: Nodes: the file has 16, the recipe 2 devices"):
         run_stage(simulate, asked(devices=2, topology="fat_tree"), home=tmp_path)
     text = path.read_text().replace("Connections 2", "Connections 2\nFailures 1")
     path.write_text(text + "failure switch_type AGG switch_id 1 link_id 0\n")

@@ -3,7 +3,7 @@
 A sender starts with credit for a window, spends it as it sends, and says with every packet up to where it wants to be
 pulled. A receiver grants 64 quanta of 256 bytes at a time, at 0.99 of its line rate, to senders that want more in turn,
 and then to idle ones, up to a window each, so that they can start without asking. Pulls count from the start of the
-flow, so a lost one is made good by the next.
+flow, so a lost one is made good by the next; a sender to which none comes for much longer than its turn takes asks for them.
 
 On a tapered fabric the last hop is not the only bottleneck: a receiver then also lowers its rate by the fraction of
 marked packets and of packets trimmed elsewhere than at the last hop, every one to two round trips.
@@ -14,8 +14,16 @@ from __future__ import annotations
 from orchestrator_network.packet.bits import advance, bits_of
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
-from orchestrator_network.packet.layout import EMPTY, PACE, PULL, RTS, TAPER
-from orchestrator_network.packet.nic import QUANTUM, Choose, new_packet, pull_target, send_control, try_send
+from orchestrator_network.packet.layout import EMPTY, NO_CREDIT, PACE, PULL, RTS, TAPER
+from orchestrator_network.packet.nic import (
+    QUANTUM,
+    Choose,
+    new_packet,
+    pull_target,
+    send_control,
+    serve_host,
+    try_send,
+)
 from orchestrator_network.packet.state import State
 
 PULL_PATHS = 128  # entropy values that pulls walk through
@@ -61,6 +69,29 @@ def ask(s: State, choose: Choose, flow: int, now: int) -> None:
     s.packets[packet].target = s.flows[flow].sink
     s.answers[packet].base = pull_target(s, flow, 0)
     send_control(s, choose, s.flows[flow].source, packet, now)
+
+
+@inner
+def watch_credit(s: State, flow: int, now: int) -> None:
+    """See to it that a sender asks that waits for credit and nothing else: with grants that were lost it would wait for ever."""
+    unsent = s.flows[flow].next_psn < s.flows[flow].packets or s.flows[flow].lost > 0
+    if not unsent or s.credits[flow].credit > 0 or s.credits[flow].watched != 0:
+        return
+    s.credits[flow].watched = 1
+    s.credits[flow].pulled_then = s.credits[flow].pulled
+    set_timer(s.run, s.heap, now + s.run[0].starved_ps, NO_CREDIT << 32 | flow)
+
+
+@inner
+def miss_credit(s: State, choose: Choose, flow: int, now: int) -> None:
+    """Let a sender ask to which no credit has come since it was watched, and watch on."""
+    s.credits[flow].watched = 0
+    if s.flows[flow].finished >= 0:
+        return
+    if s.credits[flow].credit <= 0 and s.credits[flow].pulled == s.credits[flow].pulled_then:
+        serve_host(s, choose, s.flows[flow].source, now)
+        ask(s, choose, flow, now)
+    watch_credit(s, flow, now)
 
 
 @inner

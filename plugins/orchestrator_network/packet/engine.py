@@ -242,6 +242,8 @@ def prepare(
     givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
     if transport.credit is not None:
         _give_credit(transport, transport.credit, fabric, options, run, givers, pacers)
+        turns = 2 * flows_to_one * run["grant_quanta"][0] * run["quantum_ps"][0] / run["least_rate"][0]
+        run["starved_ps"] = run["rto"][0] + int(turns)
         for number in range(network.hosts if run["tapered"][0] else 0):
             draw = int(pacers["random"][number]) & 0xFFFF
             heap[run["timers"][0]] = int(fabric.rtt_ps * (1 + draw / 65536)), at.TAPER << 32 | number

@@ -22,7 +22,7 @@ from orchestrator_network.packet.calendar import (
     take_timer,
 )
 from orchestrator_network.packet.compiled import CHOOSE, LEARN, REACT, compile_now, first_time, inlined, inner
-from orchestrator_network.packet.credit import adapt_to_taper, pace, take_pull, want
+from orchestrator_network.packet.credit import adapt_to_taper, miss_credit, pace, take_pull, want
 from orchestrator_network.packet.detours import column_of, drawn_of, steer
 from orchestrator_network.packet.features import has_detours, has_errors, has_more, is_lossless
 from orchestrator_network.packet.kinds import is_data
@@ -38,6 +38,7 @@ from orchestrator_network.packet.layout import (
     KIND_MASK,
     NACK,
     NEVER,
+    NO_CREDIT,
     PACE,
     PULL,
     RETRANSMIT,
@@ -296,6 +297,8 @@ def fire_of_flow(
         wake(s, choose, flow, now)
     elif kind == TICK:
         tick(s, on_tick, choose, flow, now)
+    elif kind == NO_CREDIT:
+        miss_credit(s, choose, flow, now)
     else:
         probe(s, choose, flow, now)
 

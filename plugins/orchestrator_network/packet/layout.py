@@ -85,9 +85,9 @@ START = _record(
 #: The credit of a flow, in bytes at the sender and in quanta since its start.
 CREDIT = _record(
     i8="asked_at",  # when the sender sent a request last, 0: never
-    i4="credit pulled "  # sender: bytes it may send, quanta it was granted
+    i4="credit pulled pulled_then "  # sender: bytes it may send, quanta it was granted, and when it began to watch them
     "granted wanted next_active next_idle entropy",  # receiver
-    i1="speculating in_active in_idle spare",
+    i1="speculating in_active in_idle watched",  # a timer is set for when it asks if no credit has come
 )
 HOST = _record(i4="ring_head ring_tail ring_flows turn")  # flows that may send, in round robin; whose turn it is
 #: The credit that a host gives as a receiver.
@@ -131,6 +131,7 @@ RUN = _record(
     "hosts full_bytes header_bytes rto ack_every trimming adaptive bucket_shift "
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
     "grant_quanta idle_credit most_credit round_trip "
+    "starved_ps "  # after so long without credit a sender takes grants for lost
     "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
     "links lossless channels xoff xon "  # flow control of links, virtual channels, when to stop and to go on, in bytes
     "trimmed_bytes high_share "  # size of what was trimmed; share of a port that is the high class's, in 256, 0: all
@@ -182,7 +183,7 @@ GOOD, CONGESTED, TRIMMED_PATH, TIMED_OUT = 0, 1, 2, 3  # verdicts on an entropy 
 # Timers are kind << 32 | number.
 #: Added to the number of a flow that waits until the sender knows, and not until the last packet arrives.
 BEHIND_ACK = 1 << 40
-START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK, COME_BACK, PROBE_TIME = range(10)
+START_FLOW, RETRANSMIT, PACE, TAPER, CHANGE, GATE_WORD, WAKE, TICK, COME_BACK, PROBE_TIME, NO_CREDIT = range(11)
 CREDIT_BACK = 1 << 7  # plus the link; the number is bytes
 
 # Flow control of links, beside 0 for none.

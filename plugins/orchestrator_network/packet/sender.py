@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator_network.packet.bits import clear_bit, has_bit, lowest_bit
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inlined, inner
-from orchestrator_network.packet.credit import ask, stop_speculating
+from orchestrator_network.packet.credit import ask, stop_speculating, watch_credit
 from orchestrator_network.packet.features import (
     has_more,
     has_telemetry,
@@ -299,5 +299,7 @@ def time_out(s: State, on_loss: React, choose: Choose, learn: Learn, flow: int, 
             return
     if psn == EMPTY:
         s.flows[flow].timer = 0
+        if s.run[0].credited != 0:
+            watch_credit(s, flow, now)
     else:
         set_timer(s.run, s.heap, max(s.sent_at[at + (psn & mask)] + s.run[0].rto, now), RETRANSMIT << 32 | flow)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from orchestrator_network.packet.calendar import set_timer
 from orchestrator_network.packet.compiled import inner
+from orchestrator_network.packet.credit import watch_credit
 from orchestrator_network.packet.layout import (
     BASE_RTT,
     CWND,
@@ -53,6 +54,8 @@ def hear(s: State, flow: int, packet: int, now: int) -> None:
             s.recovery[flow].until = s.flows[flow].next_psn
             s.recovery[flow].resent = cumulative
     recover(s, flow, cumulative, s.notes[packet, 0])
+    if s.run[0].credited != 0:
+        watch_credit(s, flow, now)
 
 
 @inner
