@@ -212,7 +212,8 @@ def _packets(
     )
     capacity_bps = network.capacity_bps.copy()
     capacity_bps[np.array(options.slow, np.int64)] *= options.slow_to
-    links = named_links(network, tables.link_columns(trace), int(trace.state.run["clock"][0]), capacity_bps)
+    end_ps = int(trace.state.run["clock"][0])
+    links = named_links(network, tables.link_columns(trace, end_ps), end_ps, capacity_bps)
     cost = cost_of(began)
     summary |= cost | {"wall_s": trace.wall_s, "setup_s": cost["wall_s"] - trace.wall_s}
     summary["packet_hops_per_s"] = trace.packet_hops / trace.wall_s
@@ -442,7 +443,7 @@ def named_links(
     capacity_bps = network.capacity_bps if capacity_bps is None else capacity_bps
     names = np.array(network.names)
     order = ("max_queue_bytes", "mean_queue_bytes", "marks", "trims", "drops", "pause_ps")
-    busy_s = columns["bytes"] * 8 / capacity_bps
+    busy_s = (columns["bytes"] - columns.get("unsent_bytes", 0)) * 8 / capacity_bps
     return pa.table(
         {
             "link": np.arange(network.links),

@@ -47,7 +47,7 @@ def one_to_carry(config: SimulateConfig, wired: Wired) -> None:
 
 @stage(
     "network.simulate",
-    version="9",
+    version="10",
     cites=["arXiv:2209.01346", "arXiv:2404.01630"],
     seeded=True,
     check=one_to_carry,

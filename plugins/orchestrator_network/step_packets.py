@@ -93,7 +93,7 @@ def simulate_packet_step(
         told = options if number == 0 else replace(options, changes=())
         trace, moved = run_operations(network, carried, transport, balancer, told, report)
         traces.append(trace)
-        links = links or named_links(topology.network, tables.link_columns(moved), trace.end_ps)
+        links = links or named_links(topology.network, tables.link_columns(moved, trace.end_ps), trace.end_ps)
     infinite = run(program, np.zeros(0), sharing="infinite")
     return _result(topology, traffic, step, [traces[0], infinite, traces[1]], links)
 

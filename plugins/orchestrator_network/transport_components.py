@@ -15,7 +15,9 @@ _CONFIGS = {
     "dcqcn": configs.DcqcnConfig,
     "bbr": configs.BbrConfig,
     "swift": configs.SwiftConfig,
+    "adaptive": configs.AdaptiveConfig,
 }
+_VERSIONS = {"adaptive": "2"}  # levels instead of bytes
 _TRANSPORT_DOCS = {
     "nscc": "Sender-based congestion control of Ultra Ethernet: ECN and delay, quick adapt.",
     "rccc": "Receiver credit of Ultra Ethernet; on a taper with the receiver's reaction to marks.",
@@ -41,7 +43,7 @@ _BALANCER_DOCS = {
     "mixed": "Recycled entropies first, the bitmap else.",
     "plb": "One path a flow, a new one after 5 to 7 round trips of congestion.",
     "flowlet": "One path a flow, a new one after a pause.",
-    "adaptive": "The switch picks the emptiest of its shortest ways.",
+    "adaptive": "The switch picks the emptiest of its shortest ways, for packets or flowlets.",
 }
 
 
@@ -52,9 +54,9 @@ def components() -> list[Component]:
         Component(
             kind=kind,
             name=name,
-            version="1",
+            version=_VERSIONS.get(name, "1"),
             entry=f"orchestrator_network.packet.{home}",
-            config=_CONFIGS.get(name) if kind == "transport" else None,
+            config=_CONFIGS.get(name),
             doc=docs[name],
         )
         for kind, homes, docs in kinds

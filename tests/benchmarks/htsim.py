@@ -33,6 +33,7 @@ TRANSPORTS = {
     "rccc": ["-receiver_cc_only"],
     "nscc+rccc": ["-sender_cc_algo", "nscc", "-receiver_cc"],
 }
+BALANCERS = {"adaptive": ["-strat", "ecmp_ar", "-ar_method", "queue"]}
 DEEP = 5  # bandwidth-delay products of a port that does not trim
 NAMES = ("mean", "p50", "p99", "max")
 
@@ -133,7 +134,7 @@ def difference_percent(mine: float, theirs: float) -> float:
 )
 @click.option("--mebibytes", "sizes", default=[2.0], multiple=True, help="of every flow")
 @click.option("--transport", "transports", default=["nscc"], multiple=True, type=click.Choice(list(TRANSPORTS)))
-@click.option("--balancer", default="reps", help="reps, oblivious, bitmap, reps_legacy or mixed")
+@click.option("--balancer", default="reps", help="reps, oblivious, bitmap, reps_legacy, mixed or adaptive")
 @click.option("--gbps", default="100", help="of all links, or of the links below each of the three tiers: 100,100,200")
 @click.option("--slow", default=0, help="links from cores down at a quarter of their speed")
 @click.option(
@@ -161,7 +162,7 @@ def main(
         tree = FatTree(hosts=hosts, tiers=3, oversubscription=taper, link_gbps=speeds if len(speeds) > 1 else speeds[0])
         size_bytes = int(size * 2**20)
         load = incast(hosts, count, size_bytes) if count else workloads.permutation(hosts, bytes=size_bytes, seed=42)
-        options = [*TRANSPORTS[transport], "-load_balancing_algo", balancer]
+        options = [*TRANSPORTS[transport], *BALANCERS.get(balancer, ["-load_balancing_algo", balancer])]
         options += ["-failed", str(failed_option(tree, slow))] if slow else []
         settings = {"transport": transport, "load_balancer": balancer, "slow_links": slow}
         if drop_tail:

@@ -104,6 +104,14 @@ class Routing:
     """What switches know: the links of all shortest ways, among which flow and entropy value choose."""
 
     def route(self, node, packet):
+        out = self.shortest(node, packet)
+        if len(out) == 1:
+            return out[0]
+        key = 2 * packet.flow + (0 if packet.kind == "data" else 1)
+        return out[murmur(key, packet.entropy, self.salts[node - self.hosts]) * len(out) >> 32]
+
+    def shortest(self, node, packet):
+        """Return the links of a switch that are on a shortest way."""
         if (node, packet.target) not in self.ways:
             distance = self.distance_to(packet.target)
             near = [
@@ -112,11 +120,7 @@ class Routing:
                 if link.source == node and distance.get(link.target, math.inf) + link.cost == distance[node]
             ]
             self.ways[node, packet.target] = near
-        out = self.ways[node, packet.target]
-        if len(out) == 1:
-            return out[0]
-        key = 2 * packet.flow + (0 if packet.kind == "data" else 1)
-        return out[murmur(key, packet.entropy, self.salts[node - self.hosts]) * len(out) >> 32]
+        return self.ways[node, packet.target]
 
     def distance_to(self, target):
         if target not in self.distances:

@@ -25,6 +25,7 @@ from orchestrator_network.packet.transports.simple import Constant
 from orchestrator_network.packet.transports.swift import WINDOW, Swift
 from orchestrator_network.readers.topo_shape import GivenTree
 from tests.network.packet_oracle import Oracle
+from tests.network.packet_oracle_adaptive import AdaptiveCreditOracle, AdaptiveOracle
 from tests.network.packet_oracle_credit import CreditOracle
 from tests.network.packet_oracle_detours import DetourLosslessOracle, DetourOracle
 from tests.network.packet_oracle_lossless import LosslessOracle
@@ -80,8 +81,12 @@ def compare(topology, workload, control, balancer, **options):
         or options.trimming_mode == "spec"
         else LosslessOracle
         if options.lossless != "none"
+        else AdaptiveCreditOracle
+        if control.credit and balancer.in_switch
         else CreditOracle
         if control.credit
+        else AdaptiveOracle
+        if balancer.in_switch
         else SleekOracle
         if not options.trimming and options.loss_recovery == "sleek"
         else Oracle

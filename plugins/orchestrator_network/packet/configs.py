@@ -1,4 +1,4 @@
-"""What a recipe may set of a transport; apart from the transports themselves, whose modules load the compiler."""
+"""What a recipe may set of a transport or a load balancer; apart from their own modules, which load the compiler."""
 
 from __future__ import annotations
 
@@ -163,3 +163,21 @@ class BbrConfig:
         for name in ("filter_rtts", "probe_rtts", "first_packets", "least_packets"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveConfig:
+    """What may be set of switches that choose ports.
+
+    load         levels: below 5, 10 and 20 % of a port, and above, looked at every 0.1 us at most; bytes: all that it holds
+    granularity  packet: every packet of data chooses; flowlet: a flow that pauses may move to a port that is less full
+    sticky_us    how long a flow has to pause for that
+    """
+
+    load: Literal["levels", "bytes"] = "levels"
+    granularity: Literal["packet", "flowlet"] = "packet"
+    sticky_us: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1e-6 <= self.sticky_us <= 1e9:
+            raise ValueError(f"sticky_us is {self.sticky_us}, it must be 0.000001 to 1e9; 10 is usual")

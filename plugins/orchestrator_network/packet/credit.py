@@ -18,6 +18,7 @@ from orchestrator_network.packet.layout import EMPTY, NO_CREDIT, PACE, PULL, RTS
 from orchestrator_network.packet.nic import (
     QUANTUM,
     Choose,
+    entropy_of,
     new_packet,
     pull_target,
     send_control,
@@ -65,7 +66,7 @@ def ask(s: State, choose: Choose, flow: int, now: int) -> None:
     s.packets[packet].psn = s.flows[flow].next_psn
     s.packets[packet].size = s.run[0].header_bytes
     s.packets[packet].kind = RTS
-    s.packets[packet].entropy = choose(s.paths[flow], s.flows[flow].next_psn, 0, now)
+    s.packets[packet].entropy = entropy_of(s, choose, flow, s.flows[flow].next_psn, now)
     s.packets[packet].target = s.flows[flow].sink
     s.answers[packet].base = pull_target(s, flow, 0)
     send_control(s, choose, s.flows[flow].source, packet, now)

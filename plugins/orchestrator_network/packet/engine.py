@@ -43,6 +43,7 @@ QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
 RTO_IN_ORDER_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
 FOREVER = 2**63 - 1  # later than NEVER, so that a run that is stuck comes back as stuck
 GO_ON = frozenset({kernel.POOL_LOW, kernel.HEAP_LOW, kernel.SAMPLE})  # why the loop comes back within a slice
+MOST_FLOWLETS = 2**26  # a gigabyte
 TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it is taken down
 
 
@@ -238,6 +239,7 @@ def prepare(
     run["told"] = at.EMPTY
     run["entropies"] = options.entropies
     run["adaptive"] = balancer.in_switch
+    run["by_levels"], run["sticky_ps"] = balancer.by_levels, balancer.sticky_ps
     run["windowed"] = transport.windowed and options.delivery != "uud"
     givers, pacers = rows(count, at.CREDIT), rows(network.hosts, at.PACER)
     if transport.credit is not None:
@@ -292,6 +294,8 @@ def prepare(
         area=wiring.area,
         home_area=wiring.home_area,
         salt=random_states(options.seed, 3, network.nodes - network.hosts),
+        glances=rows(network.links if balancer.in_switch and balancer.by_levels else 1, at.GLANCE),
+        flowlets=rows(_flowlets(balancer, network.nodes - network.hosts, count), at.FLOWLET),
         buckets=np.full(buckets, at.EMPTY, np.int64),
         groups=np.zeros(buckets // 64, np.int64),
         chain=np.zeros((entries, 2), np.int64),
@@ -316,6 +320,18 @@ def _retransmit_ps(transport: Transport, options: Options, fabric: Fabric, queue
     if transport.lossless != "none" or transport.ordered:
         return RTO_IN_ORDER_PS
     return RTO_BASE_PS + int(max(QUEUE_DRAINS * fabric.hops, 2 * flows_to_one) * queue_ps)
+
+
+def _flowlets(balancer: Balancer, switches: int, flows: int) -> int:
+    """Return how many flows all switches remember together."""
+    if not balancer.in_switch or balancer.sticky_ps == 0:
+        return 1
+    if switches * flows > MOST_FLOWLETS:
+        raise WorkloadError(
+            f"{switches} switches remember the ways of {flows} flows each, more than {MOST_FLOWLETS} in all; "
+            "let switches choose for every packet, or send fewer flows"
+        )
+    return switches * flows
 
 
 def _give_credit(

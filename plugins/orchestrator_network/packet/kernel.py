@@ -11,6 +11,7 @@ from typing import Any
 import numba
 from numba import types
 
+from orchestrator_network.packet.adaptive import adapt, emptiest
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.calendar import (
     ARRIVAL,
@@ -57,7 +58,6 @@ from orchestrator_network.packet.lossless import (
     watch,
 )
 from orchestrator_network.packet.nic import Choose, free_packet, kick, serve_host
-from orchestrator_network.packet.noise import draw_port
 from orchestrator_network.packet.ports import arrive, catch_up, change, go_on, serve
 from orchestrator_network.packet.prefetch import prefetch, prefetch_from
 from orchestrator_network.packet.receiver import discard, receive
@@ -73,25 +73,6 @@ SPARE_PACKETS = 64
 LINE = 64  # bytes of a cache line
 
 
-@inner
-def emptiest(s: State, first: int, count: int, now: int) -> int:
-    """Return the port that holds the least data, a random one of equals; one that is down holds none and takes none."""
-    best, least, equals = EMPTY, NEVER, 0
-    for i in range(first, first + count):
-        port = s.ports[i]
-        if s.links[port].limit < 0:
-            continue
-        catch_up(s, port, now)
-        held = s.links[port].low_bytes
-        if held < least:
-            best, least, equals = port, held, 1
-        elif held == least:
-            equals += 1
-            if (draw_port(s, s.ports[first]) * equals) >> 31 == 0:
-                best = port
-    return s.ports[first] if best == EMPTY else best
-
-
 @inlined
 def out_port(s: State, node: int, packet: int, now: int) -> int:
     """Return the port of a switch that a packet takes: the flow and its entropy value decide among equals."""
@@ -104,11 +85,11 @@ def out_port(s: State, node: int, packet: int, now: int) -> int:
     if count == 1:
         return s.ports[first]
     if s.run[0].adaptive != 0 and is_data(s, packet):
-        return emptiest(s, first, count, now)
+        return adapt(s, switch, first, count, s.packets[packet].flow, now)
     port = s.ports[first + ((drawn_of(s, packet, s.salt[switch]) * count) >> 32)]
     # Control keeps to the flow's path, which an adaptive switch leaves where its own port is down.
     if s.run[0].adaptive != 0 and s.links[port].limit < 0:
-        return emptiest(s, first, count, now)
+        return s.ports[emptiest(s, first, count, now)]
     return port
 
 

@@ -122,13 +122,18 @@ RECOVERY = _record(
     i8="probe_at timer_at probed_at",  # when the next probe is due, 0: never; its timer; when the last one was sent
     i4="until resent number active",  # number: of the last probe
 )
+#: How full an adaptive switch takes a port for: the level that it saw when it looked last.
+GLANCE = _record(i8="at level")
+#: Where an adaptive switch sent a flow last: 1 more than the place of the port in `ports`, 0: nowhere yet.
+FLOWLET = _record(i8="at place")
 #: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to a port of a switch is lost.
 CHANGE_OF = _record(i4="link ps_per_byte limit spare")
 #: State and constants of a run.
 RUN = _record(
     i8="clock events hops unfinished free free_packets timers scheduled "
     "cursor drain_at drain_count drain_base "  # of the calendar: bucket drained last, what is left of it, its time
-    "hosts full_bytes header_bytes rto ack_every trimming adaptive bucket_shift "
+    "hosts full_bytes header_bytes rto ack_every trimming bucket_shift "
+    "adaptive by_levels sticky_ps "  # switches choose ports; by levels or bytes; how long a flow stays, 0: every packet anew
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
     "grant_quanta idle_credit most_credit round_trip "
     "starved_ps "  # after so long without credit a sender takes grants for lost

@@ -65,6 +65,17 @@ def free_packet(s: State, packet: int) -> None:
 
 
 @inlined
+def entropy_of(s: State, choose: Choose, flow: int, psn: int, now: int) -> int:
+    """Return the entropy value that the load balancer chooses for a packet; one that there is not is noted, and ends the run."""
+    window_packets = int(s.window[flow, CWND]) // (s.run[0].full_bytes - s.run[0].header_bytes)
+    entropy = choose(s.paths[flow], psn, window_packets, now)
+    if entropy < 0 or entropy >= s.run[0].entropies:
+        s.run[0].stray = flow + 1
+        entropy = 0
+    return entropy
+
+
+@inlined
 def first_lost(s: State, flow: int) -> int:
     """Return the lowest packet that is to be sent again; there is one."""
     ring, size = s.flows[flow].ring, s.flows[flow].ring_size
@@ -198,11 +209,7 @@ def send(s: State, choose: Choose, flow: int, now: int) -> int:
     packet = new_packet(s)
     if has_more(s):
         stamp(s, flow, packet, ring + (psn & mask), size, now)
-    window_packets = int(s.window[flow, CWND]) // (s.run[0].full_bytes - s.run[0].header_bytes)
-    entropy = choose(s.paths[flow], psn, window_packets, now)
-    if entropy < 0 or entropy >= s.run[0].entropies:
-        s.run[0].stray = flow + 1
-        entropy = 0
+    entropy = entropy_of(s, choose, flow, psn, now)
     s.used[flow, entropy >> 6] |= 1 << (entropy & 63)
     s.packets[packet].flow = flow
     s.packets[packet].psn = psn

@@ -22,7 +22,7 @@ from orchestrator_network.packet.layout import (
     PROBE,
     PROBE_TIME,
 )
-from orchestrator_network.packet.nic import Choose, new_packet, send_control, serve_host
+from orchestrator_network.packet.nic import Choose, entropy_of, new_packet, send_control, serve_host
 from orchestrator_network.packet.outstanding import is_flying, lose, size_of
 from orchestrator_network.packet.state import State
 
@@ -120,11 +120,7 @@ def probe(s: State, choose: Choose, flow: int, now: int) -> None:
     packet = new_packet(s)
     s.recovery[flow].number += 1
     s.recovery[flow].probed_at = now
-    window_packets = int(s.window[flow, CWND]) // (s.run[0].full_bytes - s.run[0].header_bytes)
-    entropy = choose(s.paths[flow], s.flows[flow].next_psn, window_packets, now)
-    if entropy < 0 or entropy >= s.run[0].entropies:
-        s.run[0].stray = flow + 1
-        entropy = 0
+    entropy = entropy_of(s, choose, flow, s.flows[flow].next_psn, now)
     s.packets[packet].flow = flow
     s.packets[packet].psn = s.recovery[flow].number
     s.packets[packet].size = s.run[0].header_bytes

@@ -52,6 +52,8 @@ class State(NamedTuple):
     area: np.ndarray  # int32 [switches]: the area of a switch, for detours; [1] without
     home_area: np.ndarray  # int32 [groups]
     salt: np.ndarray  # int64 [switches]
+    glances: np.ndarray  # GLANCE [links], [1] where no switch chooses by levels
+    flowlets: np.ndarray  # FLOWLET [switches * flows], [1] where switches choose for every packet, or not at all
     buckets: np.ndarray  # int64 [power of 2]
     groups: np.ndarray  # int64 [buckets / 64]: how many links are in these buckets
     chain: np.ndarray  # int64 [links, 2]: next link of the bucket, time; twice the links where departures are events
@@ -126,6 +128,8 @@ def blank(more: bool) -> State:
         area=narrow,
         home_area=narrow,
         salt=words,
+        glances=rows(1, at.GLANCE),
+        flowlets=rows(1, at.FLOWLET),
         buckets=words,
         groups=words,
         chain=np.zeros((1, 2), np.int64),

@@ -31,8 +31,11 @@ def _packets_in(missing: np.ndarray, flows: np.ndarray, full: int) -> np.ndarray
     return np.where(missing % full == 0, missing // full, (missing - flows["last_size"]) // full + 1)
 
 
-def link_columns(trace: Trace) -> dict[str, np.ndarray]:
-    """Return what a packet run knows of every link that is there, in the network's order; bytes of data held in the port."""
+def link_columns(trace: Trace, end_ps: int) -> dict[str, np.ndarray]:
+    """Return what a packet run knows of every link that is there, in the network's order; bytes of data held in the port.
+
+    ``bytes`` are those of packets that have begun to leave, of which ``unsent_bytes`` leave after ``end_ps``.
+    """
     counters = trace.state.counters
     back = np.empty(len(trace.order), np.int64)
     back[trace.order] = np.arange(len(trace.order))
@@ -47,8 +50,15 @@ def link_columns(trace: Trace) -> dict[str, np.ndarray]:
         "trims": counters["trims"].astype(np.int64),
         "drops": counters["drops"].astype(np.int64),
         "pause_ps": counters["paused_ps"],
+        "unsent_bytes": _unsent(trace.state.links, trace.state.packets, end_ps),
     }
     return {name: column[back[: trace.real_links]] for name, column in columns.items()}
+
+
+def _unsent(links: np.ndarray, packets: np.ndarray, end_ps: int) -> np.ndarray:
+    """Return the bytes of the packet in service of every link that leave after ``end_ps``, float64 [links]."""
+    left = np.maximum(links["done"] - end_ps, 0) / (links["ps_per_byte"] / 256)
+    return np.minimum(left, np.where(links["done"] > end_ps, packets["size"][links["flight_tail"]], 0))
 
 
 def totals(trace: Trace) -> dict[str, Any]:

@@ -14,7 +14,8 @@ class Balancer:
     """A load balancer; subclass it, and give ``choose`` and ``learn`` compiled with the decorators of those names.
 
     The row of a flow is int64: the generator for `bits.draw`, the number of entropy values, then ``columns`` of its
-    own, which begin as 0. With ``in_switch`` the switch picks the emptiest of its shortest ways for every data packet.
+    own, which begin as 0. With ``in_switch`` the switch picks the emptiest of its shortest ways for every data packet, or
+    for flowlets that pause for ``sticky_ps``; ``by_levels`` it tells four levels of a port apart, else bytes.
     """
 
     choose: Callable[..., int]
@@ -22,6 +23,8 @@ class Balancer:
     columns: int = 0
     power_of_two: bool = False
     in_switch: bool = False
+    by_levels: bool = True
+    sticky_ps: int = 0
 
     def columns_for(self, entropies: int) -> int:  # noqa: ARG002 - for those that keep something for every value
         """Return how many columns it needs."""

@@ -7,6 +7,7 @@ import numpy as np
 from orchestrator_network.packet.balancing.base import Balancer
 from orchestrator_network.packet.bits import draw
 from orchestrator_network.packet.compiled import choose, learn
+from orchestrator_network.packet.configs import AdaptiveConfig
 from orchestrator_network.packet.layout import ENTROPIES, PATH_RANDOM, PATHS_OWN
 
 BEGUN, VALUE = PATHS_OWN, PATHS_OWN + 1
@@ -61,6 +62,12 @@ class Oblivious(Balancer):
 
 
 class Adaptive(Ecmp):
-    """``adaptive``: the switch decides, packet by packet."""
+    """``adaptive``: the switch decides, packet by packet or for flowlets, by levels or bytes."""
 
     in_switch = True
+
+    def __init__(self, config: AdaptiveConfig | None = None) -> None:
+        super().__init__()
+        config = config or AdaptiveConfig()
+        self.by_levels = config.load == "levels"
+        self.sticky_ps = round(config.sticky_us * 1e6) if config.granularity == "flowlet" else 0
