@@ -9,9 +9,13 @@ from orchestrator_storage import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published ``value`` of the metric, for members whose coordinates hold all of ``where``."""
+    """A published ``value`` of the metric, for members whose coordinates hold all of ``where``; ``metric`` names another one.
+
+    ``reroute_us`` is for how long the median of the flows that lost packets at a port that had gone down sent to it.
+    """
 
     value: float
+    metric: Literal["reroute_us"] | None = None
     where: dict[str, str | int | float | bool] = field(default_factory=dict)
 
 
@@ -54,20 +58,20 @@ def comparable(config: CompareConfig, wired: Wired) -> None:
     for one in config.published:
         if not any(all(axes.get(axis) == value for axis, value in one.where.items()) for axes in members.values()):
             raise ValueError(
-                f"the published {config.metric} {one.value:g} is of {one.where}, which no result is; the first is "
+                f"the published {one.metric or config.metric} {one.value:g} is of {one.where}, which no result is; the first is "
                 f"{dict(next(iter(members.values())))}"
             )
 
 
-@stage("network.compare", version="1", check=comparable)
+@stage("network.compare", version="2", check=comparable)
 def compare(ctx: Context, config: CompareConfig, results: dict[str, Table]) -> Table:
     """Compare simulations of a workload: the bound or the published value, ours, and the difference, in one figure."""
     from orchestrator_network import comparison
-    from orchestrator_network.comparison_figure import draw_comparison
+    from orchestrator_network.comparison_figure import draw_comparison, draw_rerouting
 
     axes = ctx.axes("results")
     members = [_member(label, axes.get(label, {}), one) for label, one in results.items()]
-    published = [comparison.Reference(value=one.value, where=one.where) for one in config.published]
+    published = [comparison.Reference(value=one.value, metric=one.metric, where=one.where) for one in config.published]
     try:
         made = comparison.variants(members, config.variants, config.metric, published)
     except ValueError as error:
@@ -77,7 +81,12 @@ def compare(ctx: Context, config: CompareConfig, results: dict[str, Table]) -> T
         if one.published is not None:
             source = f"{config.source}; {one.label}"
             ctx.fact(config.metric, one.published, _unit(config.metric), "published", source=source)
+        if one.published_reroute_us is not None:
+            source = f"{config.source}; {one.label}"
+            ctx.fact("reroute_us", one.published_reroute_us, "us", "published", source=source)
     ctx.log_figure("comparison", draw_comparison(made, config.metric))
+    if any(one.values["reroute_us"] is not None for one in made):
+        ctx.log_figure("rerouting", draw_rerouting(made))
     rows = comparison.headline(made, config.metric, config.best_of)
     return ctx.table(comparison.table(made, config.metric, config.source), data={"headline": rows})
 

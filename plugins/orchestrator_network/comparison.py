@@ -11,6 +11,7 @@ import pyarrow as pa
 from orchestrator_network.flow_tables import median_of
 
 Metric = Literal["end_us", "goodput_share"]
+Published = Literal["end_us", "goodput_share", "reroute_us"]
 _TEXT = ("topology", "workload", "transport", "load_balancer", "fidelity")
 _MEDIANS = (
     "bound_us",
@@ -23,6 +24,8 @@ _MEDIANS = (
     "fct_max_us",
     "goodput_share",
     "bound_goodput_share",
+    "reroute_us",
+    "reroute_max_us",
     "retransmissions",
     "trims",
     "marks",
@@ -53,6 +56,7 @@ class Variant:
     parts: tuple[str, ...]
     values: dict[str, Any]
     published: float | None = None
+    published_reroute_us: float | None = None
 
     @property
     def name(self) -> str:
@@ -67,9 +71,10 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A published ``value`` of the metric, of every member whose coordinates hold all of ``where``."""
+    """A published ``value`` of the metric, or of another one, of every member whose coordinates hold all of ``where``."""
 
     value: float
+    metric: Published | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -85,10 +90,13 @@ def variants(
     unused = list(published)
     made = []
     for member in members:
-        found = [one for one in published if _holds(one.where, member.axes)]
-        if len(found) > 1:
-            raise ValueError(f"{member.label} has {len(found)} published values; say more in `where`")
-        unused = [one for one in unused if one not in found]
+        holding = [one for one in published if _holds(one.where, member.axes)]
+        of: dict[str, float] = {}
+        for one in holding:
+            if (name := one.metric or metric) in of:
+                raise ValueError(f"{member.label} has several published values of {name}; say more in `where`")
+            of[name] = one.value
+        unused = [one for one in unused if one not in holding]
         parts = tuple(_shown(axis, member.axes.get(axis)) for axis in varied if axis in inner)
         made.append(
             Variant(
@@ -96,12 +104,13 @@ def variants(
                 panel=_named(member, [axis for axis in varied if axis not in inner]),
                 parts=parts or (str(member.rows[0]["workload"]),),
                 values=_medians(member),
-                published=found[0].value if found else None,
+                published=of.get(metric),
+                published_reroute_us=of.get("reroute_us"),
             )
         )
     if unused:
         raise ValueError(
-            f"the published {metric} {unused[0].value} is of {dict(unused[0].where)}, which no member is; "
+            f"the published {unused[0].metric or metric} {unused[0].value} is of {dict(unused[0].where)}, which no member is; "
             f"the first is {dict(members[0].axes)}"
         )
     return made
@@ -162,6 +171,7 @@ def table(made: Sequence[Variant], metric: Metric, source: str) -> pa.Table:
                 "ours": mine,
                 "difference_from_published": None if one.published is None else mine - one.published,
                 "difference_from_bound": mine - least,
+                "published_reroute_us": one.published_reroute_us,
                 "seeds": len(one.member.rows),
                 **one.values,
             }
@@ -210,4 +220,9 @@ def _printed(one: Variant, metric: Metric) -> dict[str, Any]:
     if one.published is not None:
         row[f"published_{unit}"] = one.published
         row["vs_published_percent"] = 100 * (mine / one.published - 1)
+    if (took_us := one.values["reroute_us"]) is not None:
+        row["ours_reroute_us"] = took_us
+        if one.published_reroute_us is not None:
+            row["published_reroute_us"] = one.published_reroute_us
+            row["vs_published_reroute_percent"] = 100 * (took_us / one.published_reroute_us - 1)
     return row

@@ -54,6 +54,34 @@ def draw_comparison(made: Sequence[Variant], metric: Metric) -> Figure:
     return figure
 
 
+def draw_rerouting(made: Sequence[Variant]) -> Figure:
+    """Draw for how long every variant sent to a port that had gone down, a panel beside the other; what knows nothing of it is left out."""
+    panels: dict[str, list[Variant]] = {}
+    for one in made:
+        if one.values["reroute_us"] is not None:
+            panels.setdefault(one.panel, []).append(one)
+    height = 1.3 + 0.3 * max(len(members) for members in panels.values())
+    figure = Figure(figsize=(max(4.2 * len(panels), 6.4), height), layout="constrained")
+    for axes, (name, members) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        named = next((one for one in members if one.published_reroute_us is not None), None)
+        for place, one in enumerate(members):
+            took_us = one.values["reroute_us"]
+            axes.barh(place, took_us, height=0.55, color="#9db8d2", label="ours" if place == 0 else None)
+            if one.published_reroute_us is not None:
+                label = "published" if one is named else None
+                axes.plot(one.published_reroute_us, place, "D", color="black", markersize=5, zorder=4, label=label)
+            axes.annotate(
+                f"{took_us:,.0f}", (took_us, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        _finish_list(axes, members)
+        axes.set_xlim(
+            0, 1.18 * max(max(one.values["reroute_us"], one.published_reroute_us or 0) for one in members) or 1.0
+        )
+        axes.set_xlabel("packets went to the dead port for (us)", fontsize=9)
+        axes.set_title(name or str(members[0].values["workload"]), fontsize=10, loc="left", fontweight="bold")
+    return figure
+
+
 def _is_grid(members: Sequence[Variant]) -> bool:
     """Return whether the variants fill a table of two axes that is too long for a list."""
     if len(members) < _GRID_FROM or {len(one.parts) for one in members} != {2}:

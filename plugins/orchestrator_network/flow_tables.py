@@ -24,6 +24,8 @@ _COUNTS = (
 # ``max_min_mean_us``: the mean completion time if links were shared max-min fairly, a reference and no bound, as unfair sharing
 # finishes some sooner. ``end_us``: when the last flow finished, from 0; ``bound_us``: before which it cannot; ``over_bound``: their quotient.
 # ``goodput_share``: payload that the busiest receiver got, over what it could have received until the end.
+# ``reroute_us``, ``reroute_max_us``: for how long flows went on sending to ports that had gone down, of those that did the
+# median and the longest; null where none has.
 FLOW_RESULT = pa.schema(
     [
         *((name, pa.string()) for name in _TEXT),
@@ -32,6 +34,7 @@ FLOW_RESULT = pa.schema(
         *((name, pa.int64()) for name in ("planes", "slow_links", "link_changes", "seed", "flows", "bytes")),
         *((name, pa.float64()) for name in ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us")),
         *((name, pa.float64()) for name in ("max_min_mean_us", "end_us", "bound_us", "over_bound", "goodput_share")),
+        *((name, pa.float64()) for name in ("reroute_us", "reroute_max_us")),
         *((name, pa.int64()) for name in _COUNTS),
         *((name, pa.float64()) for name in ("mean_link_utilization", "max_link_utilization", "network_capex_usd")),
     ]
@@ -99,6 +102,7 @@ def result_row(
         "bound_us": bound_us,
         "over_bound": end_us / bound_us,
         "goodput_share": _goodput_share(topology, flows, end_us),
+        **{name: summary.get(name) for name in ("reroute_us", "reroute_max_us")},
         **{name: summary.get(name) for name in _COUNTS},
         "max_queue_bytes": None if queues.null_count else int(queues.to_numpy().max()),
         "mean_link_utilization": float(utilization.mean()),

@@ -72,6 +72,7 @@ class Oracle(Routing):
         self.heap, self.events = [], []
         number = {original: i for i, original in enumerate(order.tolist())}
         self.changes = [(self.links[number[link]], share) for _, link, share in options.changes]
+        self.astray = [-1] * len(self.flows)
         for i, (when, _, _) in enumerate(options.changes):
             self.push(when, TIMER, at.CHANGE << 32 | i)
         for flow, waits in enumerate(self.waits):
@@ -187,6 +188,7 @@ class Oracle(Routing):
     def enqueue(self, link, packet, now):
         if not link.up:
             link.drops += 1
+            self.astray[packet.flow] = now - link.outage
             if packet.is_data:
                 self.left(packet, now)
             self.gone(packet, now)
@@ -456,7 +458,9 @@ class Oracle(Routing):
     def timer(self, what, now):
         kind, number = divmod(what, 2**32)
         if kind == at.CHANGE:
-            self.change(*self.changes[number], now)
+            link, share = self.changes[number]
+            link.outage = now
+            self.change(link, share, now)
             return
         flow = self.flows[number]
         if kind == at.START_FLOW:

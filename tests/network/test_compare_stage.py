@@ -9,7 +9,7 @@ from orchestrator.testing import run_stage
 from orchestrator_network import comparison
 from orchestrator_network.compare_stage import compare
 from orchestrator_network.comparison import Member, Reference
-from orchestrator_network.comparison_figure import draw_comparison
+from orchestrator_network.comparison_figure import draw_comparison, draw_rerouting
 from orchestrator_network.flow_tables import FLOW_RESULT
 from orchestrator_network.stages import simulate
 from tests.network.test_stage import MB, MS, committed
@@ -119,7 +119,10 @@ def test_axes_make_variants_or_panels():
 @pytest.mark.parametrize(
     ("published", "message"),
     [
-        ([Reference(value=1.0, where={"transport": "nscc"})] * 2, "has 2 published values; say more in `where`"),
+        (
+            [Reference(value=1.0, where={"transport": "nscc"})] * 2,
+            "has several published values of end_us; say more in `where`",
+        ),
         ([Reference(value=1.0, where={"transport": "ncss"})], "is of {'transport': 'ncss'}, which no member is"),
     ],
 )
@@ -193,3 +196,37 @@ def test_what_cannot_be_compared_is_named(gathered, tmp_path):
     step = run_stage(simulate, config, inputs={"traffic": traffic}, home=tmp_path).outputs["result"]
     with pytest.raises(StageError, match="step has no flows to compare, its table has no column workload"):
         run_stage(compare, {}, inputs={"results": {"step": step}}, home=tmp_path)
+
+
+def rerouted(took_us, **axes):
+    """A member whose dead port was sent to for so long, in one of three seeds for much longer."""
+    made = member(**axes)
+    for row, us in zip(made.rows, (took_us, took_us, 9 * took_us), strict=True):
+        row["reroute_us"] = us
+    return made
+
+
+def test_rerouting_stands_beside_the_metric():
+    """Medians, with a published value of their own; the figure has a bar for every variant that knows of it."""
+    members = [rerouted(120.0, balancer="reps"), rerouted(1500.0, balancer="oblivious"), member(balancer="none")]
+    published = [
+        Reference(value=100.0, metric="reroute_us", where={"balancer": "reps"}),
+        Reference(value=130.0, where={"balancer": "reps"}),
+    ]
+    made = comparison.variants(members, ("balancer",), "end_us", published)
+    rows = comparison.table(made, "end_us", "somewhere").to_pylist()
+    assert [row["reroute_us"] for row in rows] == [120, 1500, None]
+    assert [(row["published"], row["published_reroute_us"]) for row in rows] == [(130, 100), (None, None), (None, None)]
+    printed = comparison.headline(made, "end_us", None)
+    assert printed[0]["vs_published_reroute_percent"] == pytest.approx(20)
+    assert [row.get("ours_reroute_us") for row in printed] == [120, 1500, None]
+    (axes,) = draw_rerouting(made).axes
+    assert [bar.get_width() for bar in axes.patches] == [120, 1500]
+    assert [line.get_xdata()[0] for line in axes.lines] == [100]
+
+
+def test_two_published_values_of_one_metric_are_refused():
+    """Nobody knows which one it would be."""
+    twice = [Reference(value=one, metric="reroute_us") for one in (100.0, 90.0)]
+    with pytest.raises(ValueError, match="several published values of reroute_us"):
+        comparison.variants([rerouted(120.0, balancer="reps")], (), "end_us", twice)

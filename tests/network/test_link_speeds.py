@@ -313,3 +313,21 @@ def test_no_run_over_minimal_routes_of_a_dragonfly_beats_its_bound(rows, shape, 
         options = {"transport": "constant", "load_balancer": balancer, "seed": seed}
         summary = simulate(network, load, fidelity="packet", **options).summary
         assert summary["end_us"] >= summary["end_bound_us"] * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("fidelity", ["packet", "flow"])
+def test_rerouting_is_known_where_a_link_went_down(fidelity):
+    """Nothing is sent to it before, nothing when it is back; without such a link, and in flows, there is no such time."""
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100)
+    load = workloads.permutation(16, bytes=500_000, seed=3)
+    assert simulate(tree, load, fidelity=fidelity).summary.get("reroute_us") is None
+    if fidelity == "flow":
+        return
+    down = [(20_000_000, "core0", "agg0", 0.0), (45_000_000, "core0", "agg0", 1.0)]
+    found = simulate(tree, load, fidelity="packet", load_balancer="oblivious", link_changes=down).summary
+    assert 0 < found["reroute_us"] < 25
+    assert 20 < found["reroute_max_us"] < 25
+    slow = [(20_000_000, "core0", "agg0", 0.5)]
+    assert simulate(tree, load, fidelity="packet", link_changes=slow).summary["reroute_us"] is None
+    late = [(10**12, "core0", "agg0", 0.0)]
+    assert simulate(tree, load, fidelity="packet", link_changes=late).summary["reroute_max_us"] == 0

@@ -101,6 +101,7 @@ def compare(topology, workload, control, balancer, **options):
     for name in ("sent_bytes", "max_bytes", "marks", "trims", "drops", "replays"):
         column = state.counters[name][network.hosts :].tolist()
         assert column == [getattr(link, name) for link in oracle.links[network.hosts :]], name
+    assert state.astray.tolist() == oracle.astray
     if options.lossless != "none":
         for name in ("held", "most"):
             rows = [getattr(channel, name) for link in oracle.links for channel in link.channels]

@@ -153,9 +153,18 @@ def test_an_incast_prints_published_ours_and_the_difference(run):
 
 def test_failures_make_panels_of_their_own(run):
     """Every fault beside every balancer that is asked for; the bound is that of the whole network."""
-    few = ("stages.fct.each.load_balancer=[reps, oblivious]", "stages.fct.flow_bytes=1048576", "stages.fct.seeds=1")
-    _, rows = rows_of(run("recipe=paper/smartt_failures", *few))
-    faults = ("none", "slow", "down_200us", "down_3ms")
+    few = [f"stages.{stage}.each.load_balancer=[reps, oblivious]" for stage in ("fct", "fast")]
+    few += [
+        "stages.fct.flow_bytes=1048576",
+        "stages.fast.flow_bytes=8388608",
+        "stages.fct.seeds=1",
+        "stages.fast.seeds=1",
+    ]
+    titles, rows = rows_of(run("recipe=paper/smartt_failures", *few))
+    assert all(title in titles for title in ("PUBLISHED REROUTE US", "OURS REROUTE US", "VS PUBLISHED REROUTE"))
+    faults = ("none", "slow", "down_200us", "down_3ms", "down_3ms_at_400g")
     assert list(rows) == [f"{fault}/{balancer}" for fault in faults for balancer in ("reps", "oblivious")]
-    assert len({words[1] for words in rows.values()}) == 1
+    assert len({words[1] for name, words in rows.items() if not name.startswith("down")}) == 1  # nothing is rerouted
+    assert rows["down_3ms_at_400g/reps"][0] == "100"
+    assert 60 < float(rows["down_3ms_at_400g/reps"][1]) < 0.6 * float(rows["down_3ms_at_400g/oblivious"][0])
     assert float(rows["slow/reps"][0]) < float(rows["slow/oblivious"][0])

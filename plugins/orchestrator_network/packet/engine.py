@@ -302,6 +302,7 @@ def prepare(
         drain=np.zeros(entries, np.int64),
         heap=heap,
         changes=changes,
+        astray=np.full(count, at.EMPTY, np.int64),
         event=np.zeros(at.EVENT_COLUMNS),
         control=transport.constants(fabric),
     )
@@ -374,7 +375,7 @@ def _changes(wiring: Wiring, options: Options, run: np.ndarray, heap: np.ndarray
             raise WorkloadError(
                 f"change {i} is at {when_ps} ps to {share:g} of the speed; times are 0 or more, shares 0 to 1"
             )
-        changes[i]["link"] = link
+        changes[i]["link"], changes[i]["at"] = link, when_ps
         changes[i]["limit"] = -1 if share == 0 else wiring.links["limit"][link]
         slowed = np.rint(wiring.links["ps_per_byte"][link] / (share or 1.0))
         if slowed > MOST_PS_PER_BYTE:

@@ -33,7 +33,8 @@ LINK = _record(
 COUNTER = _record(
     i8="random sent_bytes max_bytes byte_ps paused_ps",  # what left; most data held; integral of data held over time
     i4="owed "  # how far the high class is ahead of its share, times 256, in bytes
-    "marks trims drops replays spare",  # replays: packets that the link had to send again
+    "marks trims drops replays "  # replays: packets that the link had to send again
+    "outage",  # the change that took it down last
 )
 PACKET = _record(
     i8="due",  # when it arrives at the other end of the link
@@ -127,7 +128,10 @@ GLANCE = _record(i8="at level")
 #: Where an adaptive switch sent a flow last: 1 more than the place of the port in `ports`, 0: nowhere yet.
 FLOWLET = _record(i8="at place")
 #: What becomes of a link in the course of a run; ``limit`` -1: it is down, and whatever comes to a port of a switch is lost.
-CHANGE_OF = _record(i4="link ps_per_byte limit spare")
+CHANGE_OF = _record(
+    i8="at",  # when it is
+    i4="link ps_per_byte limit spare",
+)
 #: State and constants of a run.
 RUN = _record(
     i8="clock events hops unfinished free free_packets timers scheduled "

@@ -60,6 +60,9 @@ class State(NamedTuple):
     drain: np.ndarray  # int64 [links], or twice as many
     heap: np.ndarray  # int64 [timers, 2]
     changes: np.ndarray  # CHANGE_OF [changes]
+    astray: (
+        np.ndarray
+    )  # int64 [flows]: when a packet of a flow came last to a port that was down, in ps after it went down
     event: np.ndarray  # float64 [EVENT_COLUMNS]
     control: np.ndarray  # float64: constants of the congestion control
     more: tuple[int, ...]  # not empty: the run needs what is in `features`
@@ -136,6 +139,7 @@ def blank(more: bool) -> State:
         drain=words,
         heap=np.zeros((1, 2), np.int64),
         changes=rows(1, at.CHANGE_OF),
+        astray=words,
         event=np.zeros(at.EVENT_COLUMNS),
         control=np.zeros(1),
         more=(1,) if more else (),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator_network.packet.engine import Trace
+from orchestrator_network.packet.state import State
 
 
 def flow_columns(trace: Trace, planes: int) -> dict[str, np.ndarray]:
@@ -76,4 +77,19 @@ def totals(trace: Trace) -> dict[str, Any]:
         "refused_as_replays": int(trace.state.secure["refused"].sum()),
         "detoured": int(trace.state.run["detoured"][0]),
         "virtual_channels": int(trace.state.run["channels"][0]),
+        **_rerouting(trace.state),
+    }
+
+
+def _rerouting(state: State) -> dict[str, float | None]:
+    """Return for how long flows went on sending to ports that had gone down: of the flows that did the median and the longest.
+
+    None where no port went down, 0 where nobody sent to it.
+    """
+    took_us = state.astray[state.astray >= 0] / 1e6
+    if not (state.changes["limit"] < 0).any():
+        return {"reroute_us": None, "reroute_max_us": None}
+    return {
+        "reroute_us": float(np.median(took_us)) if len(took_us) else 0.0,
+        "reroute_max_us": float(took_us.max()) if len(took_us) else 0.0,
     }
