@@ -77,7 +77,7 @@ def draw_rerouting(made: Sequence[Variant]) -> Figure:
         axes.set_xlim(
             0, 1.18 * max(max(one.values["reroute_us"], one.published_reroute_us or 0) for one in members) or 1.0
         )
-        axes.set_xlabel("packets went to the dead port for (us)", fontsize=9)
+        axes.set_xlabel("the median flow sent to the dead port for (us)", fontsize=9)
         axes.set_title(name or str(members[0].values["workload"]), fontsize=10, loc="left", fontweight="bold")
     return figure
 
