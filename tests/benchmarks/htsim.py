@@ -31,6 +31,7 @@ from orchestrator_network.packet.fabric import describe, queue_packets
 TRANSPORTS = {
     "nscc": ["-sender_cc_only", "-sender_cc_algo", "nscc"],
     "dctcp": ["-sender_cc_only", "-sender_cc_algo", "dctcp"],
+    "constant": ["-sender_cc_only", "-sender_cc_algo", "constant"],
     "rccc": ["-receiver_cc_only"],
     "nscc+rccc": ["-sender_cc_algo", "nscc", "-receiver_cc"],
 }
@@ -77,24 +78,43 @@ def compare(
     binary: str, tree: FatTree, load: Workload, options: list[str], settings: dict[str, Any], seeds: int
 ) -> None:
     """Print medians over seeds of both simulators, their differences, and the ratio of their speeds."""
-    flows = zip(load.source, load.target, load.size_bytes, strict=True)
-    lines = [f"{src}->{dst} id {i} start 0 size {size}" for i, (src, dst, size) in enumerate(flows, 1)]
     rows: dict[str, list[tuple[float, ...]]] = {"htsim": [], "ours": []}
     bound_us = 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tree.topo").write_text(topology_file(tree))
-        (folder / "load.cm").write_text("\n".join([f"Nodes {tree.hosts}", f"Connections {len(lines)}", *lines]) + "\n")
+        (folder / "load.cm").write_text(matrix_file(tree, load))
         for seed in range(1, seeds + 1):
             times, lost, took_s = run_peer(binary, folder, tree, [*options, "-seed", str(seed)])
-            worst = times[min(int(len(times) * 0.99), len(times) - 1)]
-            rows["htsim"].append((statistics.mean(times), statistics.median(times), worst, times[-1], lost, took_s))
-            began = time.perf_counter()
-            summary = simulate(tree, load, fidelity="packet", seed=seed, **settings).summary
-            took_s = time.perf_counter() - began
-            fct = [summary["fct_us"][name] for name in NAMES]
-            rows["ours"].append((*fct, summary["retransmissions"], took_s))
-            bound_us = summary["bound_us"]
+            rows["htsim"].append(figures(times, lost, took_s))
+            mine, bound_us = run_ours(tree, load, seed, settings)
+            rows["ours"].append(mine)
+    report(rows, bound_us)
+
+
+def matrix_file(tree: FatTree, load: Workload) -> str:
+    """Return flows that all start at 0 as a connection matrix."""
+    flows = zip(load.source, load.target, load.size_bytes, strict=True)
+    lines = [f"{src}->{dst} id {i} start 0 size {size}" for i, (src, dst, size) in enumerate(flows, 1)]
+    return "\n".join([f"Nodes {tree.hosts}", f"Connections {len(lines)}", *lines]) + "\n"
+
+
+def figures(times: list[float], lost: float, took_s: float) -> tuple[float, ...]:
+    """Return mean, median, 99th percentile and maximum of sorted times in microseconds, retransmissions, seconds."""
+    worst = times[min(int(len(times) * 0.99), len(times) - 1)]
+    return statistics.mean(times), statistics.median(times), worst, times[-1], lost, took_s
+
+
+def run_ours(tree: FatTree, load: Workload, seed: int, settings: dict[str, Any]) -> tuple[tuple[float, ...], float]:
+    """Return the same figures of a run of ours, and the bound of the slowest flow in microseconds."""
+    began = time.perf_counter()
+    summary = simulate(tree, load, fidelity="packet", seed=seed, **settings).summary
+    took_s = time.perf_counter() - began
+    return (*(summary["fct_us"][name] for name in NAMES), summary["retransmissions"], took_s), summary["bound_us"]
+
+
+def report(rows: dict[str, list[tuple[float, ...]]], bound_us: float) -> None:
+    """Print medians of both, the spread of htsim's, and what ours differ by."""
     for column, name in enumerate((*NAMES, "retransmissions", "seconds")):
         theirs, mine = (statistics.median(row[column] for row in rows[who]) for who in ("htsim", "ours"))
         spread = f"{min(row[column] for row in rows['htsim']):.2f} to {max(row[column] for row in rows['htsim']):.2f}"

@@ -7,7 +7,12 @@ only for what arrived or was trimmed, and has no requests; EQDS (Olteanu 2022) a
 
 from __future__ import annotations
 
-from orchestrator_network.packet.transports.base import Credit, Transport
+import math
+
+import numpy as np
+
+from orchestrator_network.packet.layout import CWND, MAX_CWND
+from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
 from orchestrator_network.packet.transports.nscc import Nscc
 from orchestrator_network.packet.transports.simple import nothing
 
@@ -38,6 +43,19 @@ class Eqds(_Credited):
 
 
 class Ndp(_Credited):
-    """``ndp``: a window unasked, then a packet for a packet, in turn."""
+    """``ndp``: a window unasked, then a packet for a packet, in turn; every packet is acknowledged.
 
+    The pacer grants what is wanted, whether packets arrive or wait in ports: the constant window of as many packets as
+    were sent unasked is what lets one follow only when one has left the network. Without it a sender behind a taper
+    sends twice as many packets to be trimmed.
+    """
+
+    windowed = True
+    ack_every_bytes = 1
     credit = Credit(packets=1, first_window_bdp=1.0, idle=False, adapts_to_taper=False)
+
+    def begin(self, fabric: Fabric, window: np.ndarray) -> None:
+        """Fill the windows with one bandwidth-delay product, in whole packets."""
+        super().begin(fabric, window)
+        packets = math.ceil(fabric.bdp_bytes / fabric.packet_bytes)
+        window[:, CWND] = window[:, MAX_CWND] = packets * fabric.packet_bytes

@@ -1,7 +1,8 @@
 """Swift: delay against a target that grows with hops and with small windows (Kumar 2020, algorithm 1).
 
 The window counts packets as in the paper. One below a packet lets a packet go every round trip over window, so a flow of
-many can send less than a packet a round trip.
+many can send less than a packet a round trip. A timeout cuts as any other loss does; several in a row, with nothing
+acknowledged between them, bring the window to its least.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from orchestrator_network.packet.configs import SwiftConfig
 from orchestrator_network.packet.layout import BYTES, CWND, MAX_CWND, NOW, OWN, PACE_OF, REASON, RTT, TIMEOUT_LOSS
 from orchestrator_network.packet.transports.base import Fabric, Transport
 
-LAST_CUT, LAST_RTT, WINDOW = range(OWN, OWN + 3)
+LAST_CUT, LAST_RTT, WINDOW, TIMEOUTS, LAST_TIMEOUT = range(OWN, OWN + 5)
 MTU, BASE_TARGET, FS_ALPHA, FS_BETA, FS_RANGE, BETA, MAX_CUT, AI, BASE, LEAST = range(10)
+RESET_AFTER = 5  # timeouts in a row, as in htsim (`_rtx_reset_threshold`); the paper names no number
+LONG_AGO = -(2.0**60)
 
 
 @compiled
@@ -31,6 +34,7 @@ def set_window(w: np.ndarray, packets: float, k: np.ndarray) -> None:
 @react
 def on_ack(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
     """Take an acknowledgement."""
+    w[TIMEOUTS] = 0
     if e[RTT] >= 0:
         w[LAST_RTT] = e[RTT]
     rtt = w[LAST_RTT] if w[LAST_RTT] > 0 else k[BASE]
@@ -47,10 +51,15 @@ def on_ack(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
 
 @react
 def on_loss(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
-    """Cut by the maximum, once a round trip; a timeout goes to one packet, or stays below."""
-    if e[REASON] == TIMEOUT_LOSS:
-        set_window(w, min(w[WINDOW], 1.0), k)
-    elif e[NOW] - w[LAST_CUT] >= max(w[LAST_RTT], k[BASE]):
+    """Cut by the maximum, once a round trip; to the least window after several timeouts without an acknowledgement."""
+    rtt = max(w[LAST_RTT], k[BASE])
+    # What was lost together times out together, and is one timeout.
+    if e[REASON] == TIMEOUT_LOSS and e[NOW] - w[LAST_TIMEOUT] >= rtt:
+        w[TIMEOUTS] += 1
+        w[LAST_TIMEOUT] = e[NOW]
+    if w[TIMEOUTS] >= RESET_AFTER:
+        set_window(w, k[LEAST], k)
+    elif e[NOW] - w[LAST_CUT] >= rtt:
         set_window(w, w[WINDOW] * (1 - k[MAX_CUT]), k)
         w[LAST_CUT] = e[NOW]
 
@@ -58,7 +67,7 @@ def on_loss(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
 class Swift(Transport):
     """``swift``."""
 
-    columns = 3
+    columns = 5
     ack_every_bytes = 1
     paced = True
 
@@ -83,4 +92,5 @@ class Swift(Transport):
         """Begin with the largest window, and no pace."""
         super().begin(fabric, window)
         window[:, WINDOW] = window[:, CWND] / fabric.packet_bytes
+        window[:, LAST_CUT] = window[:, LAST_TIMEOUT] = LONG_AGO
         window[:, PACE_OF] = 0
