@@ -114,6 +114,10 @@ class RailOptimizedConfig:
             1 + (self.gpus_per_node == 1), self.gpus_per_node, self.oversubscription, self.cross_rail, self.radix
         )
 
+    def has_mesh(self, devices: int | None) -> bool:
+        """Whether there may be two servers of two GPUs; None: of some number of devices."""
+        return self.gpus_per_node > 1 and (devices is None or self.shape(devices) > 1)
+
     def shape(self, devices: int) -> int:
         """Return the number of servers; raises TopologyError."""
         size = self.gpus_per_node
@@ -138,12 +142,15 @@ class GraphConfig(FileConfig):
     file: ClassVar[str] = "a network in JSON or TOML"
     error: ClassVar[type[ValueError]] = TopologyError
 
-    def check_hosts(self, devices: int | None, planes: int | None) -> None:
-        """Refuse, when the recipe is planned, a file that is no network or has others than these; large ones are read later."""
+    def check_hosts(self, devices: int | None, planes: int | None) -> int | None:
+        """Return the hosts; when the recipe is planned, refuse a file that is no network or has others; large ones are read later."""
         from orchestrator_network.graph_topology import GraphTopology
 
-        if Path(self.path).stat().st_size <= READ_WHEN_PLANNED:
-            _agree(self.path, GraphTopology.from_file(self.path), devices, planes)
+        if Path(self.path).stat().st_size > READ_WHEN_PLANNED:
+            return None
+        built = GraphTopology.from_file(self.path)
+        _agree(self.path, built, devices, planes)
+        return built.hosts
 
 
 class DragonflyBuilder:

@@ -5,7 +5,8 @@ link each, or 4 planes of a HammingMesh, HyperX or torus with four. Planes are d
 with its share of every message. Dragonflies, rails and files are in `cluster_components`.
 
 A config refuses what makes a network of no number of devices, and its ``shape(devices)``, which says what the network of so
-many devices looks like, what cannot be built of them: both when the recipe is planned; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on.
+many devices looks like, what cannot be built of them: both when the recipe is planned; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on;
+``has_mesh``: whether they may have rows and columns for an all-reduce.
 """
 
 from __future__ import annotations
@@ -118,6 +119,12 @@ class Hx2MeshConfig:
         """Rows and columns of accelerators of a board."""
         return self.board, self.board if self.board_columns is None else self.board_columns
 
+    def has_mesh(self, devices: int | None) -> bool:
+        """Whether hosts may have two rows and two columns; None: of some number of devices."""
+        if devices is None:
+            return self.sides[0] > 1 or self.grid_rows != 1
+        return min(side * grid for side, grid in zip(self.sides, self.shape(devices), strict=True)) > 1
+
     def shape(self, devices: int) -> tuple[int, int]:
         """Return the rows and columns of boards; raises TopologyError."""
         boards = _boards(devices, self.sides, "another board")
@@ -159,6 +166,10 @@ class TorusConfig:
         if self.depth is not None and self.depth < 2:
             raise ValueError(f"depth is {self.depth}, a third dimension has at least 2 accelerators; null for none")
 
+    def has_mesh(self, devices: int | None) -> bool:  # noqa: ARG002 - as of all
+        """Whether hosts have two rows and two columns: always."""
+        return True
+
     def shape(self, devices: int) -> tuple[int, ...]:
         """Return the rows, the columns and, of three dimensions, the depth of accelerators; raises TopologyError."""
         if self.depth is not None:
@@ -196,6 +207,10 @@ class HyperXConfig:
         _check_rows(self.rows)
         check_radix(self.radix)
         check_line(self.rows or 1, self.radix)
+
+    def has_mesh(self, devices: int | None) -> bool:
+        """Whether hosts may have two rows and two columns; None: of some number of devices."""
+        return self.rows != 1 if devices is None else min(self.shape(devices)) > 1
 
     def shape(self, devices: int) -> tuple[int, int]:
         """Return the rows and columns of accelerators; raises TopologyError."""

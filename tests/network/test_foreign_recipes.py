@@ -108,7 +108,7 @@ def test_a_recipe_names_files_of_hpcc(tmp_path):
     assert table["start_ps"].to_pylist() == [2 * 10**12, 2 * 10**12 + 10_000, 5 * 10**11]
     # 200 MB at 100 Gb/s, and headers.
     assert 16_000 < (table["finish_ps"][0].as_py() - table["start_ps"][0].as_py()) / 1e6 < 16_500
-    with pytest.raises(StageError, match=r"flows.txt:3: .* 2 .*host"):
+    with pytest.raises(RecipeError, match=r"flows.txt:3: .* 2 .*host"):
         carried_by(
             tmp_path / "few",
             workload={"name": "hpcc_flows", "path": str(flows), "sha256": digest(flows)},

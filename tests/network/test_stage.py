@@ -175,7 +175,7 @@ def test_the_hardware_component_gives_the_injection(traffic, tmp_path, monkeypat
     [
         (6, {"topology": "hx2mesh"}, "6 devices do not fill boards of 2 x 2; use 4 or 8 devices"),
         (8, {"topology": {"name": "hx2mesh", "grid_rows": 3}}, "grid_rows must divide 2"),
-        (8, {"allreduce": "two_rings"}, "two edge-disjoint rings are not constructible"),
+        (15, {"allreduce": "two_rings", "topology": "hyperx"}, "rings are not constructible for 15 ranks"),
     ],
 )
 def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, devices, config, message):
@@ -199,6 +199,7 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, devices, config, 
             settings(allreduce="in_network", fidelity="packet", transport="rccc"),
             "use a transport without receiver credit",
         ),
+        (settings(allreduce="two_rings"), "two_rings, .* which topology fat_tree has none of; use ring or auto"),
         (settings(topology={"name": "fat_tree", "oversubscription": 0.5}), "oversubscription must be at least 1"),
         ({"hardware": None}, "hardware is null, so set injection_gbps"),
         (settings(injection_gbps=0), "must be above 0"),
