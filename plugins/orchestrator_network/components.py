@@ -6,7 +6,7 @@ with its share of every message. Dragonflies, rails and files are in `cluster_co
 
 A config refuses what makes a network of no number of devices, and its ``shape(devices)``, which says what the network of so
 many devices looks like, what cannot be built of them: both when the recipe is planned; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on;
-``has_mesh``: whether they may have rows and columns for an all-reduce.
+``has_mesh``: whether they may have rows and columns for an all-reduce; ``host_links`` of one in a plane, where all are alike.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Hx2MeshConfig:
     board: int = 2
     board_columns: int | None = None
     forwarding: ClassVar[bool] = True
+    host_links: ClassVar[int] = PORTS_OF_A_MESH
     grid_rows: int | None = None
     radix: int = 64
     routing: Literal["even", "balanced"] = "even"
@@ -166,6 +167,11 @@ class TorusConfig:
         if self.depth is not None and self.depth < 2:
             raise ValueError(f"depth is {self.depth}, a third dimension has at least 2 accelerators; null for none")
 
+    @property
+    def host_links(self) -> int:
+        """Two a dimension."""
+        return PORTS_OF_A_MESH if self.depth is None else PORTS_OF_A_MESH + 2
+
     def has_mesh(self, devices: int | None) -> bool:  # noqa: ARG002 - as of all
         """Whether hosts have two rows and two columns: always."""
         return True
@@ -199,6 +205,7 @@ class HyperXConfig:
     """
 
     forwarding: ClassVar[bool] = True
+    host_links: ClassVar[int] = PORTS_OF_A_MESH
     rows: int | None = None
     radix: int = 64
     routing: Literal["minimal", "valiant", "ugal_l", "ugal_g", "dal"] = "minimal"

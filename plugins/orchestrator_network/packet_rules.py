@@ -60,11 +60,11 @@ def check_speed(slowest_bps: float) -> None:
 
 
 def check_fastest(fastest_bps: float) -> None:
-    """Refuse links so fast that a byte takes no time that is counted; raises TopologyError."""
+    """Refuse speeds at which a byte takes no time that is counted, of a link or of all of a host that forwards; TopologyError."""
     if fastest_bps > FASTEST_BPS:
         raise TopologyError(
-            f"a link has {fastest_bps:.4g} bit/s; packet fidelity counts time in 1/256 ps a byte and takes links of at most "
-            f"{FASTEST_BPS:.4g}, or use fidelity `flow`"
+            f"a link, or all of a host with several, has {fastest_bps:.4g} bit/s; packet fidelity counts the time of a byte in 1/256 ps and "
+            f"takes at most {FASTEST_BPS:.4g}, or use fidelity `flow`"
         )
 
 

@@ -367,13 +367,13 @@ class SimulateConfig:
         if self.fidelity != "packet" or hasattr(settings, "check_file"):
             return
         tiers = getattr(settings, "tier_speeds", None) or (1.0,)
-        check_fastest(link_gbps * 1e9 * max(tiers))
+        check_fastest(link_gbps * 1e9 * max(*tiers, getattr(settings, "host_links", 1)))
         check_speed(link_gbps * 1e9 * min(*tiers, tiers[-1] * (SLOW_SHARE if self.slow_links else 1)))
         local_gbps = getattr(settings, "local_gbps", None)
         if local_gbps is not None:
-            planes = LINKS_PER_DEVICE if self.link_gbps is None else self.planes or 1
-            check_fastest(local_gbps / planes * 1e9)
-            check_speed(local_gbps / planes * 1e9)
+            local_gbps /= LINKS_PER_DEVICE if self.link_gbps is None else self.planes or 1
+            check_fastest((link_gbps + local_gbps) * 1e9)
+            check_speed(local_gbps * 1e9)
 
     def _check_looks(self) -> None:
         if self.sample_us is not None and not 0 < self.sample_us < 1e12:

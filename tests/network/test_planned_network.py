@@ -66,7 +66,8 @@ def carried(said):
     load = made("workload", said.pop("workload")).build(asked)
     changes = [(one["at_us"] * 10**6, one["src"], one["dst"], one["share"]) for one in said.pop("link_changes", ())]
     wire = Wire(packet_bytes=said.pop("packet_bytes", 4150), header_bytes=said.pop("header_bytes", 64))
-    carry(topology, load, link_changes=changes, wire=wire, **said)
+    summary = carry(topology, load, link_changes=changes, wire=wire, **said).summary
+    assert summary["end_us"] >= summary["bound_us"] or said["fidelity"] == "analytic"
 
 
 def grid(**values):
@@ -108,8 +109,15 @@ SETTINGS = {
         ],
     ),
     "rails": grid(
-        topology=[{"name": "rail_optimized", "local_gbps": gbps} for gbps in (5e-4, 3600.0, 3e6)],
-        link_gbps=(5e-4, 100.0),
+        topology=[{"name": "rail_optimized", "local_gbps": gbps} for gbps in (5e-4, 3600.0, 2.04e6, 3e6)],
+        link_gbps=(5e-4, 100.0, 1e5),
+        queue_packets=(20,),
+    ),
+    "hosts": grid(
+        topology=["fat_tree", {"name": "torus", "board": 1}, {"name": "torus", "board": 1, "depth": 4}, "hyperx", "hx2mesh"],
+        link_gbps=(3.4e5, 3.5e5, 5.1e5, 5.2e5, 2.04e6),
+        lossless=(None, "credit"),
+        queue_packets=(20,),
     ),
     "entropies": grid(entropies=(1, 48, 64, 65_537), load_balancer=(None, *LOAD_BALANCERS)),
     "latencies": grid(
@@ -233,7 +241,7 @@ def machine_of(value):
         (float("inf"), "flow", "is inf; it must be 1.6e-08 to 1.6e.10 Gb/s"),
         (None, "flow", "hardware bench says injection_bytes_per_s None, it must be what a device sends"),
         (1e6, "packet", r"a link has 5e\+05 bit/s; packet fidelity takes links of at least"),
-        (5e15, "packet", r"a link has 2.5e\+15 bit/s; packet fidelity counts time in 1/256 ps"),
+        (5e15, "packet", r"has 2.5e\+15 bit/s; packet fidelity counts the time of a byte in 1/256 ps"),
         (5e15, "flow", None),
         (50e9, "packet", None),
     ],
@@ -305,7 +313,7 @@ def network_file(path, **link):
     [
         ({"gbps": 1e-4}, {}, "a link has 1e.05 bit/s; packet fidelity takes links of at least"),
         ({"gbps": 1e-4}, {"fidelity": "flow"}, None),
-        ({"gbps": 1e8}, {}, "packet fidelity counts time in 1/256 ps a byte"),
+        ({"gbps": 1e8}, {}, "packet fidelity counts the time of a byte in 1/256 ps"),
         ({"latency_ns": 3e6}, {}, "a link has a latency of 3000000000 ps; packet fidelity takes at most"),
         ({"latency_ns": 0}, {"bit_error_rate": 1e-9}, "links have no latency; wires that change bits need one"),
         ({}, {"link_changes": change("a", "b")}, "no link leads from `a` to `b`"),
