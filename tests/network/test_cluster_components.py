@@ -1,5 +1,7 @@
 """The new topologies as a recipe names them: the shape that a number of devices gets, and a step carried over each."""
 
+import math
+
 import pytest
 
 from orchestrator.errors import RecipeError
@@ -47,6 +49,42 @@ def test_a_given_part_of_the_shape_is_kept():
     built = DragonflyBuilder(config).build(64, 25.0)
     assert (built.routers_per_group, built.global_links, built.routing) == (4, 3, "valiant")
     assert built.hosts == 64
+
+
+def imbalance(shape):
+    hosts, routers, links, groups = shape
+    return sum(abs(math.log(ratio)) for ratio in (routers / 2 / hosts, links / hosts, groups / hosts)), shape
+
+
+@pytest.mark.parametrize("radix", [8, 16, 64])
+@pytest.mark.parametrize("given", [{}, {"hosts_per_router": 1}, {"hosts_per_router": 2, "routers_per_group": 4}])
+def test_a_dragonfly_has_one_global_link_a_host_or_the_fewest_that_join(radix, given):
+    """Against all decompositions: those with a link a host, as far as there are ports, and where none is one those with more."""
+    config, more = DragonflyConfig(radix=radix, **given), 0
+    for devices in range(4, 300):
+        usual, other = [], []
+        for hosts in range(1, devices + 1):
+            for routers in range(1, devices // hosts + 1):
+                groups, rest = divmod(devices, hosts * routers)
+                asked = given.get("hosts_per_router", hosts), given.get("routers_per_group", routers)
+                if rest or asked != (hosts, routers) or groups < 2:
+                    continue
+                free = radix - hosts - routers + 1
+                least = next(links for links in range(1, devices) if routers * links >= groups - 1)
+                if least <= min(hosts, free):
+                    usual.append((hosts, routers, min(hosts, free), groups))
+                elif least <= free and (routers > 1 or "routers_per_group" in given):
+                    other.append((hosts, routers, least, groups))
+        best = min(usual or other, key=imbalance, default=None)
+        more += best is not None and not usual
+        if best is None:
+            with pytest.raises(TopologyError, match=f"{devices} devices make no Dragonfly"):
+                config.shape(devices)
+            continue
+        assert config.shape(devices) == best
+        if devices % 7 == 0:
+            assert shape(DragonflyBuilder(config).build(devices, 25.0, 1)) == best
+    assert more > 0
 
 
 def test_meshes_are_as_square_as_the_devices_allow():

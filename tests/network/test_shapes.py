@@ -80,18 +80,22 @@ def hyperx(devices, rows, radix, routing):
 
 
 def dragonfly(devices, hosts_per_router, routers_per_group, global_links, routing, radix):
-    """Any decomposition of the devices that makes one, with the global links that are asked for or one a host."""
-    for hosts in [hosts_per_router] if hosts_per_router else range(1, radix + 1):
-        for routers in [routers_per_group] if routers_per_group else range(1, radix + 1):
-            groups, rest = divmod(devices, hosts * routers)
-            links = global_links or min(hosts, radix - hosts - routers + 1)
-            if rest:
-                continue
-            sizes = {"hosts_per_router": hosts, "routers_per_group": routers, "global_links": links, "groups": groups}
-            try:
-                return Dragonfly(**sizes, routing=routing, radix=radix)
-            except TopologyError:
-                continue
+    """Any decomposition of the devices that makes one, with the global links that are asked for, or one a host, or any number."""
+    every = itertools.product(
+        [hosts_per_router] if hosts_per_router else range(1, radix + 1),
+        [routers_per_group] if routers_per_group else range(1, radix + 1),
+        [global_links] if global_links else range(1, radix + 1),
+    )
+    for hosts, routers, links in every:
+        groups, rest = divmod(devices, hosts * routers)
+        alone = routers == 1 != routers_per_group and links > hosts and not global_links
+        if rest or alone:
+            continue
+        sizes = {"hosts_per_router": hosts, "routers_per_group": routers, "global_links": links, "groups": groups}
+        try:
+            return Dragonfly(**sizes, routing=routing, radix=radix)
+        except TopologyError:
+            continue
     raise TopologyError("none")
 
 
