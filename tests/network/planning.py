@@ -23,3 +23,10 @@ def able(make, *args, **said):
     except REFUSED:
         return False
     return True
+
+
+def made(kind, ref):
+    """Build a component from what a recipe writes."""
+    name, fields = (ref, {}) if isinstance(ref, str) else (ref["name"], {k: v for k, v in ref.items() if k != "name"})
+    found = installed().components[kind, name]
+    return found.build(None if found.config is None else build(found.config, fields, "", installed().components))

@@ -26,7 +26,7 @@ from orchestrator_network.simulate_config import SimulateConfig
 from orchestrator_network.stages import simulate
 from orchestrator_network.workload_components import Asked
 from orchestrator_network.workload_rules import flow_count
-from tests.network.planning import able, planned
+from tests.network.planning import able, made, planned
 from tests.network.test_planned_workloads import WORKLOADS
 from tests.network.test_stage import MB, MS, committed
 from tests.network.traffics import data_parallel
@@ -40,13 +40,6 @@ BASE = {
     "fidelity": "packet",
     "figures": False,
 }
-
-
-def made(kind, ref):
-    """Build a component from what a recipe writes."""
-    name, fields = (ref, {}) if isinstance(ref, str) else (ref["name"], {k: v for k, v in ref.items() if k != "name"})
-    found = installed().components[kind, name]
-    return found.build(None if found.config is None else build(found.config, fields, "", installed().components))
 
 
 def carried(said):

@@ -34,6 +34,12 @@ def settings(**fields):
     return {"hardware": None, "injection_gbps": 400, **fields}
 
 
+def step_of(tmp_path, ranks=16, /, **said):
+    """Carry a step of one bucket over so many ranks."""
+    traffic = committed(tmp_path, *data_parallel(ranks, 1, MB, MS), meta={"devices": ranks})
+    return run_stage(simulate, settings(**said), inputs={"traffic": traffic}, home=tmp_path)
+
+
 @pytest.mark.parametrize("topology", ["fat_tree", "hx2mesh", "hx4mesh"])
 def test_a_step_is_carried_and_priced(traffic, tmp_path, topology):
     """One row with consistent times, links of one plane, the 16 published machines beside the simulated one."""
@@ -180,9 +186,8 @@ def test_the_hardware_component_gives_the_injection(traffic, tmp_path, monkeypat
 )
 def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, devices, config, message):
     """The stage error names the topology, the value, and what would fit."""
-    traffic = committed(tmp_path, *data_parallel(devices, 1, MB, MS), meta={"devices": devices})
     with pytest.raises(StageError, match=message):
-        run_stage(simulate, settings(**config), inputs={"traffic": traffic}, home=tmp_path)
+        step_of(tmp_path, devices, **config)
 
 
 @pytest.mark.parametrize(
