@@ -40,7 +40,7 @@ _OF_WORKLOADS = ("flow_bytes", "seeds", "sample_us", "trace_flows")
 _OF_SINGLE_LINKS = (
     *("transport", "load_balancer", "slow_links", "link_changes", *PACKET_SETTINGS, "sample_us", "trace_flows"),
 )
-_MOST_BYTES = 2**63 - 1  # of a flow
+_MOST_BYTES = 2**63 - 1  # of a flow, and of a packet
 _LATEST_US = 2**63 / 1e6  # in ps an int64
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
@@ -281,6 +281,8 @@ class SimulateConfig:
                 f"header_bytes is {self.header_bytes}, it must be at least 0 and below packet_bytes, "
                 f"{self.packet_bytes}"
             )
+        if self.packet_bytes > _MOST_BYTES:
+            raise ValueError(f"packet_bytes is {self.packet_bytes}; it must be below 2^63")
         if self.fidelity == "packet":
             check_sizes(self.packet_bytes, self.header_bytes)
 

@@ -129,6 +129,19 @@ SETTINGS = {
         go_packets=(None, 0, 4, 16),
     ),
     "queues": grid(queue_packets=(16_000, 17_000, 100_000, 100_001), packet_bytes=(4150, 65_000)),
+    "deliveries": grid(
+        transport=list(TRANSPORTS),
+        delivery=("rud", "rod", "rudi", "uud"),
+        trimming=(True, False),
+        loss_recovery=("sleek", "timeout"),
+    ),
+    "headers": grid(
+        transport=("nscc", "rccc", "dcqcn"),
+        trimming_mode=("htsim", "spec"),
+        header_bytes=(1, 20, 64),
+        packet_bytes=(70, 4150, 65_536),
+        security_bytes=(0, 5, 28),
+    ),
     "samples": grid(trace_flows=(1, 256, 257, (0,), (15,), (16,), (3, 99)), sample_us=(None, 5.0)),
     "long": grid(
         fidelity=("flow", "analytic"),
@@ -205,6 +218,14 @@ def test_a_plan_refuses_an_all_reduce_that_no_ranks_can_do_and_no_more(topology)
     for algorithm, does in able_at.items():
         said = {"topology": topology, "link_gbps": 100.0, "allreduce": algorithm}
         assert able(planned, said, traffic={}) == does, said
+
+
+def test_packets_of_flows_are_counted_in_whole_numbers():
+    """Without packets their size is a number still."""
+    said = BASE | {"fidelity": "flow"}
+    carried(planned(said | {"packet_bytes": 2**63 - 1}) and said | {"packet_bytes": 2**63 - 1})
+    with pytest.raises(RecipeError, match=r"packet_bytes is 9223372036854775808; it must be below 2\^63"):
+        planned(said | {"packet_bytes": 2**63})
 
 
 def test_servers_that_are_said_make_any_topology_hierarchical():
