@@ -38,6 +38,9 @@ class DragonflyConfig:
     radix              ports of a switch
     """
 
+    cables: ClassVar[frozenset[tuple[str, str]]] = frozenset(
+        {("host#", "group#.router#"), ("group#.router#", "group#.router#")}
+    )
     hosts_per_router: int | None = None
     routers_per_group: int | None = None
     global_links: int | None = None
@@ -96,6 +99,9 @@ class RailOptimizedConfig:
     """
 
     forwarding: ClassVar[bool] = True
+    cables: ClassVar[frozenset[tuple[str, str]]] = frozenset(
+        {("node#.gpu#", "node#.switch"), ("node#.gpu#", "unit#.rail#"), ("unit#.rail#", "spine#")}
+    )
     gpus_per_node: int = 8
     local_gbps: float = 3600.0
     oversubscription: float | None = 1.0

@@ -6,7 +6,8 @@ with its share of every message. Dragonflies, rails and files are in `cluster_co
 
 A config refuses what makes a network of no number of devices, and its ``shape(devices)``, which says what the network of so
 many devices looks like, what cannot be built of them: both when the recipe is planned; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on;
-``has_mesh``: whether they may have rows and columns for an all-reduce; ``host_links`` of one in a plane, where all are alike.
+``has_mesh``: whether they may have rows and columns for an all-reduce; ``host_links`` of one in a plane, where all are alike;
+``cables``: what they join, by names with # for numbers.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 PORTS_OF_A_MESH = 4
 
 _FASTEST = 1e6  # times the links of hosts
+Cables = frozenset[tuple[str, str]]
+_LINE_CABLES: Cables = frozenset(
+    (below, above)
+    for line in ("row#", "column#")
+    for below, above in (("host#", f"{line}.leaf#"), (f"{line}.leaf#", f"{line}.spine"))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,7 @@ class FatTreeConfig:
     switch_latency_ns  what a packet takes through a switch, beside the latency of links
     """
 
+    cables: ClassVar[Cables] = frozenset({("host#", "tor#"), ("tor#", "agg#"), ("tor#", "core#"), ("agg#", "core#")})
     oversubscription: float = 1.0
     tiers: int | None = None
     radix: int | None = 64
@@ -101,6 +109,7 @@ class Hx2MeshConfig:
     board: int = 2
     board_columns: int | None = None
     forwarding: ClassVar[bool] = True
+    cables: ClassVar[Cables] = _LINE_CABLES | {("host#", "host#")}
     host_links: ClassVar[int] = PORTS_OF_A_MESH
     grid_rows: int | None = None
     radix: int = 64
@@ -154,6 +163,7 @@ class TorusConfig:
     """
 
     forwarding: ClassVar[bool] = True
+    cables: ClassVar[Cables] = frozenset({("host#", "host#")})
     rows: int | None = None
     board: int = 2
     depth: int | None = None
@@ -206,6 +216,7 @@ class HyperXConfig:
 
     forwarding: ClassVar[bool] = True
     host_links: ClassVar[int] = PORTS_OF_A_MESH
+    cables: ClassVar[Cables] = _LINE_CABLES
     rows: int | None = None
     radix: int = 64
     routing: Literal["minimal", "valiant", "ugal_l", "ugal_g", "dal"] = "minimal"

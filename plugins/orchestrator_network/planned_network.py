@@ -8,6 +8,7 @@ stage, and so is what the traffic of a training step or a seed decides.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import component
 from orchestrator_network.chosen_network import Links, build_network, links_of, outside_gbps
 from orchestrator_network.cost import LINKS_PER_DEVICE
+from orchestrator_network.errors import TopologyError
 from orchestrator_network.workload_components import Asked
 from orchestrator_network.workload_rules import check_traced, flow_count
 
 if TYPE_CHECKING:
+    from orchestrator_network.components import Cables
     from orchestrator_network.simulate_config import SimulateConfig
     from orchestrator_network.topology import Topology
     from orchestrator_network.workloads import Workload
@@ -36,6 +39,7 @@ def check_network(config: SimulateConfig, hosts: int | None) -> None:
     links = links_of(config)
     config.check_speeds(links.gbps)
     if hosts is None:
+        _check_names(config)
         return
     plan = _Plan(config, hosts, links)
     if plan.flows is not None:
@@ -45,6 +49,20 @@ def check_network(config: SimulateConfig, hosts: int | None) -> None:
         return
     plan.check_workload()
     plan.check_links()
+
+
+def _check_names(config: SimulateConfig) -> None:
+    """Refuse changes of links that the topology has for no number of devices; whether it has so many is known with them."""
+    cables: Cables | None = getattr(getattr(config.topology, "config", None), "cables", None)
+    if cables is None or not config.known_topology:
+        return
+    for one in config.link_changes:
+        ends = re.sub(r"\d+", "#", one.src), re.sub(r"\d+", "#", one.dst)
+        if not {ends, ends[::-1]} & cables:
+            kinds = ", ".join(f"{low} and {high}" for low, high in sorted(cables))
+            raise TopologyError(
+                f"no link leads from `{one.src}` to `{one.dst}`; in topology {config.topology} they join {kinds}, # for a number"
+            )
 
 
 class _Plan:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 
@@ -379,6 +380,35 @@ def test_a_plan_for_many_devices_loads_no_compiler(tmp_path):
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout) == ["scipy"]
+
+
+CABLED = {
+    "fat_tree": ([{}, {"radix": 4}], (4, 8, 16)),
+    "dragonfly": ([{}], (16,)),
+    "torus": ([{"board": 1}], (16,)),
+    "hyperx": ([{"radix": 4, "rows": 4}, {"radix": 4, "rows": 1}, {"radix": 4, "rows": 3}], (4, 12, 16)),
+    "hx2mesh": ([{"radix": 4}, {"radix": 4, "grid_rows": 1}, {"radix": 4, "grid_rows": 4}], (4, 16)),
+    "rail_optimized": ([{"gpus_per_node": 2, "radix": 4}], (8, 16)),
+}
+
+
+@pytest.mark.parametrize("name", CABLED)
+def test_the_cables_of_a_topology_join_what_its_networks_do(name):
+    """All kinds, and no other, over shapes; of a step whose devices are not known a plan refuses the rest."""
+    found = set()
+    settings, sizes = CABLED[name]
+    for fields, devices in itertools.product(settings, sizes):
+        builder = made("topology", {"name": name, **fields})
+        if not able(builder.config.shape, devices):
+            continue
+        network = builder.build(devices, 100.0, 1).network
+        ends = {(network.names[a], network.names[b]) for a, b in zip(network.source, network.target, strict=True)}
+        found |= {tuple(re.sub("[0-9]+", "#", end) for end in pair) for pair in ends}
+        step = {"topology": {"name": name, **fields}, "link_gbps": 100.0, "fidelity": "packet"}
+        assert all(able(planned, step | {"link_changes": change(*pair)}, traffic={}) for pair in sorted(ends)[::7])
+    assert found == builder.config.cables | {pair[::-1] for pair in builder.config.cables}
+    with pytest.raises(ValueError, match="no link leads from `host0` to `nowhere`; in topology .* they join .* and "):
+        planned(step | {"link_changes": change("host0", "nowhere")}, traffic={})
 
 
 def test_the_groups_of_a_step_are_known_in_the_stage(tmp_path):
