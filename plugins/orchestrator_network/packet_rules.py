@@ -69,13 +69,13 @@ def check_fastest(fastest_bps: float) -> None:
 
 
 def check_latency(latency_ps: int, bit_error_rate: float) -> None:
-    """Refuse latencies beyond 32 bits, and wires that change bits in no time; of all links the longest, or the shortest."""
+    """Refuse latencies beyond 32 bits, and wires that change bits in no time; TopologyError."""
     if latency_ps > MOST_LATENCY_PS:
-        raise ValueError(
+        raise TopologyError(
             f"a link has a latency of {latency_ps} ps; packet fidelity takes at most {MOST_LATENCY_PS}, 2.1 ms, or use fidelity `flow`"
         )
     if bit_error_rate > 0 and latency_ps == 0:
-        raise ValueError(
+        raise TopologyError(
             f"bit_error_rate is {bit_error_rate:g}, and links have no latency; wires that change bits need one, 1 us is the default"
         )
 
