@@ -88,16 +88,7 @@ def poisson(
     for impossible arguments and when no flow arrives.
     """
     points = _points(sizes)
-    if n < 2:
-        raise WorkloadError(f"random arrivals need at least 2 hosts, got {n}")
-    for name, value in (("load", load), ("link_gbps", link_gbps), ("duration_ps", duration_ps)):
-        if not 0 < value < math.inf:
-            raise WorkloadError(f"{name} is {value}, it must be above 0")
-    gap_ps = mean_bytes(points) * 8 / (load * n * link_gbps * 1e9) * PS_PER_S
-    if duration_ps / gap_ps > _MAX_FLOWS:
-        raise WorkloadError(
-            f"about {duration_ps / gap_ps:.3g} flows arrive, at most {_MAX_FLOWS} fit; shorten duration_ps"
-        )
+    gap_ps = mean_gap_ps(n, load, link_gbps, duration_ps, points)
     generator = random.Random(seed)
     rows, now_ps = [], 0.0
     while True:
@@ -112,6 +103,23 @@ def poisson(
             f"no flow arrives in {duration_ps} ps, one in {gap_ps:.4g} ps is the mean; use a longer time"
         )
     return flows(rows)
+
+
+def mean_gap_ps(
+    n: int, load: float, link_gbps: float, duration_ps: int, sizes: str | Sequence[tuple[float, float]]
+) -> float:
+    """Return the mean time from one flow to the next, in ps; WorkloadError where that makes more flows than fit."""
+    if n < 2:
+        raise WorkloadError(f"random arrivals need at least 2 hosts, got {n}")
+    for name, value in (("load", load), ("link_gbps", link_gbps), ("duration_ps", duration_ps)):
+        if not 0 < value < math.inf:
+            raise WorkloadError(f"{name} is {value}, it must be above 0")
+    gap_ps = mean_bytes(_points(sizes)) * 8 / (load * n * link_gbps * 1e9) * PS_PER_S
+    if duration_ps / gap_ps > _MAX_FLOWS:
+        raise WorkloadError(
+            f"about {duration_ps / gap_ps:.3g} flows arrive, at most {_MAX_FLOWS} fit; shorten duration_ps"
+        )
+    return gap_ps
 
 
 def mean_bytes(points: Sequence[tuple[float, float]]) -> float:

@@ -32,11 +32,15 @@ class DragonflyConfig:
 
     hosts_per_router   of every router
     routers_per_group  joined all to all; groups follow from the devices, near to as many as a router has hosts
-    global_links       of a router, to other groups
+    global_links       of a router, to other groups; null: one a host, or, where the devices allow none such, the fewest that
+                       join every two groups
     routing            minimal, valiant, or at fidelity packet ugal_l (own queues) and ugal_g (queues of the whole way)
     radix              ports of a switch
     """
 
+    cables: ClassVar[frozenset[tuple[str, str]]] = frozenset(
+        {("host#", "group#.router#"), ("group#.router#", "group#.router#")}
+    )
     hosts_per_router: int | None = None
     routers_per_group: int | None = None
     global_links: int | None = None
@@ -60,17 +64,14 @@ class DragonflyConfig:
         """Whether routers have the ports for the fewest groups, for which two hosts and two routers are always enough."""
         groups = least_groups(self.routing)
         sizes = itertools.product(_tried(self.hosts_per_router, 2), _tried(self.routers_per_group, 2))
-        return any(self.links(hosts, routers, groups) for hosts, routers in sizes)
+        return any(self.links(hosts, routers, groups, more=True) for hosts, routers in sizes)
 
-    def links(self, hosts: int, routers: int, groups: int) -> int | None:
-        """Return the global links of every router, None where its ports do not suffice."""
+    def links(self, hosts: int, routers: int, groups: int, *, more: bool = False) -> int | None:
+        """Return the global links of every router, None where its ports do not suffice; ``more`` than hosts where null, as needed."""
         free = self.radix - hosts - routers + 1
-        links = self.global_links or min(hosts, free)
-        return (
-            links
-            if 1 <= links <= free and groups >= least_groups(self.routing) and routers * links >= groups - 1
-            else None
-        )
+        needed = -(-(groups - 1) // routers)
+        links = self.global_links or max(min(hosts, free), needed * more)
+        return links if 1 <= links <= free and groups >= least_groups(self.routing) and links >= needed else None
 
     def shape(self, devices: int) -> tuple[int, int, int, int]:
         """Return hosts a router, routers a group, global links a router, and groups; raises TopologyError."""
@@ -98,6 +99,9 @@ class RailOptimizedConfig:
     """
 
     forwarding: ClassVar[bool] = True
+    cables: ClassVar[frozenset[tuple[str, str]]] = frozenset(
+        {("node#.gpu#", "node#.switch"), ("node#.gpu#", "unit#.rail#"), ("unit#.rail#", "spine#")}
+    )
     gpus_per_node: int = 8
     local_gbps: float = 3600.0
     oversubscription: float | None = 1.0
@@ -113,6 +117,10 @@ class RailOptimizedConfig:
         check_rails(
             1 + (self.gpus_per_node == 1), self.gpus_per_node, self.oversubscription, self.cross_rail, self.radix
         )
+
+    def has_mesh(self, devices: int | None) -> bool:
+        """Whether there may be two servers of two GPUs; None: of some number of devices."""
+        return self.gpus_per_node > 1 and (devices is None or self.shape(devices) > 1)
 
     def shape(self, devices: int) -> int:
         """Return the number of servers; raises TopologyError."""
@@ -138,12 +146,15 @@ class GraphConfig(FileConfig):
     file: ClassVar[str] = "a network in JSON or TOML"
     error: ClassVar[type[ValueError]] = TopologyError
 
-    def check_hosts(self, devices: int | None, planes: int | None) -> None:
-        """Refuse, when the recipe is planned, a file that is no network or has others than these; large ones are read later."""
+    def check_hosts(self, devices: int | None, planes: int | None) -> int | None:
+        """Return the hosts; when the recipe is planned, refuse a file that is no network or has others; large ones are read later."""
         from orchestrator_network.graph_topology import GraphTopology
 
-        if Path(self.path).stat().st_size <= READ_WHEN_PLANNED:
-            _agree(self.path, GraphTopology.from_file(self.path), devices, planes)
+        if Path(self.path).stat().st_size > READ_WHEN_PLANNED:
+            return None
+        built = GraphTopology.from_file(self.path)
+        _agree(self.path, built, devices, planes)
+        return built.hosts
 
 
 class DragonflyBuilder:
@@ -172,12 +183,13 @@ class DragonflyBuilder:
 def _near(config: DragonflyConfig, devices: int, step: int) -> int | None:
     """Return the nearest number of devices in one direction that makes a Dragonfly."""
     tried = range(devices + step, devices + step * _SEARCHED, step)
-    return next((size for size in tried if next(_shapes(config, size), None)), None)
+    return next((size for size in tried if size > 0 and _best_shape(config, size)), None)
 
 
 def _best_shape(config: DragonflyConfig, devices: int) -> tuple[int, int, int, int] | None:
-    """Return (p, a, h, g) with the least |log a/2p| + |log h/p| + |log g/p|, or None."""
-    return min(_shapes(config, devices), key=_imbalance, default=None)
+    """Return (p, a, h, g) with the least |log a/2p| + |log h/p| + |log g/p|, or None; more links than hosts where nothing else is."""
+    usual = min(_shapes(config, devices), key=_imbalance, default=None)
+    return usual or min(_shapes(config, devices, more=True), key=_imbalance, default=None)
 
 
 def _imbalance(shape: tuple[int, int, int, int]) -> tuple[float, tuple[int, int, int, int]]:
@@ -185,11 +197,14 @@ def _imbalance(shape: tuple[int, int, int, int]) -> tuple[float, tuple[int, int,
     return abs(log(routers / (2 * hosts))) + abs(log(links / hosts)) + abs(log(groups / hosts)), shape
 
 
-def _shapes(config: DragonflyConfig, devices: int) -> Iterator[tuple[int, int, int, int]]:
+def _shapes(config: DragonflyConfig, devices: int, *, more: bool = False) -> Iterator[tuple[int, int, int, int]]:
     for hosts in _divisors(devices, config.hosts_per_router, config.radix):
         for routers in _divisors(devices // hosts, config.routers_per_group, config.radix):
+            # Routers joined all to all make a Dragonfly of groups of one only where somebody asks for them.
+            if more and routers == 1 != config.routers_per_group:
+                continue
             groups = devices // hosts // routers
-            links = config.links(hosts, routers, groups)
+            links = config.links(hosts, routers, groups, more=more)
             if links is not None:
                 yield hosts, routers, links, groups
 

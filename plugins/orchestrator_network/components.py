@@ -5,7 +5,9 @@ link each, or 4 planes of a HammingMesh, HyperX or torus with four. Planes are d
 with its share of every message. Dragonflies, rails and files are in `cluster_components`.
 
 A config refuses what makes a network of no number of devices, and its ``shape(devices)``, which says what the network of so
-many devices looks like, what cannot be built of them: both when the recipe is planned; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on.
+many devices looks like, what cannot be built of them: both when the recipe is planned; so may those of other packages. ``forwarding``: its hosts have several links and pass packets on;
+``has_mesh``: whether they may have rows and columns for an all-reduce; ``host_links`` of one in a plane, where all are alike;
+``cables``: what they join, by names with # for numbers.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
 PORTS_OF_A_MESH = 4
 
 _FASTEST = 1e6  # times the links of hosts
+Cables = frozenset[tuple[str, str]]
+_LINE_CABLES: Cables = frozenset(
+    (below, above)
+    for line in ("row#", "column#")
+    for below, above in (("host#", f"{line}.leaf#"), (f"{line}.leaf#", f"{line}.spine"))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,7 @@ class FatTreeConfig:
     switch_latency_ns  what a packet takes through a switch, beside the latency of links
     """
 
+    cables: ClassVar[Cables] = frozenset({("host#", "tor#"), ("tor#", "agg#"), ("tor#", "core#"), ("agg#", "core#")})
     oversubscription: float = 1.0
     tiers: int | None = None
     radix: int | None = 64
@@ -100,6 +109,8 @@ class Hx2MeshConfig:
     board: int = 2
     board_columns: int | None = None
     forwarding: ClassVar[bool] = True
+    cables: ClassVar[Cables] = _LINE_CABLES | {("host#", "host#")}
+    host_links: ClassVar[int] = PORTS_OF_A_MESH
     grid_rows: int | None = None
     radix: int = 64
     routing: Literal["even", "balanced"] = "even"
@@ -117,6 +128,12 @@ class Hx2MeshConfig:
     def sides(self) -> tuple[int, int]:
         """Rows and columns of accelerators of a board."""
         return self.board, self.board if self.board_columns is None else self.board_columns
+
+    def has_mesh(self, devices: int | None) -> bool:
+        """Whether hosts may have two rows and two columns; None: of some number of devices."""
+        if devices is None:
+            return self.sides[0] > 1 or self.grid_rows != 1
+        return min(side * grid for side, grid in zip(self.sides, self.shape(devices), strict=True)) > 1
 
     def shape(self, devices: int) -> tuple[int, int]:
         """Return the rows and columns of boards; raises TopologyError."""
@@ -146,6 +163,7 @@ class TorusConfig:
     """
 
     forwarding: ClassVar[bool] = True
+    cables: ClassVar[Cables] = frozenset({("host#", "host#")})
     rows: int | None = None
     board: int = 2
     depth: int | None = None
@@ -158,6 +176,15 @@ class TorusConfig:
             raise ValueError(f"rows is {self.rows}, it must be a multiple of board, {self.board}")
         if self.depth is not None and self.depth < 2:
             raise ValueError(f"depth is {self.depth}, a third dimension has at least 2 accelerators; null for none")
+
+    @property
+    def host_links(self) -> int:
+        """Two a dimension."""
+        return PORTS_OF_A_MESH if self.depth is None else PORTS_OF_A_MESH + 2
+
+    def has_mesh(self, devices: int | None) -> bool:  # noqa: ARG002 - as of all
+        """Whether hosts have two rows and two columns: always."""
+        return True
 
     def shape(self, devices: int) -> tuple[int, ...]:
         """Return the rows, the columns and, of three dimensions, the depth of accelerators; raises TopologyError."""
@@ -188,6 +215,8 @@ class HyperXConfig:
     """
 
     forwarding: ClassVar[bool] = True
+    host_links: ClassVar[int] = PORTS_OF_A_MESH
+    cables: ClassVar[Cables] = _LINE_CABLES
     rows: int | None = None
     radix: int = 64
     routing: Literal["minimal", "valiant", "ugal_l", "ugal_g", "dal"] = "minimal"
@@ -196,6 +225,10 @@ class HyperXConfig:
         _check_rows(self.rows)
         check_radix(self.radix)
         check_line(self.rows or 1, self.radix)
+
+    def has_mesh(self, devices: int | None) -> bool:
+        """Whether hosts may have two rows and two columns; None: of some number of devices."""
+        return self.rows != 1 if devices is None else min(self.shape(devices)) > 1
 
     def shape(self, devices: int) -> tuple[int, int]:
         """Return the rows and columns of accelerators; raises TopologyError."""

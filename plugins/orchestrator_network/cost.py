@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PUBLISHED_LINK_GBPS = 400.0
 LINKS_PER_DEVICE = 16
+_MOST_USD = 1e100  # so that no sum of a network is infinite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,10 @@ class Prices:
     def __post_init__(self) -> None:
         for name in ("switch_usd", "dac_usd", "aoc_usd", "nvswitch_usd"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}, it must be 0 or more, in US dollars a piece")
+            if not 0 <= value < _MOST_USD:
+                raise ValueError(
+                    f"{name} is {value}, it must be 0 or more and below {_MOST_USD:g}, in US dollars a piece"
+                )
         if self.ports < 1:
             raise ValueError(f"ports is {self.ports}; a switch has at least 1")
 

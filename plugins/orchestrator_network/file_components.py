@@ -32,13 +32,14 @@ class TopoConfig(FileConfig):
     file: ClassVar[str] = "an htsim .topo file"
     error: ClassVar[type[ValueError]] = TopologyError
 
-    def check_hosts(self, devices: int | None, planes: int | None) -> None:
-        """Refuse, when the recipe is planned, a file that is no fat tree, and another number of devices than it has hosts."""
+    def check_hosts(self, devices: int | None, planes: int | None) -> int:
+        """Return the hosts; when the recipe is planned, refuse a file that is no fat tree, or has others than devices."""
         from orchestrator_network.readers.topo import read_topo
 
         tree = read_topo(self.path).tree(planes=planes or 1)
         if devices is not None:
             _agree(self.path, tree.hosts, devices)
+        return tree.hosts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,14 @@ class HpccTopologyConfig(FileConfig):
     file: ClassVar[str] = "a topology file of HPCC or SimAI"
     error: ClassVar[type[ValueError]] = TopologyError
 
-    def check_hosts(self, devices: int | None, planes: int | None) -> None:
-        """Refuse, when the recipe is planned, a file that is no network, and another number of devices than it has hosts."""
+    def check_hosts(self, devices: int | None, planes: int | None) -> int:
+        """Return the hosts; when the recipe is planned, refuse a file that is no network, or has others than devices."""
         from orchestrator_network.readers.hpcc import from_hpcc
 
         built = from_hpcc(self.path, planes=planes or 1)
         if devices is not None:
             _agree(self.path, built.hosts, devices)
+        return built.hosts
 
 
 class TopoBuilder:

@@ -60,13 +60,8 @@ def reduction(
     network: Network, ranks: np.ndarray, size_bytes: int, *, chunk_bytes: int = 0, in_flight: int = 0
 ) -> Reduction:
     """Lay the tree of an all-reduce; WorkloadError for hosts with several links, which hang on no one switch."""
+    check_single_links(network)
     hosts = network.hosts
-    several = np.flatnonzero(network.degree()[:hosts] != 1)
-    if len(several):
-        raise WorkloadError(
-            f"switches reduce for hosts that hang on one switch, and host {several[0]} has "
-            f"{network.degree()[several[0]]} links; use another all-reduce, or a fat tree or Dragonfly"
-        )
     alive = np.ones(network.links, bool) if network.route_weight is None else network.route_weight > 0
     links = np.flatnonzero(alive)
     source, target = network.source[links], network.target[links]
@@ -112,6 +107,16 @@ def reduction(
         chunk_bytes=chunk_bytes,
         in_flight=in_flight,
     )
+
+
+def check_single_links(network: Network) -> None:
+    """Refuse hosts with several links; raises WorkloadError."""
+    several = np.flatnonzero(network.degree()[: network.hosts] != 1)
+    if len(several):
+        raise WorkloadError(
+            f"switches reduce for hosts that hang on one switch, and host {several[0]} has "
+            f"{network.degree()[several[0]]} links; use another all-reduce, or a fat tree or Dragonfly"
+        )
 
 
 def _root(distance: np.ndarray, turn: int) -> int:

@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator_network.errors import TopologyError
+from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.failed_tree import without
 from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.graph import Network
 from orchestrator_network.packet_rules import (
     LOSSLESS_LINKS,
+    MOST_PS_PER_BYTE,
+    SLOW_SHARE,
+    SLOWEST_BPS,
     check_delivery,
+    check_fastest,
+    check_latency,
     check_one_of,
     check_recovery,
+    check_speed,
     check_thresholds,
 )
 from orchestrator_network.topology import Topology
-from orchestrator_network.wire import Wire
+from orchestrator_network.wire import PS_PER_S, Wire
 from orchestrator_network.workloads import Workload
 
 if TYPE_CHECKING:
@@ -60,13 +66,14 @@ def packet_parts(
     if delivery == "uud":  # switches drop datagrams, as nobody would answer a header
         said = said | {"trimming": False}
     lossless = lossless or chosen.lossless
+    slow, changes = told_links(topology, slow_links, link_changes, said.get("bit_error_rate", 0.0))
     said = said | _thresholds(topology, wire, lossless, stop_packets, go_packets, said.get("queue_packets"))
     options = Options(
         lossless=lossless,
         packet_bytes=wire.packet_bytes,
         header_bytes=wire.header_bytes,
-        slow=_slow(topology, slow_links),
-        changes=_changes(topology.network, link_changes),
+        slow=slow,
+        changes=changes,
         taper=float(getattr(topology, "taper", None) or getattr(topology, "oversubscription", None) or 1.0),
         **said,
     )
@@ -147,6 +154,25 @@ def without_failed(topology: Topology, workload: Workload) -> Topology:
     return without(topology, workload.failures)
 
 
+def told_links(
+    topology: Topology, slow_links: int, link_changes: Iterable[tuple[int, str, str, float]], bit_error_rate: float
+) -> tuple[tuple[int, ...], tuple[tuple[int, int, float], ...]]:
+    """Return the numbers of slow links, and changes as (time in ps, number of the link, share); loads no compiler.
+
+    Raises TopologyError or WorkloadError, both ValueErrors, for links that are not there, too slow, too fast or too long.
+    """
+    network, slow = topology.network, _slow(topology, slow_links)
+    speed_bps = network.capacity_bps.copy()
+    several = network.degree()[: network.hosts] > 1
+    of_hosts_bps = np.bincount(network.source, speed_bps, network.nodes)[: network.hosts][several]
+    check_fastest(float(max(speed_bps.max(), of_hosts_bps.max(initial=0.0))))
+    speed_bps[np.array(slow, np.int64)] *= SLOW_SHARE
+    check_speed(float(speed_bps.min()))
+    for extreme_ps in (network.latency_ps.max(), network.latency_ps.min()):
+        check_latency(int(extreme_ps), bit_error_rate)
+    return slow, _changes(network, link_changes, speed_bps)
+
+
 def _slow(topology: Topology, count: int) -> tuple[int, ...]:
     """Return the numbers of the first links from cores down, aggregation switch by aggregation switch."""
     if count == 0:
@@ -159,11 +185,17 @@ def _slow(topology: Topology, count: int) -> tuple[int, ...]:
     return tuple(links[:count].tolist())
 
 
-def _changes(network: Network, wanted: Iterable[tuple[int, str, str, float]]) -> tuple[tuple[int, int, float], ...]:
-    """Return changes of links by their numbers; parallel links between two ends change together, but for those that failed."""
+def _changes(
+    network: Network, wanted: Iterable[tuple[int, str, str, float]], speed_bps: np.ndarray
+) -> tuple[tuple[int, int, float], ...]:
+    """Return changes of links by their numbers; parallel links between two ends change together, but for those that failed.
+
+    ``speed_bps`` float64 [links]: what a link has where it has all.
+    """
     changes = []
+    number = {name: place for place, name in enumerate(network.names)} if (wanted := list(wanted)) else {}
     for when_ps, first, second, share in wanted:
-        ends = [network.names.index(name) if name in network.names else -1 for name in (first, second)]
+        ends = [number.get(name, -1) for name in (first, second)]
         found = np.flatnonzero((network.source == ends[0]) & (network.target == ends[1]))
         if len(found) == 0:
             raise TopologyError(f"no link leads from `{first}` to `{second}`; names are those of the table of links")
@@ -171,5 +203,12 @@ def _changes(network: Network, wanted: Iterable[tuple[int, str, str, float]]) ->
             found = found[network.route_weight[found] > 0]
         if len(found) == 0:
             raise TopologyError(f"the link from `{first}` to `{second}` has failed, and no change brings it back")
+        # As the kernel counts them: whole 256ths of a ps a byte, before and after.
+        slowed = np.rint(np.rint(8 * PS_PER_S / speed_bps[found] * 256) / (share or 1.0))
+        if slowed.max() > MOST_PS_PER_BYTE:
+            raise WorkloadError(
+                f"a change leaves {share:g} of the speed of the link from `{first}` to `{second}`; packet fidelity takes links down to "
+                f"{SLOWEST_BPS:.4g} bit/s, or down altogether (0)"
+            )
         changes += [(when_ps, int(link), share) for link in found]
     return tuple(changes)

@@ -25,10 +25,15 @@ MOST_STOP_PACKETS = 10_000
 MOST_TRACED = 256  # flows
 MOST_PS_PER_BYTE = 2**31 - 1  # of a link, in 1/256 ps
 SLOWEST_BPS = 8e12 * 256 / MOST_PS_PER_BYTE
+FASTEST_BPS = 8e12 * 256  # a byte in 1/256 ps, the least that is counted
+MOST_LATENCY_PS = 2**31 - 1  # what the 32-bit fields of a link hold
+MOST_QUEUE_BYTES = MOST_LATENCY_PS // 2
 SLOW_SHARE = 0.25  # of their speed that slow links have
 MOST_QUEUE_PACKETS = 100_000
 #: Hosts with several links. Each is behind a router, which has a row for every host in the table of routes: 67 MB for these.
 MOST_FORWARDING_HOSTS = 4096
+#: Load balancers that take a power of 2 of entropy values; no transport is meant for one of them.
+POWERS_OF_TWO = frozenset({"oblivious", "bitmap", "mixed"})
 
 
 def check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -54,10 +59,33 @@ def check_speed(slowest_bps: float) -> None:
         )
 
 
-def check_entropies(entropies: int) -> None:
-    """Refuse more entropy values than 16 bits hold, and none."""
+def check_fastest(fastest_bps: float) -> None:
+    """Refuse speeds at which a byte takes no time that is counted, of a link or of all of a host that forwards; TopologyError."""
+    if fastest_bps > FASTEST_BPS:
+        raise TopologyError(
+            f"a link, or all of a host with several, has {fastest_bps:.4g} bit/s; packet fidelity counts the time of a byte in 1/256 ps and "
+            f"takes at most {FASTEST_BPS:.4g}, or use fidelity `flow`"
+        )
+
+
+def check_latency(latency_ps: int, bit_error_rate: float) -> None:
+    """Refuse latencies beyond 32 bits, and wires that change bits in no time; TopologyError."""
+    if latency_ps > MOST_LATENCY_PS:
+        raise TopologyError(
+            f"a link has a latency of {latency_ps} ps; packet fidelity takes at most {MOST_LATENCY_PS}, 2.1 ms, or use fidelity `flow`"
+        )
+    if bit_error_rate > 0 and latency_ps == 0:
+        raise TopologyError(
+            f"bit_error_rate is {bit_error_rate:g}, and links have no latency; wires that change bits need one, 1 us is the default"
+        )
+
+
+def check_entropies(entropies: int, load_balancer: str | None = None) -> None:
+    """Refuse more entropy values than 16 bits hold, and none; and, for balancers that go through them in turn, other than 2^k."""
     if not 1 <= entropies <= WIDEST:
         raise ValueError(f"entropies is {entropies}, it must be 1 to {WIDEST}; the default is 64")
+    if load_balancer in POWERS_OF_TWO and entropies & (entropies - 1):
+        raise ValueError(f"entropies is {entropies}; load_balancer {load_balancer} needs a power of 2, 64 for example")
 
 
 def check_wires(bit_error_rate: float, replay_window: int) -> None:
@@ -81,10 +109,14 @@ def check_recovery(loss_recovery: str, *, trimming: bool) -> None:
         )
 
 
-def check_queues(queue_packets: int | None, ecn_percent: tuple[float, float]) -> None:
-    """Refuse ports that hold nothing, and marks that end before they begin."""
+def check_queues(queue_packets: int | None, ecn_percent: tuple[float, float], packet_bytes: int = 0) -> None:
+    """Refuse ports that hold nothing or more than 31 bits count, and marks that end before they begin."""
     if queue_packets is not None and not 1 <= queue_packets <= MOST_QUEUE_PACKETS:
         raise ValueError(f"queue_packets is {queue_packets}, it must be 1 to {MOST_QUEUE_PACKETS}")
+    if (queue_packets or 0) * packet_bytes > MOST_QUEUE_BYTES:
+        raise ValueError(
+            f"queue_packets is {queue_packets}, of packet_bytes {packet_bytes}; a port holds at most {MOST_QUEUE_BYTES} bytes"
+        )
     low, high = ecn_percent
     if not 0 <= low <= high < math.inf:
         raise ValueError(
@@ -107,10 +139,12 @@ def check_delivery(delivery: str, transport: str, *, ordered: bool, credited: bo
         )
 
 
-def check_thresholds(lossless: str | None, stop_packets: int | None, go_packets: int | None) -> None:
+def check_thresholds(
+    lossless: str | None, stop_packets: int | None, go_packets: int | None, queue_packets: int | None = None
+) -> None:
     """Refuse thresholds that no network takes; ``lossless`` None: what the transport is meant for, not known here.
 
-    How many packets a port holds is known where the network is.
+    How many packets a port holds is known where the network is, or where ``queue_packets`` says it.
     """
     name, value = ("go_packets", go_packets) if go_packets is not None else ("stop_packets", stop_packets)
     if value is not None and (lossless == "none" or (lossless == "credit" and go_packets is not None)):
@@ -126,3 +160,8 @@ def check_thresholds(lossless: str | None, stop_packets: int | None, go_packets:
             f"go_packets is {go_packets}, it must be 0 or more and below stop_packets, {stop}"
             + (" where it is not set" if stop_packets is None else "")
         )
+    for name, value in (("stop_packets", stop_packets), ("go_packets", go_packets)):
+        if value is not None and queue_packets is not None and value > queue_packets:
+            raise ValueError(
+                f"{name} is {value}; it must be at most queue_packets, {queue_packets}, which a port holds"
+            )

@@ -13,6 +13,16 @@ from typing import Literal, get_args
 from orchestrator_network.errors import TopologyError
 
 Rule = Literal["valiant", "ugal_l", "ugal_g", "dal"]
+#: Of a link: less is no bit a second, and more no link that there is.
+_LEAST_GBPS, _MOST_GBPS = 1e-9, 1e9
+
+
+def check_gbps(name: str, gbps: float, links: int = 1) -> None:
+    """Refuse what ``links`` together carry, which ``name`` says, where it is no speed of links."""
+    if gbps <= 0:
+        raise TopologyError(f"{name} is {gbps}, it must be above 0")
+    if not _LEAST_GBPS <= gbps / links <= _MOST_GBPS:
+        raise TopologyError(f"{name} is {gbps:g}; it must be {links * _LEAST_GBPS:g} to {links * _MOST_GBPS:g} Gb/s")
 
 
 def check_links(link_gbps: float, planes: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from orchestrator import Ref
+from orchestrator_network.allreduce_rules import check_layout
 from orchestrator_network.cost import LINKS_PER_DEVICE, Prices
 from orchestrator_network.packet.catalog_names import CREDITED, ORDERED, TRANSPORTS
 from orchestrator_network.packet_rules import (
@@ -14,6 +15,8 @@ from orchestrator_network.packet_rules import (
     SLOW_SHARE,
     check_delivery,
     check_entropies,
+    check_fastest,
+    check_latency,
     check_queues,
     check_recovery,
     check_sizes,
@@ -21,6 +24,7 @@ from orchestrator_network.packet_rules import (
     check_thresholds,
     check_wires,
 )
+from orchestrator_network.shape_rules import check_gbps
 from orchestrator_network.tuning import Tuning
 from orchestrator_network.workload_components import SIZED, UNSIZED
 from orchestrator_network.workload_rules import check_allreduce
@@ -36,9 +40,8 @@ _OF_WORKLOADS = ("flow_bytes", "seeds", "sample_us", "trace_flows")
 _OF_SINGLE_LINKS = (
     *("transport", "load_balancer", "slow_links", "link_changes", *PACKET_SETTINGS, "sample_us", "trace_flows"),
 )
-#: Of a link: less is no bit a second, and more no link that there is.
-_LEAST_GBPS, _MOST_GBPS = 1e-9, 1e9
-_MOST_BYTES = 2**63 - 1  # of a flow
+_MOST_BYTES = 2**63 - 1  # of a flow, and of a packet
+_LATEST_US = 2**63 / 1e6  # in ps an int64
 #: Fields that say something of a training step, and nothing of a workload.
 _OF_STEPS = ("allreduce", "per_server", "chunk_bytes", "chunks_in_flight", "collectives")
 #: Routings of topologies that look at queues.
@@ -64,8 +67,8 @@ class LinkChange:
     share: float
 
     def __post_init__(self) -> None:
-        if self.at_us < 0:
-            raise ValueError(f"at_us is {self.at_us}, it cannot be negative")
+        if not 0 <= self.at_us < _LATEST_US:
+            raise ValueError(f"at_us is {self.at_us}, it must be 0 or more and below {_LATEST_US:.3g}, 106 days")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}, it must be 0 (down) to 1 (whole)")
 
@@ -183,15 +186,25 @@ class SimulateConfig:
         """Whether the topology comes from a file that states the speed of every link."""
         return bool(getattr(getattr(self.topology, "config", None), "states_links", False))
 
-    def check_files(self) -> None:
-        """Refuse files that are not there, when the recipe is planned."""
+    @property
+    def known_topology(self) -> bool:
+        """Whether the topology is one of this package, whose settings say all that it can do."""
+        settings = getattr(self.topology, "config", None)
+        return type(settings).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+    @property
+    def changes(self) -> list[tuple[int, str, str, float]]:
+        """The changes of links as `simulate` takes them: (time in ps, from, to, share)."""
+        return [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in self.link_changes]
+
+    def check_files(self) -> int | None:
+        """Refuse files that are not there, when the recipe is planned; return the hosts of the network, None if not known."""
         for chosen in (self.topology, self.workload):
-            settings = getattr(chosen, "config", None)
-            there, hosts = (getattr(settings, name, None) for name in ("check_file", "check_hosts"))
+            there = getattr(getattr(chosen, "config", None), "check_file", None)
             if callable(there):
                 there()
-            if callable(hosts):
-                hosts(self.devices, self.planes)
+        hosts = getattr(getattr(self.topology, "config", None), "check_hosts", None)
+        return hosts(self.devices, self.planes) if callable(hosts) else self.devices
 
     def _check_link(self) -> None:
         if getattr(getattr(self.topology, "config", None), "depth", None) is not None and self.link_gbps is None:
@@ -203,13 +216,8 @@ class SimulateConfig:
             raise ValueError("hardware is null, so set injection_gbps: what a device can send, in Gb/s")
         for name in ("injection_gbps", "link_gbps"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}, it must be above 0")
-            links = LINKS_PER_DEVICE if name == "injection_gbps" else 1
-            if value is not None and not _LEAST_GBPS <= value / links <= _MOST_GBPS:
-                raise ValueError(
-                    f"{name} is {value:g}; it must be {links * _LEAST_GBPS:g} to {links * _MOST_GBPS:g} Gb/s"
-                )
+            if value is not None:
+                check_gbps(name, value, LINKS_PER_DEVICE if name == "injection_gbps" else 1)
         if self.injection_gbps is not None and self.link_gbps is not None:
             raise ValueError(
                 f"injection_gbps is {self.injection_gbps:g} and link_gbps {self.link_gbps:g}; set one: what a device "
@@ -261,8 +269,7 @@ class SimulateConfig:
             raise ValueError(
                 f"slow_links is {self.slow_links}; this tree has {counted(devices)} links from its top tier down"
             )
-        ours = type(settings).__module__.partition(".")[0] == __name__.partition(".")[0]
-        if self.slow_links and counted is None and ours and not getattr(settings, "is_tree", False):
+        if self.slow_links and counted is None and self.known_topology and not getattr(settings, "is_tree", False):
             raise ValueError(
                 f"slow_links counts links below the top of a fat tree, and topology {self.topology} is none; use link_changes for "
                 "links by name"
@@ -274,6 +281,8 @@ class SimulateConfig:
                 f"header_bytes is {self.header_bytes}, it must be at least 0 and below packet_bytes, "
                 f"{self.packet_bytes}"
             )
+        if self.packet_bytes > _MOST_BYTES:
+            raise ValueError(f"packet_bytes is {self.packet_bytes}; it must be below 2^63")
         if self.fidelity == "packet":
             check_sizes(self.packet_bytes, self.header_bytes)
 
@@ -299,6 +308,9 @@ class SimulateConfig:
             if self.devices < 2:
                 raise ValueError(f"devices is {self.devices}; a network needs a number of hosts, at least 2")
             self._check_shape(self.devices)
+        if self.known_topology:
+            settings = getattr(self.topology, "config", None)
+            check_layout(str(self.topology), settings, self.devices, self.allreduce, self.per_server)
         Tuning(per_server=self.per_server, chunk_bytes=self.chunk_bytes, chunks_in_flight=self.chunks_in_flight)
         self._check_slow_links(self.devices)
         if self.delivery == "uud":
@@ -325,19 +337,25 @@ class SimulateConfig:
         self._check_looks()
 
     def _check_links(self) -> None:
-        check_entropies(self.entropies)
+        check_entropies(self.entropies, None if self.load_balancer is None else str(self.load_balancer))
         said = _changed(self, _OF_SINGLE_LINKS)
         if self.fidelity != "packet" and said:
             raise ValueError(
                 f"{said[0]} is set at fidelity {self.fidelity}, which knows no single links and packets; set fidelity: packet"
             )
-        self._check_slowest()
+        link_gbps = self.link_gbps if self.injection_gbps is None else self.injection_gbps / LINKS_PER_DEVICE
+        if link_gbps is not None:  # else hardware says it
+            self.check_speeds(link_gbps)
+        if self.fidelity == "packet" and self.known_topology and not self.states_links:
+            switch_ns = getattr(getattr(self.topology, "config", None), "switch_latency_ns", 0.0)
+            check_latency(round(self.link_latency_ns * 1000), self.bit_error_rate)
+            check_latency(round(self.link_latency_ns * 1000) + round(switch_ns * 1000), 0.0)
         check_recovery(self.loss_recovery, trimming=self.trimming)
         check_wires(self.bit_error_rate, self.replay_window)
-        check_queues(self.queue_packets, self.ecn_percent)
+        check_queues(self.queue_packets, self.ecn_percent, self.packet_bytes)
         transport = str(self.transport)
         meant = "pfc" if transport in ORDERED else "none" if transport in TRANSPORTS else None
-        check_thresholds(self.lossless or meant, self.stop_packets, self.go_packets)
+        check_thresholds(self.lossless or meant, self.stop_packets, self.go_packets, self.queue_packets)
         check_delivery(self.delivery, transport, ordered=transport in ORDERED, credited=transport in CREDITED)
         if self.security_bytes < 0 or self.security_bytes + self.header_bytes >= self.packet_bytes:
             raise ValueError(
@@ -345,17 +363,19 @@ class SimulateConfig:
                 f"below packet_bytes, {self.packet_bytes}"
             )
 
-    def _check_slowest(self) -> None:
-        """Refuse links too slow for packets, as far as a recipe says their speed: that of hardware and files is known later."""
-        link_gbps = self.link_gbps if self.injection_gbps is None else self.injection_gbps / LINKS_PER_DEVICE
-        if self.fidelity != "packet" or link_gbps is None:
+    def check_speeds(self, link_gbps: float) -> None:
+        """Refuse links too slow or too fast for packets, where those of hosts have ``link_gbps``; files say their own."""
+        settings = getattr(self.topology, "config", None)
+        if self.fidelity != "packet" or hasattr(settings, "check_file"):
             return
-        shares = [1.0, *([SLOW_SHARE] if self.slow_links else [])]
-        check_speed(link_gbps * 1e9 * min(shares))
-        local_gbps = getattr(getattr(self.topology, "config", None), "local_gbps", None)
+        tiers = getattr(settings, "tier_speeds", None) or (1.0,)
+        check_fastest(link_gbps * 1e9 * max(*tiers, getattr(settings, "host_links", 1)))
+        check_speed(link_gbps * 1e9 * min(*tiers, tiers[-1] * (SLOW_SHARE if self.slow_links else 1)))
+        local_gbps = getattr(settings, "local_gbps", None)
         if local_gbps is not None:
-            planes = LINKS_PER_DEVICE if self.link_gbps is None else self.planes or 1
-            check_speed(local_gbps / planes * 1e9)
+            local_gbps /= LINKS_PER_DEVICE if self.link_gbps is None else self.planes or 1
+            check_fastest((link_gbps + local_gbps) * 1e9)
+            check_speed(local_gbps * 1e9)
 
     def _check_looks(self) -> None:
         if self.sample_us is not None and not 0 < self.sample_us < 1e12:

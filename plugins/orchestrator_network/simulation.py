@@ -14,7 +14,6 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
 from orchestrator_network.engine import run
-from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.failed_tree import FailedTree
 from orchestrator_network.fairness import alone_rates
 from orchestrator_network.fat_tree import FatTree
@@ -28,6 +27,7 @@ from orchestrator_network.packet_parts import (
 )
 from orchestrator_network.packet_rules import Delivery, Lossless, LossRecovery, TrimmingMode
 from orchestrator_network.samples import Looks, Samples, looks_of, samples_of
+from orchestrator_network.time_limits import check_time
 from orchestrator_network.topology import Topology
 from orchestrator_network.tree_bounds import alone_on_tiers
 from orchestrator_network.wire import PS_PER_S, CountedWire, Wire
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 Fidelity = Literal["packet", "flow", "analytic"]
 MOST_SHARED = 5_000  # flows whose fair shares are worked out beside a packet run
 _ROUNDING = 1e-9  # of a share
-LONGEST_S = 2**62 / PS_PER_S  # half of what an int64 of picoseconds holds: 53 days
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +121,7 @@ def simulate(
         )
     looks = looks_of(sample_us, trace_flows, len(workload))
     topology = without_failed(topology, workload)
-    _check_time(topology, workload, wire)
+    check_time(topology, workload, wire)
     said = {
         "delivery": delivery,
         "trimming_mode": trimming_mode,
@@ -349,23 +348,6 @@ def cost_of(began: float) -> dict[str, float]:
         "wall_s": time.perf_counter() - began,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-
-
-def _check_time(topology: Topology, workload: Workload, wire: Wire) -> None:
-    """Refuse what takes longer than the picoseconds of an int64, were it all on the slowest link."""
-    slowest_bps = float(topology.network.trunk_bps.min())
-    if not 0 < slowest_bps < np.inf:
-        raise TopologyError(f"a link of {topology.name} has {slowest_bps:g} bit/s; it must be above 0 and finite")
-    network = topology.network
-    seconds = float(wire.bits(workload.size_bytes).sum()) / slowest_bps + float(workload.start_ps.max()) / PS_PER_S
-    # No path has more links than there are nodes, and flows may follow one another.
-    in_a_row = len(workload) if len(workload.waits) else 1
-    seconds += 2 * float(network.latency_ps.max()) / PS_PER_S * min(network.nodes, 64) * in_a_row
-    if seconds > LONGEST_S:
-        raise WorkloadError(
-            f"{float(workload.size_bytes.sum()):.3g} bytes over links of {slowest_bps / 1e9:g} Gb/s may take {seconds:.3g} s, and "
-            f"times are counted up to {LONGEST_S:.3g} s; use smaller flows, earlier starts, faster links or lower latencies"
-        )
 
 
 def alone_ps(lowered: LoweredFlows, capacity_bps: np.ndarray) -> np.ndarray:

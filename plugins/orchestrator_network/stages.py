@@ -1,12 +1,13 @@
 """The stage that carries something over a network: the training step of a `Traffic` artifact, or a workload of flows."""
 
-import inspect
 import time
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from orchestrator import Context, StageError, Wired, stage
-from orchestrator_network.cost import LINKS_PER_DEVICE, topology_cost
+from orchestrator_network.chosen_network import Links, build_network, links_of
+from orchestrator_network.cost import topology_cost
+from orchestrator_network.planned_network import check_network
 from orchestrator_network.simulate_config import LinkChange, SimulateConfig
 from orchestrator_storage import Table, Traffic
 
@@ -32,8 +33,8 @@ class SimulateOutputs(NamedTuple):
 
 
 def one_to_carry(config: SimulateConfig, wired: Wired) -> None:
-    """Refuse a simulation of nothing, of a training step and a workload at once, and of files that are not there."""
-    config.check_files()
+    """Refuse a simulation of nothing, of a training step and a workload at once, of files that are not there, and of links."""
+    hosts = config.check_files()
     if "traffic" not in wired and config.workload is None:
         raise ValueError(
             "there is nothing to carry: the input traffic is not wired and no workload is named; wire inputs.traffic, or set "
@@ -43,6 +44,7 @@ def one_to_carry(config: SimulateConfig, wired: Wired) -> None:
         raise ValueError(
             f"traffic is wired and the workload {config.workload} named; one of them is carried: take the other out"
         )
+    check_network(config, hosts)
 
 
 @stage(
@@ -58,9 +60,8 @@ def simulate(ctx: Context, config: SimulateConfig, traffic: Traffic | None = Non
         from orchestrator_network.workload_stage import carry_workload
 
         assert config.devices is not None, "the config refuses a workload without devices"
-        _, link_gbps, planes = _links(ctx, config)
-        topology = _topology(ctx, config, config.devices, link_gbps, planes)
-        made = carry_workload(ctx, config, topology, link_gbps)
+        topology, links = _network(config, config.devices)
+        made = carry_workload(ctx, config, topology, links.gbps)
         return SimulateOutputs(**{name: ctx.table(table, name, data) for name, (table, data) in made.items()})
     return _carry_step(ctx, config, traffic)
 
@@ -77,7 +78,6 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
     from orchestrator_network.workload_stage import carriers
 
     began_s = time.perf_counter()
-    hardware, link_gbps, planes = _links(ctx, config)
     operations, groups = traffic.ops(), traffic.groups()
     ranks = int(traffic.meta.get("devices") or _devices(operations))
     devices = ranks if config.devices is None else config.devices
@@ -88,7 +88,7 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
         ctx.check_cancelled()
         ctx.progress(done, total, "operations")
 
-    topology = _topology(ctx, config, devices, link_gbps, planes)
+    topology, (hardware, link_gbps, _) = _network(config, devices)
     try:
         step = simulate_step(
             topology,
@@ -137,39 +137,19 @@ def _carry_step(ctx: Context, config: SimulateConfig, traffic: Traffic) -> Simul
 def _packets(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
     if config.fidelity != "packet":
         return {}
-    from orchestrator_network.workload_stage import changes_of, packet_settings
+    from orchestrator_network.workload_stage import packet_settings
 
-    single = {"seed": ctx.seed, "slow_links": config.slow_links, "link_changes": changes_of(config)}
+    single = {"seed": ctx.seed, "slow_links": config.slow_links, "link_changes": config.changes}
     return packet_settings(ctx, config) | single
 
 
-def _links(ctx: Context, config: SimulateConfig) -> tuple[str, float, int | None]:
-    """Return the name of the hardware, the speed of one link in Gb/s, and the planes (None: as 16 links a device make)."""
-    if config.states_links:
-        return "", 0.0, config.planes  # its builder is given no speed
-    if config.link_gbps is not None:
-        # A graph from a file says itself how many planes there are.
-        return "", config.link_gbps, config.planes or (None if str(config.topology) == "graph" else 1)
-    if config.injection_gbps is not None:
-        return "", config.injection_gbps / LINKS_PER_DEVICE, None
-    machine = ctx.component("hardware", config.hardware)
-    return machine.name, machine.injection_bytes_per_s * 8 / LINKS_PER_DEVICE / 1e9, None
-
-
-def _topology(ctx: Context, config: SimulateConfig, devices: int, link_gbps: float, planes: int | None) -> Any:
-    """Build the network; a builder that knows no planes is asked for none."""
-    builder = ctx.component("topology", config.topology)
-    chosen = {} if planes is None else {"planes": planes}
-    if chosen and "planes" not in inspect.signature(builder.build).parameters:
-        raise StageError(
-            f"network.simulate: the topology {config.topology} cannot be built for a number of planes",
-            "leave link_gbps and planes out and set injection_gbps or hardware, or raise the plugin that offers it",
-        )
+def _network(config: SimulateConfig, devices: int) -> tuple[Any, Links]:
+    """Build the network, and say what its links carry."""
     try:
-        topology = builder.build(devices, link_gbps, **chosen)
+        links = links_of(config)
+        return build_network(config, devices, links), links
     except ValueError as error:
         raise StageError(f"network.simulate on {config.topology}: {error}") from error
-    return topology if config.states_links else topology.with_latency(round(config.link_latency_ns * 1000))
 
 
 def _devices(operations: Any) -> int:

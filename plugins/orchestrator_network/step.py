@@ -22,7 +22,8 @@ from orchestrator_network.errors import WorkloadError
 from orchestrator_network.lowering import CollectiveLowering
 from orchestrator_network.packet_parts import check_no_queues
 from orchestrator_network.program import Program, ProgramBuilder
-from orchestrator_network.simulation import LONGEST_S, Fidelity, link_table
+from orchestrator_network.simulation import Fidelity, link_table
+from orchestrator_network.time_limits import LONGEST_S
 from orchestrator_network.topology import Topology
 from orchestrator_network.traffic import StepTraffic, read_traffic
 from orchestrator_network.tuning import Tuning

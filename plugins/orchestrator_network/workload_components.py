@@ -7,6 +7,7 @@ they take no bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator_network.workloads import Workload
 
 _HOME = "orchestrator_network.workload_components"
+_SHORTEST_US = 0.5e-6  # rounds to no picosecond
 _READ_WHEN_PLANNED = 1 << 22  # bytes: some 100,000 flows, a second
 #: Workloads that know the sizes of their flows.
 UNSIZED = ("poisson", "cm", "hpcc_flows")
@@ -156,8 +158,10 @@ class PoissonConfig:
     def __post_init__(self) -> None:
         if not 0 < self.load <= 1:
             raise ValueError(f"load is {self.load}, it must be above 0 and at most 1, the share of a host's link")
-        if self.duration_us <= 0:
-            raise ValueError(f"duration_us is {self.duration_us}, it must be above 0")
+        if not _SHORTEST_US < self.duration_us < math.inf:
+            raise ValueError(
+                f"duration_us is {self.duration_us}, it must be a picosecond, {_SHORTEST_US * 2:g}, or more"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,11 +211,7 @@ class CmConfig(FileConfig):
     """
 
     file: ClassVar[str] = "an htsim connection matrix"
-
-    def check_hosts(self, devices: int | None, planes: int | None) -> None:  # noqa: ARG002 - as of topologies
-        """Refuse, when the recipe is planned, a file that is no matrix, or of more nodes than devices; large ones are read later."""
-        if devices is not None and Path(self.path).stat().st_size <= _READ_WHEN_PLANNED:
-            _matrix(Path(self.path), devices)
+    read_when_planned: ClassVar[int] = _READ_WHEN_PLANNED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +222,7 @@ class HpccFlowsConfig(FileConfig):
     """
 
     file: ClassVar[str] = "a flow file of HPCC or SimAI"
+    read_when_planned: ClassVar[int] = _READ_WHEN_PLANNED
 
 
 def _at_least(config: Any, least: int, name: str) -> None:

@@ -20,6 +20,10 @@ FACTS: dict[str, Any] = {
 }
 
 
+#: Built-in workloads without settings.
+_PLAIN = ("permutation", "tornado", "ring_allreduce", "recursive_doubling_allreduce")
+
+
 def check_groups(facts: Any) -> None:
     """Refuse devices that make no whole groups of the parallelism of a published workload."""
     multiple = 2
@@ -51,3 +55,36 @@ def check_allreduce(ranks: int, size_bytes: int, least_bytes: int) -> None:
         raise WorkloadError(
             f"an all-reduce over {ranks} ranks needs {least_bytes} bytes, one a message, got {size_bytes}"
         )
+
+
+def flow_count(name: str, settings: Any, devices: int) -> int | None:
+    """Return how many flows a built-in workload has on so many devices; None for those that are drawn or read."""
+    power = devices.bit_length() - 1
+    if settings is None and name not in _PLAIN:
+        return None
+    match name:
+        case "permutation" | "full_bisection_permutation" | "tornado":
+            return devices
+        case "incast":
+            return int(settings.fan_in)
+        case "outcast_incast":
+            return int(sum(settings.fan_outs))
+        case "all_to_all":
+            return devices * (devices - 1)
+        case "ring_allreduce":
+            return 2 * devices * (devices - 1)
+        case "recursive_doubling_allreduce":
+            return (power << power) + 2 * (devices - (1 << power))
+        case "double_binary_tree_allreduce":
+            return 4 * (devices - 1) * int(settings.pieces)
+        case "hierarchical_allreduce":
+            within = int(settings.per_server)
+            return 2 * devices * (within - 1) + 2 * devices * (devices // within - 1)
+    return None
+
+
+def check_traced(wanted: int | tuple[int, ...] | None, flows: int) -> None:
+    """Refuse numbers of flows that a workload of so many has not; a number of flows takes as many as there are."""
+    stray = [] if wanted is None or isinstance(wanted, int) else [one for one in wanted if not 0 <= one < flows]
+    if stray:
+        raise WorkloadError(f"trace_flows names flow {min(stray)}, but the workload has flows 0 to {flows - 1}")

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator import Context, StageError
+from orchestrator_network.chosen_network import outside_gbps
 from orchestrator_network.cost import topology_cost
 from orchestrator_network.flow_tables import median_of, quantiles_us, result_row, result_table, with_seed
 from orchestrator_network.samples import QUEUES, WINDOWS
@@ -105,7 +106,7 @@ def _carrier(
     builder = ctx.component("workload", config.workload)
     wire = Wire(packet_bytes=config.packet_bytes, header_bytes=config.header_bytes)
     parts = packet_settings(ctx, config)
-    changes = changes_of(config)
+    changes = config.changes
 
     def carry(seed: int, progress: Callable[[int, int], None]) -> Result:
         asked = Asked(
@@ -131,15 +132,6 @@ def _carrier(
     return carry
 
 
-def outside_gbps(topology: Topology) -> float:
-    """Return what a host sends over all its links of all planes; a GPU's links into its own server are none of them."""
-    stated_gbps = getattr(topology, "outside_gbps", None)
-    if stated_gbps is not None:
-        return float(stated_gbps) * topology.planes
-    inside_gbps = float(getattr(topology, "local_gbps", 0.0))
-    return (topology.injection_bps / 1e9 - inside_gbps) * topology.planes
-
-
 def packet_settings(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
     """Return what a recipe says of packets, as arguments; none at other fidelities."""
     if config.fidelity != "packet":
@@ -150,11 +142,6 @@ def packet_settings(ctx: Context, config: SimulateConfig) -> dict[str, Any]:
     }
     said = {name: getattr(config, name) for name in PACKET_SETTINGS}
     return parts | said
-
-
-def changes_of(config: SimulateConfig) -> list[tuple[int, str, str, float]]:
-    """Return the changes of links as `simulate` takes them."""
-    return [(round(one.at_us * 1e6), one.src, one.dst, one.share) for one in config.link_changes]
 
 
 def carriers(ctx: Context, config: SimulateConfig) -> dict[str, Any]:

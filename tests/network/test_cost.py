@@ -125,3 +125,11 @@ def test_links_of_a_file_cost_by_their_own_speeds():
     cost = topology_cost(built, link_gbps=999.0)
     assert cost["published_usd"] == 14_280 + 20 * 272
     assert cost["network_capex_usd"] == cost["published_usd"] / 2
+
+
+@pytest.mark.parametrize("usd", [-1.0, math.inf, math.nan, 1e300])
+def test_a_price_is_one_that_sums_hold(usd):
+    """A bill of many pieces stays finite."""
+    with pytest.raises(ValueError, match=r"switch_usd is .*, it must be 0 or more and below 1e\+100, in US dollars"):
+        Prices(switch_usd=usd)
+    assert math.isfinite(published_shapes()[1].bill.usd(Prices(switch_usd=1e99)))

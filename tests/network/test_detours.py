@@ -32,25 +32,36 @@ def to_the_next_group(size):
     return workloads.flows([(host, (host + 8) % 72, size, 0) for host in range(72)])
 
 
+def to_another_group():
+    """All hosts of a small Dragonfly send to the next group, one after the other."""
+    return workloads.flows([(host, (host + 8) % 32, 60_000, 1000 * host) for host in range(32)])
+
+
+def permutation_and_incast():
+    """An incast beside a permutation of a small HyperX, so that queues differ."""
+    rows = [(host, (host + 5) % 12, 40_000, 0) for host in range(12)] + [(host, 0, 120_000, 0) for host in range(1, 9)]
+    return workloads.flows(rows)
+
+
 @pytest.mark.parametrize(
-    ("routing", "balancer"), [("valiant", Reps), ("ugal_l", Oblivious), ("ugal_g", Ecmp), ("ugal_g", Reps)]
+    ("machine", "load", "transport", "balancer"),
+    [
+        *(
+            (dragonfly(routing, groups=4), to_another_group(), Nscc, balancer)
+            for routing, balancer in [("valiant", Reps), ("ugal_l", Oblivious), ("ugal_g", Ecmp), ("ugal_g", Reps)]
+        ),
+        # Hosts that forward are areas of their own.
+        *(
+            (HyperX(rows=3, columns=4, link_gbps=100, routing=routing), permutation_and_incast(), Constant, Oblivious)
+            for routing in (*RULES, "dal")
+        ),
+    ],
 )
-def test_the_plain_simulator_agrees_on_a_dragonfly(routing, balancer):
-    """Event for event, with marks and trims; every rule detours some."""
-    machine = dragonfly(routing, groups=4)
-    load = workloads.flows([(host, (host + 8) % 32, 60_000, 1000 * host) for host in range(32)])
-    state = compare(machine, load, Nscc(), balancer(), seed=3)
+def test_the_plain_simulator_agrees(machine, load, transport, balancer):
+    """Event for event, with marks; every rule detours some."""
+    state = compare(machine, load, transport(), balancer(), seed=3)
     assert state.run["detoured"][0] > 20
     assert state.flows["marks"].sum() > 0
-
-
-@pytest.mark.parametrize("routing", [*RULES, "dal"])
-def test_the_plain_simulator_agrees_on_a_hyperx(routing):
-    """Hosts that forward are areas of their own; an incast beside a permutation, so that queues differ."""
-    machine = HyperX(rows=3, columns=4, link_gbps=100, routing=routing)
-    rows = [(host, (host + 5) % 12, 40_000, 0) for host in range(12)] + [(host, 0, 40_000, 0) for host in range(1, 9)]
-    state = compare(machine, workloads.flows(rows), Constant(), Oblivious(), seed=4)
-    assert state.run["detoured"][0] > 0
 
 
 def test_dropped_and_trimmed_packets_leave_no_detour_behind():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from orchestrator_network import simulate, workloads
+from orchestrator_network.chosen_network import outside_gbps
 from orchestrator_network.cost import Bill, Prices, topology_cost
 from orchestrator_network.errors import TopologyError, WorkloadError
 from orchestrator_network.flow_figures import tiers
 from orchestrator_network.readers import from_hpcc, read_hpcc_flows, read_hpcc_topology
 from orchestrator_network.tables import cost_table
-from orchestrator_network.workload_stage import outside_gbps
 from tests.network.foreign_files import HPCC_FLOWS, HPCC_TOPOLOGY, written
 
 

@@ -148,7 +148,7 @@ def test_what_cannot_be_counted_is_refused():
     one = workloads.flows([(0, 1, 100, 0)])
     with pytest.raises(TopologyError, match=r"a link has 5e\+05 bit/s; packet fidelity takes links of at least"):
         simulate(FatTree(hosts=4, tiers=1, link_gbps=5e-4), one, fidelity="packet")
-    with pytest.raises(WorkloadError, match="change 0 leaves 1e-06 of a link's speed"):
+    with pytest.raises(WorkloadError, match="leaves 1e-06 of the speed of the link from `tor7` to `host15`"):
         simulate(TREE, one, fidelity="packet", link_changes=[(0, "tor7", "host15", 1e-6)])
     with pytest.raises(WorkloadError, match="lower latencies"):
         simulate(FatTree(hosts=16, tiers=3, latency_ps=10**18), one, fidelity="flow")

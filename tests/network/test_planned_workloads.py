@@ -15,17 +15,7 @@ from orchestrator_network.model_stages import WorkloadTrafficConfig
 from orchestrator_network.placement import tiled
 from orchestrator_network.simulate_config import SimulateConfig
 from orchestrator_network.workload_components import Asked
-
-REFUSED = (ValueError, RecipeError)
-
-
-def able(make, *args, **said):
-    """Whether it is made."""
-    try:
-        make(*args, **said)
-    except REFUSED:
-        return False
-    return True
+from tests.network.planning import able
 
 
 def between(builder, asked):

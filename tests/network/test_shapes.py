@@ -6,33 +6,15 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import RecipeError
-from orchestrator.testing import run_stage
-from orchestrator_network.cluster_components import (
-    DragonflyBuilder,
-    DragonflyConfig,
-    RailOptimizedBuilder,
-    RailOptimizedConfig,
-)
-from orchestrator_network.components import (
-    FatTreeBuilder,
-    FatTreeConfig,
-    HammingMeshBuilder,
-    Hx2MeshConfig,
-    HyperXBuilder,
-    HyperXConfig,
-    TorusBuilder,
-    TorusConfig,
-)
+from orchestrator.plugins import installed
 from orchestrator_network.dragonfly import Dragonfly
 from orchestrator_network.errors import TopologyError
 from orchestrator_network.fat_tree import FatTree
 from orchestrator_network.hamming_mesh import HammingMesh
 from orchestrator_network.hyperx import HyperX
 from orchestrator_network.rail_optimized import RailOptimized
-from orchestrator_network.stages import simulate
 from orchestrator_network.torus import Torus
-from tests.network.test_stage import MB, MS, committed, settings
-from tests.network.traffics import data_parallel
+from tests.network.test_stage import step_of
 
 DEVICES = range(1, 301)
 RADICES = (2, 3, 4, 6, 16)
@@ -80,18 +62,22 @@ def hyperx(devices, rows, radix, routing):
 
 
 def dragonfly(devices, hosts_per_router, routers_per_group, global_links, routing, radix):
-    """Any decomposition of the devices that makes one, with the global links that are asked for or one a host."""
-    for hosts in [hosts_per_router] if hosts_per_router else range(1, radix + 1):
-        for routers in [routers_per_group] if routers_per_group else range(1, radix + 1):
-            groups, rest = divmod(devices, hosts * routers)
-            links = global_links or min(hosts, radix - hosts - routers + 1)
-            if rest:
-                continue
-            sizes = {"hosts_per_router": hosts, "routers_per_group": routers, "global_links": links, "groups": groups}
-            try:
-                return Dragonfly(**sizes, routing=routing, radix=radix)
-            except TopologyError:
-                continue
+    """Any decomposition of the devices that makes one, with the global links that are asked for, or one a host, or any number."""
+    every = itertools.product(
+        [hosts_per_router] if hosts_per_router else range(1, radix + 1),
+        [routers_per_group] if routers_per_group else range(1, radix + 1),
+        [global_links] if global_links else range(1, radix + 1),
+    )
+    for hosts, routers, links in every:
+        groups, rest = divmod(devices, hosts * routers)
+        alone = routers == 1 != routers_per_group and links > hosts and not global_links
+        if rest or alone:
+            continue
+        sizes = {"hosts_per_router": hosts, "routers_per_group": routers, "global_links": links, "groups": groups}
+        try:
+            return Dragonfly(**sizes, routing=routing, radix=radix)
+        except TopologyError:
+            continue
     raise TopologyError("none")
 
 
@@ -103,33 +89,23 @@ def rails(devices, gpus_per_node, **said):
 
 FAMILIES = {
     "fat_tree": (
-        FatTreeConfig,
-        FatTreeBuilder,
         tree,
         grid(radix=RADICES, tiers=(None, 0, 1, 2, 3, 4), oversubscription=(0.5, 1.0, 1.5, 4.0, 100.0, float("inf")))
         + grid(radix=(None,), tiers=(3,), oversubscription=(0.5, 1.0, 1.5, 2.0, 3.0, 8.0, 1.001, 2**0.5)),
     ),
     "hx2mesh": (
-        Hx2MeshConfig,
-        HammingMeshBuilder,
         mesh,
         grid(board=(1, 2, 3), board_columns=(None, 1, 2), grid_rows=(None, 1, 2, 5, 9), radix=RADICES),
     ),
     "torus": (
-        TorusConfig,
-        TorusBuilder,
         torus,
         grid(rows=(None, 1, 2, 3, 4, 6), board=(1, 2, 3), depth=(None, 2, 3)),
     ),
     "hyperx": (
-        HyperXConfig,
-        HyperXBuilder,
         hyperx,
         grid(rows=(None, 1, 2, 5, 9), radix=RADICES, routing=("minimal", "valiant", "ugal_l")),
     ),
     "dragonfly": (
-        DragonflyConfig,
-        DragonflyBuilder,
         dragonfly,
         grid(
             hosts_per_router=(None, 1, 3),
@@ -140,8 +116,6 @@ FAMILIES = {
         ),
     ),
     "rail_optimized": (
-        RailOptimizedConfig,
-        RailOptimizedBuilder,
         rails,
         grid(
             gpus_per_node=(1, 2, 3, 8),
@@ -167,9 +141,10 @@ def test_a_plan_refuses_what_cannot_be_built_and_no_more(family):
 
     A config itself is refused only where no number of devices makes a network, and where none does.
     """
-    config_of, builder_of, direct, all_settings = FAMILIES[family]
+    direct, all_settings = FAMILIES[family]
+    component = installed().components["topology", family]
     for said in all_settings:
-        config = made(config_of, **said)
+        config = made(component.config, **said)
         planned = [config is not None and made(config.shape, devices) is not None for devices in DEVICES]
         built = [made(direct, devices, **said) is not None for devices in DEVICES]
         assert planned == built, said
@@ -177,19 +152,22 @@ def test_a_plan_refuses_what_cannot_be_built_and_no_more(family):
         assert (config is not None) == some, said
         if config is not None:
             first = [devices for devices, able in zip(DEVICES, built, strict=True) if able][:20]
-            assert all(builder_of(config).build(devices, 25.0, 1).hosts == devices for devices in first)
+            assert all(component.build(config).build(devices, 25.0, 1).hosts == devices for devices in first)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_switch_has_more_links_than_ports(family):
     """Nor does any network that is built leave a host out; the spine of a mesh is a logical one, and alone has more."""
-    config_of, builder_of, _, all_settings = FAMILIES[family]
+    all_settings = FAMILIES[family][1]
+    component = installed().components["topology", family]
     generator = np.random.default_rng(7)
-    able = [config for said in all_settings if (config := made(config_of, **said)) and getattr(config, "radix", 1)]
+    able = [
+        config for said in all_settings if (config := made(component.config, **said)) and getattr(config, "radix", 1)
+    ]
     for config in able[:: max(1, len(able) // 25)]:
         fitting = [devices for devices in DEVICES if made(config.shape, devices)]
         for devices in generator.choice(fitting, min(4, len(fitting)), replace=False).tolist():
-            network = builder_of(config).build(devices, 25.0, 1).network
+            network = component.build(config).build(devices, 25.0, 1).network
             network.check()
             within = [not name.endswith(".spine") and ".switch" not in name for name in network.names]
             within[:devices] = [False] * devices
@@ -219,9 +197,8 @@ IMPOSSIBLE = [
 @pytest.mark.parametrize(("topology", "message"), IMPOSSIBLE)
 def test_a_network_of_no_number_of_devices_is_refused_without_one(tmp_path, topology, message):
     """A training step says its devices later; the plan refuses what none of them could make."""
-    traffic = committed(tmp_path, *data_parallel(16, 1, MB, MS), meta={"devices": 16})
     with pytest.raises(RecipeError, match=message):
-        run_stage(simulate, settings(topology=topology), inputs={"traffic": traffic}, home=tmp_path)
+        step_of(tmp_path, topology=topology)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +230,5 @@ def test_a_network_of_no_number_of_devices_is_refused_without_one(tmp_path, topo
 )
 def test_a_step_on_given_devices_is_planned_with_them(tmp_path, said, message):
     """Devices that a recipe names are held against topology and slow links before anything runs."""
-    traffic = committed(tmp_path, *data_parallel(16, 1, MB, MS), meta={"devices": 16})
     with pytest.raises(RecipeError, match=message):
-        run_stage(simulate, settings(**said), inputs={"traffic": traffic}, home=tmp_path)
+        step_of(tmp_path, **said)

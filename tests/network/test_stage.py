@@ -34,6 +34,12 @@ def settings(**fields):
     return {"hardware": None, "injection_gbps": 400, **fields}
 
 
+def step_of(tmp_path, ranks=16, /, **said):
+    """Carry a step of one bucket over so many ranks."""
+    traffic = committed(tmp_path, *data_parallel(ranks, 1, MB, MS), meta={"devices": ranks})
+    return run_stage(simulate, settings(**said), inputs={"traffic": traffic}, home=tmp_path)
+
+
 @pytest.mark.parametrize("topology", ["fat_tree", "hx2mesh", "hx4mesh"])
 def test_a_step_is_carried_and_priced(traffic, tmp_path, topology):
     """One row with consistent times, links of one plane, the 16 published machines beside the simulated one."""
@@ -175,14 +181,13 @@ def test_the_hardware_component_gives_the_injection(traffic, tmp_path, monkeypat
     [
         (6, {"topology": "hx2mesh"}, "6 devices do not fill boards of 2 x 2; use 4 or 8 devices"),
         (8, {"topology": {"name": "hx2mesh", "grid_rows": 3}}, "grid_rows must divide 2"),
-        (8, {"allreduce": "two_rings"}, "two edge-disjoint rings are not constructible"),
+        (15, {"allreduce": "two_rings", "topology": "hyperx"}, "rings are not constructible for 15 ranks"),
     ],
 )
 def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, devices, config, message):
     """The stage error names the topology, the value, and what would fit."""
-    traffic = committed(tmp_path, *data_parallel(devices, 1, MB, MS), meta={"devices": devices})
     with pytest.raises(StageError, match=message):
-        run_stage(simulate, settings(**config), inputs={"traffic": traffic}, home=tmp_path)
+        step_of(tmp_path, devices, **config)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +204,7 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, devices, config, 
             settings(allreduce="in_network", fidelity="packet", transport="rccc"),
             "use a transport without receiver credit",
         ),
+        (settings(allreduce="two_rings"), "two_rings, .* which topology fat_tree has none of; use ring or auto"),
         (settings(topology={"name": "fat_tree", "oversubscription": 0.5}), "oversubscription must be at least 1"),
         ({"hardware": None}, "hardware is null, so set injection_gbps"),
         (settings(injection_gbps=0), "must be above 0"),

@@ -310,21 +310,20 @@ def test_a_connection_matrix_is_known_by_its_content(tmp_path):
     run = run_stage(simulate, asked(topology=TREE), home=tmp_path)
     carried = {(row["src"], row["dst"]): row["bytes"] for row in run.outputs["links"].read().to_pylist()}
     assert carried["agg1", "core2"] == 0 < carried["agg1", "core3"]  # up-link 0 of the second agg of its pod
-    with pytest.raises(StageError, match=r"two.cm:6: a failure names a link of a fat tree, and dragonfly is none"):
+    with pytest.raises(RecipeError, match=r"two.cm:6: a failure names a link of a fat tree, and dragonfly is none"):
         run_stage(simulate, asked(topology="dragonfly", devices=64), home=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (settings(trace_flows=[16]), "trace_flows names flow 16, but the workload has flows 0 to 15"),
-        (
-            settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
-            "no link leads from `core0`",
-        ),
         (
             settings(transport="dcqcn", stop_packets=44),
             "stop_packets is 44; it must be 1 to 43, the packets that a port",
+        ),
+        (
+            settings(workload={"name": "poisson", "load": 0.01, "duration_us": 1e-3}, flow_bytes=None),
+            "no flow arrives in 1000 ps",
         ),
     ],
 )
@@ -337,6 +336,11 @@ def test_what_does_not_fit_is_a_message_for_the_user(tmp_path, config, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (settings(trace_flows=[16]), "trace_flows names flow 16, but the workload has flows 0 to 15"),
+        (
+            settings(link_changes=[{"at_us": 1, "src": "core0", "dst": "tor0", "share": 0}]),
+            "no link leads from `core0`",
+        ),
         (settings(devices=100), r"k\^3/4 hosts for an even k, 100 is none; use 54 or 128 hosts"),
         (settings(topology="torus", devices=17), "17 devices do not fill boards of 2 x 2; use 16 or 20 devices"),
         (settings(topology="hyperx", devices=1), "devices is 1; workload permutation needs"),
