@@ -17,7 +17,7 @@ _CONFIGS = {
     "swift": configs.SwiftConfig,
     "adaptive": configs.AdaptiveConfig,
 }
-_VERSIONS = {"adaptive": "2"}  # levels instead of bytes
+_VERSIONS = dict.fromkeys(("adaptive", "dcqcn", "eqds", "mprdma", "ndp", "swift"), "2")
 _TRANSPORT_DOCS = {
     "nscc": "Sender-based congestion control of Ultra Ethernet: ECN and delay, quick adapt.",
     "rccc": "Receiver credit of Ultra Ethernet; on a taper with the receiver's reaction to marks.",

@@ -21,7 +21,7 @@ class CreditOracle(Oracle):
         super().__init__(network, workload, transport, balancer, options, fabric, order)
         self.windowed, self.rtt_ps = transport.windowed, fabric.rtt_ps
         self.most = int(credit.first_window_bdp * fabric.bdp_bytes)
-        self.grant = credit.packets * 4096 // QUANTUM
+        self.grant, self.whole = credit.packets * 4096 // QUANTUM, credit.whole
         self.idle_credit = credit.idle
         self.quantum_ps = int(8 * QUANTUM * 1e12 / fabric.rate_bps / credit.rate)
         self.tapered = credit.adapts_to_taper and not transport.windowed and options.taper > 1
@@ -140,7 +140,8 @@ class CreditOracle(Oracle):
             number = self.active[host].popleft()
             flow = self.flows[number]
             before = flow.granted
-            flow.granted = max(min(before + self.grant, flow.wanted), before)
+            most = before + self.grant if self.whole else flow.wanted
+            flow.granted = max(min(before + self.grant, most), before)
             if flow.wanted > flow.granted:
                 self.active[host].append(number)
             elif self.idle_credit and number not in self.idle[host]:

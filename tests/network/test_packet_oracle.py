@@ -17,7 +17,7 @@ from orchestrator_network.packet.fabric import describe
 from orchestrator_network.packet.options import Options
 from orchestrator_network.packet.routers import behind_routers
 from orchestrator_network.packet.transports.bbr import Bbr
-from orchestrator_network.packet.transports.credited import Ndp, NsccRccc, Rccc
+from orchestrator_network.packet.transports.credited import Eqds, Ndp, NsccRccc, Rccc
 from orchestrator_network.packet.transports.hpcc import Hpcc
 from orchestrator_network.packet.transports.nscc import Nscc
 from orchestrator_network.packet.transports.roce import Dcqcn
@@ -203,7 +203,7 @@ def test_wires_without_latency_agree(latency_ps):
     compare(tree, workloads.permutation(16, bytes=30_000, seed=7), Nscc(), Reps(), seed=7)
 
 
-@pytest.mark.parametrize("transport", [Rccc, NsccRccc, Ndp])
+@pytest.mark.parametrize("transport", [Rccc, NsccRccc, Ndp, Eqds])
 def test_receiver_credit_agrees(transport):
     """An incast that is trimmed, and a permutation over a taper, where receivers adapt their rate."""
     state = compare(TREE, workloads.incast(range(1, 9), 0, 70_000), transport(), Reps(), seed=8)

@@ -136,7 +136,7 @@ def grant_active(s: State, host: int) -> int:
     s.pacers[host].flow = flow
     before, wanted = s.credits[flow].granted, s.credits[flow].wanted
     granted = before + s.run[0].grant_quanta
-    if granted > wanted:
+    if granted > wanted and s.run[0].whole_grants == 0:
         granted = max(wanted, before)
     s.credits[flow].granted = granted
     if wanted > granted:

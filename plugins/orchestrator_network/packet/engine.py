@@ -349,7 +349,7 @@ def _give_credit(
     run["credited"] = 1
     run["tapered"] = credit.adapts_to_taper and not transport.windowed and options.taper > 1
     run["grant_quanta"] = max(credit.packets * 4096 // QUANTUM, 1)
-    run["idle_credit"] = credit.idle
+    run["whole_grants"], run["idle_credit"] = credit.whole, credit.idle
     run["most_credit"] = most
     run["round_trip"] = fabric.rtt_ps
     run["quantum_ps"] = int(8 * QUANTUM * PS_PER_S / (fabric.host_bps or fabric.rate_bps) / credit.rate)

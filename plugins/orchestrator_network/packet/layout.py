@@ -139,7 +139,7 @@ RUN = _record(
     "hosts full_bytes header_bytes rto ack_every trimming bucket_shift "
     "adaptive by_levels sticky_ps "  # switches choose ports; by levels or bytes; how long a flow stays, 0: every packet anew
     "windowed credited tapered "  # what limits a sender; whether receivers adapt to a taper
-    "grant_quanta idle_credit most_credit round_trip "
+    "grant_quanta whole_grants idle_credit most_credit round_trip "
     "starved_ps "  # after so long without credit a sender takes grants for lost
     "ordered paced tick "  # go-back-N; whether senders keep a pace; how often they are told the time
     "links lossless channels xoff xon "  # flow control of links, virtual channels, when to stop and to go on, in bytes

@@ -48,11 +48,13 @@ class Fabric:
 class Credit:
     """How a receiver grants credit: ``packets`` at a time at ``rate`` of its line, to idle senders too or not.
 
-    ``first_window_bdp``: how far a sender goes on its own, and the most credit that it may hold.
+    ``first_window_bdp``: how far a sender goes on its own, and the most credit that it may hold. ``whole``: a grant has its
+    size where a sender wants less, too, as one whose packet was trimmed may.
     """
 
     packets: int = 4
     rate: float = 0.99
+    whole: bool = False
     idle: bool = True
     first_window_bdp: float = 1.5
     adapts_to_taper: bool = True

@@ -39,7 +39,7 @@ class NsccRccc(Nscc):
 class Eqds(_Credited):
     """``eqds``: a window of one bandwidth-delay product unasked, grants of one packet, credit for idle senders."""
 
-    credit = Credit(packets=1, first_window_bdp=1.0, adapts_to_taper=False)
+    credit = Credit(packets=1, whole=True, first_window_bdp=1.0, adapts_to_taper=False)
 
 
 class Ndp(_Credited):
@@ -52,7 +52,7 @@ class Ndp(_Credited):
 
     windowed = True
     ack_every_bytes = 1
-    credit = Credit(packets=1, first_window_bdp=1.0, idle=False, adapts_to_taper=False)
+    credit = Credit(packets=1, whole=True, first_window_bdp=1.0, idle=False, adapts_to_taper=False)
 
     def begin(self, fabric: Fabric, window: np.ndarray) -> None:
         """Fill the windows with one bandwidth-delay product, in whole packets."""

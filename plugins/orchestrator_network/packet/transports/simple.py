@@ -57,7 +57,8 @@ def mprdma(w: np.ndarray, e: np.ndarray, k: np.ndarray) -> None:
     if e[ECHO] != 0:
         w[CWND] = max(w[CWND] - k[MSS] / 2, k[MTU])
     else:
-        w[CWND] = min(w[CWND] + k[MSS] * e[BYTES] / w[CWND], w[MAX_CWND])
+        payload = e[BYTES] * k[MSS] / k[MTU]
+        w[CWND] = min(w[CWND] + k[MSS] * payload / w[CWND], w[MAX_CWND])
 
 
 class Constant(Transport):
