@@ -21,11 +21,15 @@ _COUNTS = (
     *("packet_hops", "events", "max_queue_bytes"),
 )
 
+_REROUTING = ("reroute_us", "reroute_max_us")
+_PAUSES = ("paused_links", "victim_flows", "victim_slowdown")
+
 # ``max_min_mean_us``: the mean completion time if links were shared max-min fairly, a reference and no bound, as unfair sharing
 # finishes some sooner. ``end_us``: when the last flow finished, from 0; ``bound_us``: before which it cannot; ``over_bound``: their quotient.
 # ``goodput_share``: payload that the busiest receiver got, over what it could have received until the end.
 # ``reroute_us``, ``reroute_max_us``: for how long flows went on sending to ports that had gone down, of those that did the
-# median and the longest; null where none has.
+# median and the longest; null where none has. On links that never drop: ``paused_links`` ever waited for the other end, and
+# ``victim_flows`` with them, though they cross no port that filled by itself; ``victim_slowdown`` is their median.
 FLOW_RESULT = pa.schema(
     [
         *((name, pa.string()) for name in _TEXT),
@@ -34,7 +38,9 @@ FLOW_RESULT = pa.schema(
         *((name, pa.int64()) for name in ("planes", "slow_links", "link_changes", "seed", "flows", "bytes")),
         *((name, pa.float64()) for name in ("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us")),
         *((name, pa.float64()) for name in ("max_min_mean_us", "end_us", "bound_us", "over_bound", "goodput_share")),
-        *((name, pa.float64()) for name in ("reroute_us", "reroute_max_us")),
+        *((name, pa.float64()) for name in _REROUTING),
+        *((name, pa.int64()) for name in ("paused_links", "victim_flows")),
+        ("victim_slowdown", pa.float64()),
         *((name, pa.int64()) for name in _COUNTS),
         *((name, pa.float64()) for name in ("mean_link_utilization", "max_link_utilization", "network_capex_usd")),
     ]
@@ -42,12 +48,14 @@ FLOW_RESULT = pa.schema(
 
 _FLOW_COUNTS = ("packets", "retransmissions", "trims", "marks", "entropies", "lost")
 
-# Times in picoseconds; ``ideal_ps`` of the flow alone in the network; ``lost`` packets are those of datagrams only.
+# Times in picoseconds; ``ideal_ps`` of the flow alone in the network; ``lost`` packets are those of datagrams only,
+# and a ``victim`` is known on links that never drop only.
 FLOWS = pa.schema(
     [
         *((name, pa.int64()) for name in ("seed", "flow", "src", "dst", "bytes", "start_ps", "finish_ps", "ideal_ps")),
         ("slowdown", pa.float64()),
         *((name, pa.int64()) for name in _FLOW_COUNTS),
+        ("victim", pa.bool_()),
     ]
 )
 
@@ -59,8 +67,9 @@ def with_seed(table: pa.Table, seed: int) -> pa.Table:
 
 def flow_rows(table: pa.Table, seed: int) -> pa.Table:
     """Return the flows of one seed in the columns of FLOWS."""
-    if "lost" not in table.schema.names:
-        table = table.append_column("lost", pa.nulls(len(table), pa.int64()))
+    for name in ("lost", "victim"):
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(len(table), FLOWS.field(name).type))
     return with_seed(table, seed).select(FLOWS.names).cast(FLOWS)
 
 
@@ -102,7 +111,7 @@ def result_row(
         "bound_us": bound_us,
         "over_bound": end_us / bound_us,
         "goodput_share": _goodput_share(topology, flows, end_us),
-        **{name: summary.get(name) for name in ("reroute_us", "reroute_max_us")},
+        **{name: summary.get(name) for name in (*_REROUTING, *_PAUSES)},
         **{name: summary.get(name) for name in _COUNTS},
         "max_queue_bytes": None if queues.null_count else int(queues.to_numpy().max()),
         "mean_link_utilization": float(utilization.mean()),

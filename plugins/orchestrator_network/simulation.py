@@ -191,6 +191,7 @@ def _packets(
     from orchestrator_network.packet import engine, tables
     from orchestrator_network.packet.routers import behind_routers
     from orchestrator_network.packet.sampling import Sampler
+    from orchestrator_network.pauses import with_pauses
 
     network, planes = topology.network, topology.planes
     engine.warm_up()
@@ -209,6 +210,9 @@ def _packets(
     summary = (
         {"fidelity": "packet", "seed": options.seed} | summarize(flows, least.end_ps, one_plane) | tables.totals(trace)
     )
+    if options.lossless != "none":
+        flows, said = with_pauses(flows, trace)
+        summary |= said
     capacity_bps = network.capacity_bps.copy()
     capacity_bps[np.array(options.slow, np.int64)] *= options.slow_to
     end_ps = int(trace.state.run["clock"][0])

@@ -24,6 +24,7 @@ from orchestrator_network.workload_components import Asked
 _TIMES = (
     *("fct_mean_us", "fct_p50_us", "fct_p99_us", "fct_max_us", "end_us", "bound_us"),
     *("over_bound", "goodput_share", "max_min_mean_us", "reroute_us", "reroute_max_us"),
+    *("paused_links", "victim_flows", "victim_slowdown"),
 )
 _COUNTS = ("retransmissions", "trims", "marks", "drops", "timeouts")
 
