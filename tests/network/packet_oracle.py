@@ -45,7 +45,9 @@ class Oracle(Routing):
             link.mark_all = int(math.ceil(queue * 0.8) * options.packet_bytes * share)
             self.links.append(link)
         self.salts = states(options.seed, 3, network.nodes - network.hosts)
-        self.rto = 15_000_000 + int(6 * queue * options.packet_bytes * 8 / fabric.rate_bps * 1e12)
+        drain = queue * options.packet_bytes * 8 / fabric.rate_bps * 1e12
+        slowest = max(link.limit * link.ps_per_byte for link in self.links)
+        self.rto = 15_000_000 + int(6 * drain if slowest <= 6 * drain else 2 * drain + (fabric.hops - 2) * slowest)
         self.ack_every = options.ack_every_bytes or control.ack_every_bytes
         payload = options.packet_bytes - options.header_bytes
         columns = zip(workload.source.tolist(), workload.target.tolist(), workload.size_bytes.tolist(), strict=True)

@@ -331,3 +331,22 @@ def test_rerouting_is_known_where_a_link_went_down(fidelity):
     assert simulate(tree, load, fidelity="packet", link_changes=slow).summary["reroute_us"] is None
     late = [(10**12, "core0", "agg0", 0.0)]
     assert simulate(tree, load, fidelity="packet", link_changes=late).summary["reroute_max_us"] == 0
+
+
+@pytest.mark.parametrize(
+    ("transport", "size_bytes", "seed", "slow"),
+    [
+        ("constant", 150_000, 2, ("core0", "agg0")),
+        ("rccc", 80_000, 12, ("core0", "agg0")),
+        ("constant", 30_000, 10, ("tor0", "agg0")),
+    ],
+)
+def test_no_link_is_busier_than_it_can_be(transport, size_bytes, seed, slow):
+    """A slow port still sends a copy of what has arrived when the last flow ends; only what has left by then counts."""
+    tree = FatTree(hosts=16, tiers=3, link_gbps=100)
+    load = workloads.permutation(16, bytes=size_bytes, seed=seed)
+    result = simulate(tree, load, fidelity="packet", transport=transport, seed=seed, link_changes=[(0, *slow, 0.02)])
+    (row,) = [row for row in result.links.to_pylist() if (row["src"], row["dst"]) == slow]
+    could_bytes = 0.02 * row["capacity_bps"] / 8 * result.summary["end_us"] / 1e6
+    assert row["bytes"] > could_bytes
+    assert 0.95 < row["utilization"] / 0.02 <= 1

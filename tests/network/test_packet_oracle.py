@@ -410,6 +410,15 @@ def test_bundles_and_tiers_of_several_speeds_agree(balancer):
     assert (state.counters["sent_bytes"] > 0).mean() > 0.9
 
 
+def test_timers_wait_for_slow_tiers():
+    """Ports of a tenth of the hosts' speed, full: nothing but what was trimmed is sent again."""
+    topology = FatTree(hosts=16, tiers=3, link_gbps=(100, 10, 10))
+    load = workloads.permutation(16, bytes=300_000, seed=24)
+    state = compare(topology, load, Nscc(), Oblivious(), seed=24)
+    assert state.flows["trims"].sum() > 20
+    assert state.flows["timeouts"].sum() == 0
+
+
 @pytest.mark.parametrize("balancer", [Ecmp, Reps, Oblivious])
 @pytest.mark.parametrize("topology", [HammingMesh(grid_rows=2, grid_columns=2), Torus(sides=(4, 4), link_gbps=100)])
 def test_hosts_that_forward_agree(topology, balancer):

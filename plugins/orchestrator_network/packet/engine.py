@@ -228,7 +228,8 @@ def prepare(
     drained_bps = fabric.rate_bps if fabric.queue is None else float(network.capacity_bps[: real_links(network)].min())
     queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / drained_bps * PS_PER_S
     flows_to_one = int(np.bincount(workload.target).max())
-    run["rto"] = _retransmit_ps(transport, options, fabric, queue_ps, flows_to_one)
+    slowest_ps = float((wiring.links["limit"] / 256 * wiring.links["ps_per_byte"]).max())
+    run["rto"] = _retransmit_ps(transport, options, fabric, queue_ps, slowest_ps, flows_to_one)
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
     long_timer = options.lossless != "none" and transport.windowed and options.ack_every_bytes is None
     if long_timer or options.delivery == "rudi":
@@ -309,15 +310,21 @@ def prepare(
     return together(state), wiring.order
 
 
-def _retransmit_ps(transport: Transport, options: Options, fabric: Fabric, queue_ps: float, flows_to_one: int) -> int:
+def _retransmit_ps(
+    transport: Transport, options: Options, fabric: Fabric, queue_ps: float, slowest_ps: float, flows_to_one: int
+) -> int:
     """Return after which time a packet that nobody answered is sent again.
 
-    On links that never drop, data may wait at every hop as long as elsewhere in all, and for two full queues of every flow
+    The reference drains six queues of the fastest link. Where one full port takes longer than these by itself, as a tier of a
+    tenth of the hosts' speed does, what waits would be taken for lost: there it is that port at every hop between the hosts' links. On links that never drop, data may wait at every hop as long as elsewhere in all, and for two full queues of every flow
     to the busiest host, and is not lost. Who then sends everything from there on again, as transports do that are made
     for such links, waits as their hardware does.
     """
     if options.lossless == "none":
-        return RTO_BASE_PS + int(QUEUE_DRAINS * queue_ps)
+        drained_ps = QUEUE_DRAINS * queue_ps
+        if slowest_ps > drained_ps:
+            drained_ps = 2 * queue_ps + max(fabric.hops - 2, 1) * slowest_ps
+        return RTO_BASE_PS + int(drained_ps)
     if transport.lossless != "none" or transport.ordered:
         return RTO_IN_ORDER_PS
     return RTO_BASE_PS + int(max(QUEUE_DRAINS * fabric.hops, 2 * flows_to_one) * queue_ps)
