@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import re
 import statistics
 import subprocess
@@ -162,6 +163,7 @@ def difference_percent(mine: float, theirs: float) -> float:
     multiple=True,
     help="an incast of as many from the second half to host 0; 0 is a permutation",
 )
+@click.option("--fan-out", default=0, help="instead, every host sends to as many others at once")
 @click.option("--mebibytes", "sizes", default=[2.0], multiple=True, help="of every flow")
 @click.option("--transport", "transports", default=["nscc"], multiple=True, type=click.Choice(list(TRANSPORTS)))
 @click.option("--balancer", default="reps", help="reps, oblivious, bitmap, reps_legacy, mixed or adaptive")
@@ -176,6 +178,7 @@ def main(
     hosts: int,
     tapers: tuple[int, ...],
     senders: tuple[int, ...],
+    fan_out: int,
     sizes: tuple[float, ...],
     transports: tuple[str, ...],
     balancer: str,
@@ -191,19 +194,28 @@ def main(
         speeds = tuple(float(one) for one in gbps.split(","))
         tree = FatTree(hosts=hosts, tiers=3, oversubscription=taper, link_gbps=speeds if len(speeds) > 1 else speeds[0])
         size_bytes = int(size * 2**20)
-        load = incast(hosts, count, size_bytes) if count else workloads.permutation(hosts, bytes=size_bytes, seed=42)
+        load = load_of(hosts, count, fan_out, size_bytes)
         options = [*TRANSPORTS[transport], *BALANCERS.get(balancer, ["-load_balancing_algo", balancer])]
         options += ["-failed", str(failed_option(tree, slow))] if slow else []
         settings = {"transport": transport, "load_balancer": balancer, "slow_links": slow}
         if drop_tail:
             options += ["-disable_trim", "-sleek"]
             settings |= deep_ports(tree)
-        what = f"incast of {count}" if count else "permutation"
+        what = f"{fan_out} flows a host" if fan_out else f"incast of {count}" if count else "permutation"
         what += ", ports that drop" if drop_tail else ""
         click.echo(
             f"{hosts} hosts of {gbps} Gb/s, {taper}:1, {what}, {size:g} MiB a flow, {transport}, {balancer}, {slow} slow links, {seeds} seeds"
         )
         compare(binary, tree, load, options, settings, seeds)
+
+
+def load_of(hosts: int, senders: int, fan_out: int, size_bytes: int) -> Workload:
+    """Return the flows that the options ask for."""
+    if fan_out:
+        drawn = random.Random(3)
+        to = [drawn.sample([host for host in range(hosts) if host != source], fan_out) for source in range(hosts)]
+        return workloads.flows([(source, host, size_bytes, 0) for source in range(hosts) for host in to[source]])
+    return incast(hosts, senders, size_bytes) if senders else workloads.permutation(hosts, bytes=size_bytes, seed=42)
 
 
 def deep_ports(tree: FatTree) -> dict[str, Any]:
