@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +187,18 @@ def _slow(topology: Topology, count: int) -> tuple[int, ...]:
     return tuple(links[:count].tolist())
 
 
+def _no_link(network: Network, first: str, second: str, number: Mapping[str, int]) -> str:
+    """Say that no link leads from one to the other, and what there is."""
+    for name in (first, second):
+        if name not in number:
+            near = difflib.get_close_matches(name, number, 1)
+            kinds = sorted({re.sub(r"[0-9]+$", "", one) for one in number})
+            hint = f"did you mean `{near[0]}`?" if near else f"names are {', '.join(kinds[:8])} and a number each"
+            return f"no link leads from `{first}` to `{second}`: there is no `{name}`; {hint}"
+    onward = [network.names[node] for node in np.unique(network.target[network.source == number[first]])[:8]]
+    return f"no link leads from `{first}` to `{second}`; links of `{first}` lead to {', '.join(onward)}"
+
+
 def _changes(
     network: Network, wanted: Iterable[tuple[int, str, str, float]], speed_bps: np.ndarray
 ) -> tuple[tuple[int, int, float], ...]:
@@ -198,7 +212,7 @@ def _changes(
         ends = [number.get(name, -1) for name in (first, second)]
         found = np.flatnonzero((network.source == ends[0]) & (network.target == ends[1]))
         if len(found) == 0:
-            raise TopologyError(f"no link leads from `{first}` to `{second}`; names are those of the table of links")
+            raise TopologyError(_no_link(network, first, second, number))
         if network.route_weight is not None:
             found = found[network.route_weight[found] > 0]
         if len(found) == 0:

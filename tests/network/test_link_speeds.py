@@ -350,3 +350,19 @@ def test_no_link_is_busier_than_it_can_be(transport, size_bytes, seed, slow):
     could_bytes = 0.02 * row["capacity_bps"] / 8 * result.summary["end_us"] / 1e6
     assert row["bytes"] > could_bytes
     assert 0.95 < row["utilization"] / 0.02 <= 1
+
+
+def test_rerouting_is_that_of_the_longest_outage():
+    """A later, shorter one does not hide it, and who says twice that a link is down takes it down once."""
+    tree = FatTree(hosts=16, tiers=2, radix=8, link_gbps=100)
+    load = workloads.flows([(0, 8, 2**22, 0)])
+
+    def longest_us(*changes):
+        down = [(us * 10**6, "tor0", "core0", share) for us, share in changes]
+        said = {"fidelity": "packet", "load_balancer": "oblivious", "seed": 1, "link_changes": down}
+        return simulate(tree, load, **said).summary["reroute_max_us"]
+
+    once = longest_us((10, 0), (160, 1))
+    assert 100 < once <= 150
+    assert longest_us((10, 0), (160, 1), (200, 0), (205, 1)) == once
+    assert longest_us((10, 0), (50, 0), (160, 1)) == once

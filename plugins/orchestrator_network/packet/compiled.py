@@ -136,7 +136,9 @@ def learn(function: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def first_time(message: str, what: str) -> Iterator[None]:
     """Say on stderr what takes long, unless it has been done on this machine."""
-    done = cache_folder(everything=False) / f"compiled-{what}"
+    # numba keeps machine code by the path of its sources, of which there may be several copies.
+    copy = hashlib.sha256(str(Path(__file__).parent).encode()).hexdigest()[:8]
+    done = cache_folder(everything=False) / f"compiled-{what}-{copy}"
     if done.exists():
         yield
         return

@@ -37,12 +37,16 @@ if TYPE_CHECKING:
     from orchestrator_network.packet.sampling import Sampler
 
 SLICE = 200_000  # events between two reports of progress
-PATIENCE = 10  # slices without a byte delivered before the run is given up
+PATIENCE = 10  # slices without a byte delivered before the run is given up,
+PATIENT_TIMEOUTS = 3  # and so many retransmission timers
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
 QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
 RTO_IN_ORDER_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
 FOREVER = 2**63 - 1  # later than NEVER, so that a run that is stuck comes back as stuck
 GO_ON = frozenset({kernel.POOL_LOW, kernel.HEAP_LOW, kernel.SAMPLE})  # why the loop comes back within a slice
+#: The loop stops for a larger pool with fewer free rows than this and what a host may send at once; else an event takes
+#: one at most, per flow and timer.
+SPARE_PACKETS = 64
 MOST_FLOWLETS = 2**26  # a gigabyte
 TIMERS_OF_CHANGES = 4096  # that a link without losses may set at once, when it is taken down
 
@@ -117,7 +121,7 @@ class Steps:
 
     def __init__(self, state: State, transport: Transport, balancer: Balancer, sampler: Sampler | None = None) -> None:
         self.state, self._transport, self._balancer, self._sampler = state, transport, balancer, sampler
-        self._delivered, self._looked, self._moved = -1, 0, 0
+        self._delivered, self._looked, self._moved, self._moved_ps = -1, 0, 0, 0
 
     def advance(self) -> bool:
         """Advance to something that is watched, by `SLICE` events at most; return whether all flows have finished.
@@ -148,7 +152,7 @@ class Steps:
             first = left[np.argmax(flows["started"][left] >= 0)]
             raise WorkloadError(
                 f"{len(left)} flows make no progress any more, the first is flow {first} from host "
-                f"{flows['source'][first]} to {flows['sink'][first]}; is every path of it down?"
+                f"{flows['source'][first]} to {flows['sink'][first]}; {self._why()}"
             )
         return why == kernel.DONE_ALL
 
@@ -156,16 +160,34 @@ class Steps:
         """Make room for twice the timers."""
         self.state = with_more_timers(self.state)
 
+    def _why(self) -> str:
+        """Return what seems to keep flows from arriving."""
+        links = self.state.links
+        down = np.flatnonzero(links["limit"] < 0)
+        if len(down) or not self.state.counters["trims"].any():
+            return "is every path of it down?"
+        most = int(np.argmax(self.state.counters["trims"]))
+        return (
+            f"what they send is trimmed again and again, {self.state.counters['trims'][most]} times at one port of "
+            f"{8e3 * 256 / links['ps_per_byte'][most]:.4g} Gb/s, which headers fill: hosts send at up to "
+            f"{8e3 * 256 / links['ps_per_byte'][: self.state.run[0]['hosts']].min():.4g} Gb/s, and windows are those of the fastest link; "
+            "trimming=False, lossless links or a smaller window may help"
+        )
+
     def _rests(self) -> bool:
-        """Tell whether nothing was delivered in `PATIENCE` slices."""
-        events = int(self.state.run[0]["events"])
+        """Tell whether nothing was delivered in `PATIENCE` slices, nor for some retransmissions after the last change of a link."""
+        run = self.state.run[0]
+        events = int(run["events"])
         if events - self._looked < SLICE:
             return False
         delivered = int(self.state.flows["got_bytes"].sum() + self.state.flows["lowest"].sum())
         if delivered != self._delivered:
-            self._moved = events
+            self._moved, self._moved_ps = events, int(run["clock"])
         self._looked, self._delivered = events, delivered
-        return events - self._moved >= PATIENCE * SLICE
+        if events - self._moved < PATIENCE * SLICE:
+            return False
+        since_ps = max(self._moved_ps, int(self.state.changes["at"].max()))
+        return int(run["clock"]) - since_ps > PATIENT_TIMEOUTS * int(run["rto"])
 
 
 def prepare(
@@ -188,7 +210,13 @@ def prepare(
     if int(network.latency_ps.max()) > LONGEST or queue_packets(fabric) * fabric.packet_bytes > LONGEST // 2:
         raise WorkloadError(
             f"a link has a latency of {int(network.latency_ps.max())} ps and a queue of {queue_packets(fabric)} packets; "
-            f"packet fidelity takes latencies up to {LONGEST} ps and queues up to {LONGEST // 2} bytes"
+            f"packet fidelity takes latencies up to {LONGEST} ps and queues up to {LONGEST // 2} bytes; queues are the bandwidth-delay "
+            "product of the longest path where `queue_packets` says nothing"
+        )
+    if 1.5 * fabric.bdp_bytes > LONGEST:
+        raise WorkloadError(
+            f"the bandwidth-delay product of the longest path is {fabric.bdp_bytes} bytes; packet fidelity takes windows, 1.5 of them, up "
+            f"to {LONGEST} bytes: shorter or slower links, or fidelity `flow`"
         )
     wiring = wire_up(
         network,
@@ -263,6 +291,7 @@ def prepare(
     packets["next"] = np.arange(1, pool + 1)
     packets["next"][-1] = at.EMPTY
     run["free_packets"] = pool
+    run["spare_packets"] = SPARE_PACKETS + _sent_at_once(wiring, flows, options)
     hosts = rows(network.hosts, at.HOST)
     hosts["ring_head"] = at.EMPTY
     state = State(
@@ -308,6 +337,21 @@ def prepare(
         control=transport.constants(fabric),
     )
     return together(state), wiring.order
+
+
+def _sent_at_once(wiring: Wiring, flows: np.ndarray, options: Options) -> int:
+    """Return how many packets a host may begin to send between two looks at it, of the host where it is most.
+
+    A host is looked at when its first packet arrives at the other end, one latency and one packet after it has begun.
+    """
+    uplink = wiring.links[flows["source"]]
+    smallest = np.minimum(flows["last_size"], options.packet_bytes)
+    least = np.full(len(wiring.links), options.packet_bytes)
+    np.minimum.at(least, flows["source"], smallest)
+    packets = np.bincount(flows["source"], flows["packets"], len(wiring.links))[flows["source"]]
+    per_byte_ps = np.maximum(uplink["ps_per_byte"], 1) / 256
+    begun = uplink["latency"] / per_byte_ps / least[flows["source"]] + options.packet_bytes / least[flows["source"]] + 2
+    return int(np.ceil(np.minimum(begun, packets)).max())
 
 
 def _retransmit_ps(

@@ -68,8 +68,6 @@ from orchestrator_network.packet.transports.base import Transport
 
 # Why the loop came back.
 DONE_ALL, PAUSED, POOL_LOW, STUCK, HEAP_LOW, SAMPLE = 0, 1, 2, 3, 4, 5
-#: The loop stops for a larger pool with fewer free rows than this; an event takes one at most, per flow and timer.
-SPARE_PACKETS = 64
 LINE = 64  # bytes of a cache line
 
 
@@ -323,7 +321,7 @@ def advance(s: State, on_ack: React, on_loss: React, on_tick: React, choose: Cho
     run = s.run
     run[0].until = run[0].events + events
     while run[0].unfinished > 0:
-        if run[0].free_packets < SPARE_PACKETS:
+        if run[0].free_packets < run[0].spare_packets:
             return POOL_LOW
         if 2 * run[0].timers > len(s.heap):
             return HEAP_LOW

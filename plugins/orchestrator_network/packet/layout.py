@@ -134,7 +134,7 @@ CHANGE_OF = _record(
 )
 #: State and constants of a run.
 RUN = _record(
-    i8="clock events hops unfinished free free_packets timers scheduled "
+    i8="clock events hops unfinished free free_packets spare_packets timers scheduled "  # spare: that one event may take
     "cursor drain_at drain_count drain_base "  # of the calendar: bucket drained last, what is left of it, its time
     "hosts full_bytes header_bytes rto ack_every trimming bucket_shift "
     "adaptive by_levels sticky_ps "  # switches choose ports; by levels or bytes; how long a flow stays, 0: every packet anew

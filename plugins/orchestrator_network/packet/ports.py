@@ -195,7 +195,8 @@ def arrive(s: State, link: int, packet: int, now: int) -> int:
     """Put a packet into a port that is up to date; return a packet that was dropped, or EMPTY."""
     if s.links[link].limit < 0:
         s.counters[link].drops += 1
-        s.astray[s.packets[packet].flow] = now - s.changes[s.counters[link].outage].at
+        flow = s.packets[packet].flow
+        s.astray[flow] = max(s.astray[flow], now - s.changes[s.counters[link].outage].at)
         return packet
     if is_data(s, packet):
         if is_lossless(s) or s.links[link].low_bytes + s.packets[packet].size <= s.links[link].limit:
@@ -273,11 +274,13 @@ def change(s: State, number: int, now: int) -> int:
     """
     link = s.changes[number].link
     catch_up(s, link, now)
+    was_up = s.links[link].limit >= 0
     s.links[link].ps_per_byte = s.changes[number].ps_per_byte
     s.links[link].limit = s.changes[number].limit
     if s.links[link].limit >= 0:
         return EMPTY
-    s.counters[link].outage = number
+    if was_up:
+        s.counters[link].outage = number
     gone = lose(s, link, s.links[link].high_head, EMPTY, now)
     s.links[link].high_head = EMPTY
     gone = lose(s, link, s.links[link].low_head, gone, now)
