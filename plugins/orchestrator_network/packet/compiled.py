@@ -46,6 +46,7 @@ INTERPRETED = frozenset(
         "routers",
         "sampling",
         "tables",
+        "timing",
     ]
 )
 

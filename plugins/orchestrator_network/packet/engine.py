@@ -28,6 +28,7 @@ from orchestrator_network.packet.noise import LINK_TRIES
 from orchestrator_network.packet.options import LONGEST, Options
 from orchestrator_network.packet.routers import real_links
 from orchestrator_network.packet.state import State, rows, together
+from orchestrator_network.packet.timing import retransmit_ps, sent_at_once
 from orchestrator_network.packet.transports.base import Credit, Fabric, Transport
 from orchestrator_network.packet_rules import MOST_PS_PER_BYTE, SLOWEST_BPS
 from orchestrator_network.wire import PS_PER_S
@@ -40,8 +41,6 @@ SLICE = 200_000  # events between two reports of progress
 PATIENCE = 10  # slices without a byte delivered before the run is given up,
 PATIENT_TIMEOUTS = 3  # and so many retransmission timers
 LARGEST_RING = 16_384  # packets that a flow may have between its lowest unacknowledged one and its newest
-QUEUE_DRAINS, RTO_BASE_PS = 6, 15_000_000
-RTO_IN_ORDER_PS = 4_096_000 * 2**14  # a usual setting of InfiniBand and RoCE: 4.096 us x 2^14
 FOREVER = 2**63 - 1  # later than NEVER, so that a run that is stuck comes back as stuck
 GO_ON = frozenset({kernel.POOL_LOW, kernel.HEAP_LOW, kernel.SAMPLE})  # why the loop comes back within a slice
 #: The loop stops for a larger pool with fewer free rows than this and what a host may send at once; else an event takes
@@ -257,7 +256,7 @@ def prepare(
     queue_ps = queue_packets(fabric) * fabric.packet_bytes * 8 / drained_bps * PS_PER_S
     flows_to_one = int(np.bincount(workload.target).max())
     slowest_ps = float((wiring.links["limit"] / 256 * wiring.links["ps_per_byte"]).max())
-    run["rto"] = _retransmit_ps(transport, options, fabric, queue_ps, slowest_ps, flows_to_one)
+    run["rto"] = retransmit_ps(transport, options, fabric, queue_ps, slowest_ps, flows_to_one)
     run["ack_every"] = options.ack_every_bytes or transport.ack_every_bytes
     long_timer = options.lossless != "none" and transport.windowed and options.ack_every_bytes is None
     if long_timer or options.delivery == "rudi":
@@ -291,7 +290,7 @@ def prepare(
     packets["next"] = np.arange(1, pool + 1)
     packets["next"][-1] = at.EMPTY
     run["free_packets"] = pool
-    run["spare_packets"] = SPARE_PACKETS + _sent_at_once(wiring, flows, options)
+    run["spare_packets"] = SPARE_PACKETS + sent_at_once(wiring, flows, options)
     hosts = rows(network.hosts, at.HOST)
     hosts["ring_head"] = at.EMPTY
     state = State(
@@ -337,41 +336,6 @@ def prepare(
         control=transport.constants(fabric),
     )
     return together(state), wiring.order
-
-
-def _sent_at_once(wiring: Wiring, flows: np.ndarray, options: Options) -> int:
-    """Return how many packets a host may begin to send between two looks at it, of the host where it is most.
-
-    A host is looked at when its first packet arrives at the other end, one latency and one packet after it has begun.
-    """
-    uplink = wiring.links[flows["source"]]
-    smallest = np.minimum(flows["last_size"], options.packet_bytes)
-    least = np.full(len(wiring.links), options.packet_bytes)
-    np.minimum.at(least, flows["source"], smallest)
-    packets = np.bincount(flows["source"], flows["packets"], len(wiring.links))[flows["source"]]
-    per_byte_ps = np.maximum(uplink["ps_per_byte"], 1) / 256
-    begun = uplink["latency"] / per_byte_ps / least[flows["source"]] + options.packet_bytes / least[flows["source"]] + 2
-    return int(np.ceil(np.minimum(begun, packets)).max())
-
-
-def _retransmit_ps(
-    transport: Transport, options: Options, fabric: Fabric, queue_ps: float, slowest_ps: float, flows_to_one: int
-) -> int:
-    """Return after which time a packet that nobody answered is sent again.
-
-    The reference drains six queues of the fastest link. Where one full port takes longer than these by itself, as a tier of a
-    tenth of the hosts' speed does, what waits would be taken for lost: there it is that port at every hop between the hosts' links. On links that never drop, data may wait at every hop as long as elsewhere in all, and for two full queues of every flow
-    to the busiest host, and is not lost. Who then sends everything from there on again, as transports do that are made
-    for such links, waits as their hardware does.
-    """
-    if options.lossless == "none":
-        drained_ps = QUEUE_DRAINS * queue_ps
-        if slowest_ps > drained_ps:
-            drained_ps = 2 * queue_ps + max(fabric.hops - 2, 1) * slowest_ps
-        return RTO_BASE_PS + int(drained_ps)
-    if transport.lossless != "none" or transport.ordered:
-        return RTO_IN_ORDER_PS
-    return RTO_BASE_PS + int(max(QUEUE_DRAINS * fabric.hops, 2 * flows_to_one) * queue_ps)
 
 
 def _flowlets(balancer: Balancer, switches: int, flows: int) -> int:
