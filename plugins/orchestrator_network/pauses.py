@@ -7,7 +7,6 @@ a victim of head-of-line blocking. Ports count over the whole run, so a flow tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,38 +19,24 @@ from orchestrator_network.packet.state import State
 _MOST = 2**28  # flows times links
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pauses:
-    """What pauses did: links that ever waited for the other end to take data; bool [flows], or None where paths are not known."""
-
-    paused_links: int
-    victims: np.ndarray | None
-
-
 def with_pauses(flows: pa.Table, trace: Trace) -> tuple[pa.Table, dict[str, Any]]:
-    """Return the table of flows with a column ``victim``, and what the summary says of pauses."""
-    found = find_pauses(trace)
-    if found.victims is None:
-        return flows, {"paused_links": found.paused_links, "victim_flows": None, "victim_slowdown": None}
-    slowdown = flows["slowdown"].to_numpy()[found.victims]
-    said = {
-        "paused_links": found.paused_links,
-        "victim_flows": len(slowdown),
-        "victim_slowdown": float(np.median(slowdown)) if len(slowdown) else None,
-    }
-    return flows.append_column("victim", pa.array(found.victims)), said
-
-
-def find_pauses(trace: Trace) -> Pauses:
-    """Return what pauses did in a run that has ended."""
+    """Return the table of flows with a column ``victim`` where paths are known, and what the summary says of pauses."""
     counters = trace.state.counters
     paused = counters["paused_ps"] > 0
     root = ~paused & (counters["max_bytes"] > trace.state.run[0]["xon"])
+    said: dict[str, Any] = {
+        "paused_links": int((paused & (trace.order < trace.real_links)).sum()),
+        "victim_flows": None,
+        "victim_slowdown": None,
+    }
     crossed = links_used(trace.state)
-    victims = None
-    if crossed is not None:
-        victims = np.asarray(crossed[:, paused].any(axis=1) & ~crossed[:, root].any(axis=1))
-    return Pauses(paused_links=int((paused & (trace.order < trace.real_links)).sum()), victims=victims)
+    if crossed is None:
+        return flows, said
+    victims = np.asarray(crossed[:, paused].any(axis=1) & ~crossed[:, root].any(axis=1))
+    said["victim_flows"] = int(victims.sum())
+    if victims.any():
+        said["victim_slowdown"] = float(np.median(flows["slowdown"].to_numpy()[victims]))
+    return flows.append_column("victim", pa.array(victims)), said
 
 
 def links_used(state: State) -> np.ndarray | None:

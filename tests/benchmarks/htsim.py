@@ -211,6 +211,8 @@ def main(
 
 def load_of(hosts: int, senders: int, fan_out: int, size_bytes: int) -> Workload:
     """Return the flows that the options ask for."""
+    if fan_out >= hosts:
+        raise click.UsageError(f"--fan-out is {fan_out}, but {hosts} hosts leave {hosts - 1} others to send to")
     if fan_out:
         drawn = random.Random(3)
         to = [drawn.sample([host for host in range(hosts) if host != source], fan_out) for source in range(hosts)]

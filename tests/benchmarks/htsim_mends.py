@@ -90,6 +90,8 @@ def main(source: Path) -> None:
     changed: dict[Path, str] = {}
     for name, pattern, count, replacement in [*TREES, *SWIFT, *DCQCN, *HPCC]:
         path = source / name
+        if not path.exists():
+            raise click.ClickException(f"{path} is not there; SOURCE is the folder `htsim/sim` of a clone")
         text, found = re.subn(pattern, replacement, changed.get(path) or path.read_text())
         if found != count:
             raise click.ClickException(
